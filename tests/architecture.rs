@@ -1,7 +1,7 @@
 //! The structure of the code, as tests: layers, cycles, confined crates, names.
 //!
 //! The rules are the tables at the top; a new module is one line there. Each message names file, line and rule. Imports
-//! are read with a parser, so a path in a function body or in a macro counts as much as one in a `use`.
+//! are parsed, so a path in a function body or in a macro counts like one in a `use`.
 
 #[path = "architecture/house.rs"]
 mod house;
@@ -14,28 +14,27 @@ use std::path::PathBuf;
 use house::{House, Import, cycle};
 use source::{Source, files, lines_with_token};
 
-/// A storey of the house.
+/// A layer of the top-level modules.
 struct Layer {
-    /// The top-level modules that live here.
     modules: &'static [&'static str],
-    /// Whether they may import one another (never in a circle).
+    /// Whether they may import one another, without a cycle.
     neighbours: bool,
-    /// The layers from which they may import, by one of their modules' layer name.
+    /// The lower layers from which they may import.
     below: &'static [&'static Layer],
 }
 
 const FOUNDATION: Layer =
     Layer { modules: &["clock", "files", "settings", "state", "wording"], neighbours: true, below: &[] };
-/// Nouns know things and do nothing by themselves.
+/// Modules of data and pure functions.
 const NOUNS: Layer = Layer {
     modules: &["ca", "certificate", "constituency", "dns", "identity", "metrics", "phone_config", "phone_history"],
     neighbours: true,
     below: &[&FOUNDATION],
 };
-/// Verbs do things and do not know one another: they meet in `app`.
+/// Modules that act: they do not import one another, and only `app` combines them.
 const VERBS: Layer =
     Layer { modules: &["acme", "admin", "serve", "virtual_phone"], neighbours: false, below: &[&FOUNDATION, &NOUNS] };
-/// The sum of everybody's settings, so only those above may read it.
+/// The settings of all modules, which only higher layers may read.
 const CONFIG: Layer = Layer { modules: &["config"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS] };
 const APP: Layer = Layer { modules: &["app"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG] };
 const CLI: Layer = Layer { modules: &["cli"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP] };
@@ -45,18 +44,18 @@ const LIB: Layer = Layer { modules: &["lib"], neighbours: false, below: &[] };
 
 const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &MAIN, &LIB];
 
-/// Crates that only one place in the house knows, so that it can be built without them.
+/// Crates that only one folder may use, so that the project can be built without them.
 const CONFINED: &[(&str, &str)] = &[("openssl", "src/serve/openssl/"), ("tokio_openssl", "src/serve/openssl/")];
 
 const MEDIAN_FUNCTION_LINES: usize = 12;
 
-/// Names that say nothing, so that everything ends up there.
+/// File names that describe nothing and attract unrelated code.
 const FORBIDDEN_FILES: [&str; 6] = ["util.rs", "types.rs", "common.rs", "error.rs", "prelude.rs", "helpers.rs"];
 
-/// What the project's files are, apart from those that git or cargo make.
+/// The project's files and folders, apart from those of git and cargo.
 const TREE: [&str; 8] = ["src", "tests", "constituencies", "docs", ".ci", ".build", "README.md", "Cargo.toml"];
 
-/// A rule that saw nothing proves nothing. Raise these as the house grows.
+/// Minimum counts: a rule that has read nothing proves nothing. Raise them as the project grows.
 mod at_least {
     pub(crate) const SOURCES: usize = 130;
     pub(crate) const FUNCTIONS: usize = 400;
@@ -65,7 +64,7 @@ mod at_least {
 }
 
 fn root() -> PathBuf {
-    // Where cargo runs the test, which may be another folder than where it was built.
+    // Cargo may run the test in another folder than it was built in.
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
@@ -185,7 +184,7 @@ fn no_unsafe_code() {
 
 #[test]
 fn no_file_names_a_folder_outside_the_project() {
-    // Taken apart, so that this file does not mention it either.
+    // Split, so that this file does not contain it.
     let outside = concat!("..", "/shared").as_bytes();
     let paths: Vec<String> = TREE.iter().flat_map(|entry| files(&root(), entry)).collect();
     saw(paths.len(), at_least::TREE_FILES, "files");

@@ -1,28 +1,28 @@
-//! All sources together: what a mention refers to, and which module leads to which.
+//! All sources as a graph of modules and imports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::source::{Mention, Source, files};
 
-/// The tree of modules, with every `use` known.
+/// The tree of modules, with every `use` resolved.
 pub(crate) struct House {
     pub(crate) sources: Vec<Source>,
     modules: BTreeSet<Vec<String>>,
     test_modules: BTreeSet<Vec<String>>,
-    /// What a module calls something that it has from elsewhere; re-exports are among them.
+    /// What a `use` binds in a module, re-exports included.
     bindings: BTreeMap<(Vec<String>, String), Vec<String>>,
 }
 
-/// A mention of something else in this crate.
+/// A mention of another item of this crate.
 pub(crate) struct Import<'a> {
     pub(crate) source: &'a Source,
     pub(crate) mention: &'a Mention,
-    /// Where the thing is really defined, as a path from the crate's root.
+    /// The path of the item's definition from the crate's root.
     pub(crate) target: Vec<String>,
 }
 
-/// Which module leads to which, and where that stands.
+/// For each module, the modules that it imports, and where.
 pub(crate) type Edges = BTreeMap<String, BTreeMap<String, String>>;
 
 impl House {
@@ -58,7 +58,7 @@ impl House {
         )
     }
 
-    /// Whether this stands in code that only tests see.
+    /// Whether this is in code that is compiled only for tests.
     pub(crate) fn in_tests(&self, mention: &Mention) -> bool {
         mention.in_tests || (1..=mention.from.len()).any(|length| self.test_modules.contains(&mention.from[..length]))
     }
@@ -67,7 +67,7 @@ impl House {
         self.modules.contains(path)
     }
 
-    /// For every folder, the edges among the modules directly in it. Parent and child may know one another.
+    /// For every folder, the edges among the modules directly in it. Parent and child may import one another.
     pub(crate) fn sibling_edges(&self) -> BTreeMap<Vec<String>, Edges> {
         let mut folders: BTreeMap<Vec<String>, Edges> = BTreeMap::new();
         for import in self.imports().filter(|import| !self.in_tests(import.mention)) {
@@ -83,7 +83,7 @@ impl House {
         folders
     }
 
-    /// The path from the crate's root; `None` for what is not ours, or is a local name whose `use` we have seen.
+    /// The path from the crate's root; `None` for another crate, or for a local name whose `use` is already counted.
     fn absolute(&self, from: &[String], path: &[String]) -> Option<Vec<String>> {
         let in_main = from.first().is_some_and(|first| first == "main");
         let (first, rest) = path.split_first()?;
@@ -101,7 +101,7 @@ impl House {
 
     /// Follows re-exports: `constituency::MacAddress` is `constituency::mac::MacAddress`.
     fn defined_at(&self, mut path: Vec<String>) -> Vec<String> {
-        // No chain of re-exports is that long; a ring of them does not compile, but need not hang us.
+        // A limit, because a cycle of re-exports, which does not compile, must not hang this test.
         for _ in 0..16 {
             let module = (0..path.len()).take_while(|length| self.is_module(&path[..*length]) || *length == 0).last();
             let Some(length) = module else { break };
@@ -115,7 +115,7 @@ impl House {
     }
 }
 
-/// A way round, as `a → b (src/a.rs:3) → a (src/b.rs:7)`; `None` if there is none.
+/// A cycle, as `a → b (src/a.rs:3) → a (src/b.rs:7)`; `None` if there is none.
 pub(crate) fn cycle(edges: &Edges) -> Option<String> {
     fn walk<'a>(edges: &'a Edges, at: &'a str, trail: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> bool {
         if trail.contains(&at) {

@@ -1,4 +1,4 @@
-//! Each rule is shown a small house that breaks it: a rule that never fails is no rule.
+//! Each rule is tested with a small crate that breaks it.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn small_house(files: &[(&str, &str)]) -> House {
     House::of(files.iter().map(|(path, text)| Source::parse(path, (*text).to_owned())).collect())
 }
 
-/// The violations when `text` is `src/serve/door.rs`, in a house with two verbs, a noun and its re-export.
+/// The violations if `text` is `src/serve/door.rs` in a crate with two acting modules, a data module and its re-export.
 fn violations(text: &str) -> Vec<String> {
     import_violations(&small_house(&[
         ("src/lib.rs", "pub mod acme; pub mod serve; pub mod identity; pub mod app;"),

@@ -1,4 +1,4 @@
-//! A source file as the rules see it: which paths it names and where, how long its functions are.
+//! A parsed source file: the paths that it mentions, and the length of its functions.
 
 use std::fs;
 use std::path::Path;
@@ -15,20 +15,20 @@ pub(crate) struct Source {
     pub(crate) module: Vec<String>,
     /// Modules written out inside this file.
     pub(crate) inline_modules: Vec<Vec<String>>,
-    /// `#[cfg(test)] mod tests;`: modules in files of their own that only tests see.
+    /// Modules in files of their own that are compiled only for tests (`#[cfg(test)] mod tests;`).
     pub(crate) test_modules: Vec<Vec<String>>,
     pub(crate) mentions: Vec<Mention>,
     /// The length of each function in lines.
     pub(crate) functions: Vec<usize>,
 }
 
-/// A path that stands in the code: in a `use`, an expression, a type, a macro's arguments.
+/// A path in the code: in a `use`, an expression, a type, a macro's arguments.
 pub(crate) struct Mention {
-    /// The module in which it stands, inline ones included.
+    /// The module that contains it, inline ones included.
     pub(crate) from: Vec<String>,
-    /// As written, groups taken apart: `use a::{b, c::d}` is two.
+    /// As written, with groups expanded: `use a::{b, c::d}` is two.
     pub(crate) path: Vec<String>,
-    /// What a `use` calls it from here on.
+    /// The name that a `use` binds.
     pub(crate) binds: Option<String>,
     pub(crate) line: usize,
     pub(crate) in_tests: bool,
@@ -57,7 +57,6 @@ impl Source {
     }
 }
 
-/// The paths, from the project's folder, of all files below `folder` (or `folder` itself, if it is one), sorted.
 pub(crate) fn files(root: &Path, folder: &str) -> Vec<String> {
     let at = root.join(folder);
     if at.is_symlink() || !at.exists() {
@@ -72,7 +71,7 @@ pub(crate) fn files(root: &Path, folder: &str) -> Vec<String> {
     names.iter().flat_map(|name| files(root, &format!("{folder}/{name}"))).collect()
 }
 
-/// The lines on which the keyword stands, in code and in macros, not in comments or texts.
+/// The lines that contain the keyword in code or macros, not in comments or strings.
 pub(crate) fn lines_with_token(text: &str, keyword: &str) -> Vec<usize> {
     fn search(tokens: TokenStream, keyword: &str, lines: &mut Vec<usize>) {
         for token in tokens {
@@ -100,7 +99,7 @@ fn module_of(path: &str) -> Vec<String> {
 
 #[derive(Default)]
 struct Reader {
-    /// Where we are.
+    /// The current module.
     module: Vec<String>,
     in_tests: bool,
     inline_modules: Vec<Vec<String>>,
@@ -136,7 +135,7 @@ impl Reader {
         }
     }
 
-    /// A macro's arguments are no syntax tree yet: any `a::b::c` in them is taken for a path.
+    /// The arguments of a macro are tokens: any `a::b::c` in them counts as a path.
     fn tokens(&mut self, tokens: TokenStream, prefix: &[String]) {
         let mut tokens = tokens.into_iter().peekable();
         while let Some(token) = tokens.next() {
@@ -171,7 +170,7 @@ impl Reader {
     }
 }
 
-/// Steps over `::` if it comes next. A lone `:` is stepped over as well: no path goes on after it.
+/// Consumes `::` if it is next. A single `:` is consumed too, because no path continues after it.
 fn double_colon(tokens: &mut std::iter::Peekable<impl Iterator<Item = TokenTree>>) -> bool {
     let mut colon = || tokens.next_if(|token| matches!(token, TokenTree::Punct(it) if it.as_char() == ':')).is_some();
     colon() && colon()

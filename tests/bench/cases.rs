@@ -1,4 +1,4 @@
-//! What is measured, and how many times cheaper than nginx it has to be.
+//! What is measured, and the required advantage over nginx.
 
 use openssl::ssl::SslVersion;
 use rustls::SupportedProtocolVersion;
@@ -6,10 +6,10 @@ use rustls::version::{TLS12, TLS13};
 
 use super::site::{FIRMWARE_BYTES, Key};
 
-/// How many connections lie idle when their memory is measured.
+/// How many connections are idle when their memory is measured.
 pub const IDLE_CONNECTIONS: usize = 2000;
 
-/// Phones that boot at once, a few times.
+/// A power cut: the number of phones that boot at once, and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct PowerCut {
     pub phones: usize,
@@ -18,7 +18,7 @@ pub struct PowerCut {
 
 pub const POWER_CUT: PowerCut = PowerCut { phones: 5000, rounds: 3 };
 
-/// What a lane of the load does over and over.
+/// The operation that a worker repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// A new connection with a full handshake of both sides' certificates, one small file, close.
@@ -31,20 +31,20 @@ pub enum Operation {
     Firmware,
 }
 
-/// What the phones speak.
+/// What the phones negotiate.
 #[derive(Debug, Clone, Copy)]
 pub enum Tls {
-    /// With ECDHE and the first suite of both servers.
+    /// This version with ECDHE and the preferred suite of both servers.
     Modern(&'static SupportedProtocolVersion),
     /// One suite without ECDHE, by its OpenSSL name.
     Old(SslVersion, &'static str),
 }
 
-/// What the servers let phones speak.
+/// The TLS versions that the servers accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
     Modern,
-    /// Old TLS too, down to 1.0.
+    /// Legacy TLS too, down to 1.0.
     Legacy,
 }
 
@@ -56,9 +56,9 @@ pub struct Case {
     pub setting: Setting,
     pub tls: Tls,
     pub operation: Operation,
-    /// How many connections are busy at once.
+    /// The number of concurrent connections.
     pub lanes: usize,
-    /// The least ratio of nginx's cost to ours, where one is set.
+    /// The required ratio of nginx's cost to provost's, if any.
     pub target: Option<f64>,
     pub unit: &'static str,
     /// How many of these units a second has.
@@ -66,7 +66,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// How much was done by so many operations, in what the cost is counted by.
+    /// The amount of work of so many operations, in the units of the cost.
     pub fn amount(&self, operations: u64) -> f64 {
         let each = if self.operation == Operation::Firmware { FIRMWARE_BYTES as f64 / 1e9 } else { 1.0 };
         operations as f64 * each

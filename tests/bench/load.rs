@@ -1,4 +1,4 @@
-//! The load: operations on connections of one phone. Each is verified; whatever does not work ends the benchmark.
+//! The load: operations on connections of one phone. Each is verified; an operation that fails ends the benchmark.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,21 +24,21 @@ use super::pki::{Identity, SERVER_CA};
 use super::servers::{Program, Server};
 use super::site::{FIRMWARE, FIRMWARE_BYTES, HOST, SMALL_FILE, Site};
 
-/// What the load speaks HTTP on.
+/// The transport of HTTP.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 type Connection = Box<dyn Stream>;
 
-/// What both servers choose first.
+/// The suites that both servers prefer.
 const FIRST_SUITES: [CipherSuite; 3] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
     CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 ];
 
-/// One connection after the other, or one that stays, with nothing else at the same time.
+/// One worker: a sequence of connections, or one that stays open, without concurrency.
 pub struct Lane {
     connector: Connector,
     operation: Operation,
@@ -48,7 +48,7 @@ pub struct Lane {
     buffer: Vec<u8>,
 }
 
-/// What an answer must be.
+/// The expected answer.
 #[derive(Clone)]
 enum Expected {
     Bytes(Vec<u8>),
@@ -63,17 +63,17 @@ struct Connector {
     speaker: Speaker,
 }
 
-/// Who speaks TLS.
+/// The TLS client library.
 #[derive(Clone)]
 enum Speaker {
     Rustls(TlsConnector),
-    /// With the one suite that it offers.
+    /// With the only suite that it offers.
     OpenSsl(SslConnector, &'static str),
 }
 
 impl Lane {
     pub fn new(case: &Case, server: &Server, site: &Site) -> Self {
-        // Each lane remembers its own sessions: a TLS 1.3 ticket counts once.
+        // Each worker has its own session store, because a TLS 1.3 ticket is used once.
         let resumption = match case.operation {
             Operation::ResumedHandshake => Resumption::in_memory_sessions(8),
             _ => Resumption::disabled(),
@@ -92,7 +92,7 @@ impl Lane {
         }
     }
 
-    /// Makes everything ready that an operation finds ready: a session, an open connection, a warm cache.
+    /// Prepares what an operation needs: a session, an open connection, a warm cache.
     pub async fn warm_up(&mut self) {
         if self.operation == Operation::ResumedHandshake {
             self.on_new_connection(HandshakeKind::Full).await;
@@ -154,7 +154,7 @@ impl Connector {
         Self { program: server.program, address: server.address, speaker }
     }
 
-    /// Connects; the handshake must be of this `kind`, and use the same suites with every server.
+    /// Connects and asserts the handshake's `kind` and the suite, which must be the same for every server.
     async fn connect(&self, kind: HandshakeKind) -> Connection {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -182,7 +182,6 @@ impl Connector {
     }
 }
 
-/// Full handshakes of TLS 1.3 as `phone`.
 pub fn phone_connector(site: &Site, phone: &Identity) -> TlsConnector {
     rustls(site, phone, &TLS13, Resumption::disabled())
 }
@@ -220,10 +219,9 @@ fn openssl(site: &Site, version: SslVersion, cipher: &str) -> SslConnector {
     connector.build()
 }
 
-/// All lanes at once until the time is over; gives them back with how many operations they have done.
+/// Runs all workers until the time is over; returns them with the number of their operations.
 ///
-/// The load's processor never sleeps meanwhile: to wake it up would cost the server more than a small file, and the
-/// faster it is the more often.
+/// The load's processor does not sleep meanwhile: waking it up would cost the server more than serving a small file.
 pub async fn run(lanes: Vec<Lane>, time: Duration) -> (Vec<Lane>, u64) {
     let deadline = Instant::now() + time;
     let mut tasks = JoinSet::new();
@@ -249,7 +247,7 @@ pub async fn run(lanes: Vec<Lane>, time: Duration) -> (Vec<Lane>, u64) {
     (lanes, operations)
 }
 
-/// What each of `count` idle connections takes of the server's memory, in KiB, after one small file each.
+/// The server's memory per connection, in KiB, of `count` idle connections that have each fetched a small file.
 pub async fn idle_memory(server: &Server, site: &Site, count: usize) -> f64 {
     eprintln!("idle connections of {:?}", server.program);
     let connector = Connector::new(server, site, Tls::Modern(&TLS13), Resumption::disabled());
@@ -257,7 +255,7 @@ pub async fn idle_memory(server: &Server, site: &Site, count: usize) -> f64 {
     let buffer = vec![0; 16 << 10];
     let (operation, request) = (Operation::SmallFile, get(SMALL_FILE));
     let mut lane = Lane { connector, operation, request, expected, open: None, buffer };
-    // What the first connections of a process cost is its own, not theirs.
+    // The first connections cost memory once per process.
     let mut open = Vec::new();
     let mut before = 0;
     for number in 0..count + count / 10 {

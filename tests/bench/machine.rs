@@ -1,4 +1,4 @@
-//! The machine: which processor runs what, what processes have used of it, and what it is.
+//! The machine: its processors, its description, and the processor time and memory of processes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The processor of the servers, and that of the load.
+/// The processors of the servers and of the load.
 pub const SERVER_CPU: &str = "0";
 const LOAD_CPU: &str = "1";
 
-/// Whether servers and load can have a processor each.
 pub fn has_two_processors() -> bool {
     read_to_string("/proc/cpuinfo").is_ok_and(|info| info.matches("processor\t:").count() > 1)
 }
 
-/// Takes the load's processor for this process, and as many file descriptors as it may have.
+/// Pins this process to the load's processor and raises its limit of open files.
 pub fn prepare() {
     if has_two_processors() {
         let pid = std::process::id().to_string();
@@ -30,17 +29,17 @@ pub fn prepare() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("file descriptors");
 }
 
-/// What every thread of a process and of its children has run, in nanoseconds.
+/// The processor time of every thread of a process and of its children, in nanoseconds.
 #[derive(Debug)]
 pub struct CpuTime(BTreeMap<String, u64>);
 
 impl CpuTime {
-    /// So far. By schedstat, because stat counts in hundredths of a second.
+    /// The time so far, from schedstat, because stat counts in hundredths of a second.
     pub fn of(pid: u32) -> Self {
         let mut threads = BTreeMap::new();
         for pid in family(pid) {
             for thread in std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc").flatten() {
-                // A thread that has just ended has none.
+                // A thread that has just ended has no schedstat.
                 let Ok(stat) = read_to_string(thread.path().join("schedstat")) else { continue };
                 let ran = stat.split(' ').next().and_then(|ran| ran.parse().ok()).expect("schedstat");
                 threads.insert(thread.file_name().into_string().expect("a number"), ran);
@@ -55,7 +54,7 @@ impl CpuTime {
     }
 }
 
-/// What memory a process and its children have, in KiB, shared pages in equal parts.
+/// The memory of a process and its children, in KiB, shared pages divided among their users.
 pub fn memory_kib(pid: u32) -> u64 {
     family(pid).map(pss_kib).sum()
 }
@@ -73,7 +72,7 @@ fn family(pid: u32) -> impl Iterator<Item = u32> {
     std::iter::once(pid).chain(children)
 }
 
-/// What must stand beside absolute figures.
+/// The description to print beside absolute figures.
 pub fn description() -> String {
     let mut text = String::new();
     let info = read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -87,7 +86,7 @@ pub fn description() -> String {
     );
     let nginx = said("nginx", "-V");
     let version = nginx.lines().find_map(|line| line.strip_prefix("nginx version: ")).unwrap_or("?");
-    // Where it runs with another OpenSSL than it was built with, it says so itself.
+    // If nginx runs with another OpenSSL than it was built with, it prints both.
     let openssl = nginx.lines().find_map(|line| line.strip_prefix("built with ")).unwrap_or("?");
     let _ = writeln!(text, "nginx: {version}, built with {openssl}");
     let _ = writeln!(text, "provost: {}", env!("CARGO_PKG_VERSION"));

@@ -1,14 +1,15 @@
-//! provost beside nginx: the same files, certificates and client authentication from both, in turns, on one processor.
+//! Compares provost with nginx: both serve the same files with the same certificates and client authentication, in
+//! turns, on one processor.
 //!
 //! 1. [`site`]: files, certificates, phones; written once, served by both.
 //! 2. [`servers`]: each server as a process of its own on the first processor; the load comes from the second.
-//! 3. [`cases`]: what is measured, and what provost has to reach.
-//! 4. [`load`]: operations, each verified; one that does not work ends the benchmark.
+//! 3. [`cases`]: what is measured, and the required ratios.
+//! 4. [`load`]: operations, each verified.
 //! 5. [`power_cut`]: thousands of phones at once.
-//! 6. [`machine`]: what the servers' processes used meanwhile.
+//! 6. [`machine`]: the resources that the servers' processes used.
 //! 7. [`table`]: medians, spread, ratios.
 //!
-//! Run it by `tests/bench/run`, which installs nginx where it is missing.
+//! Run it by `tests/bench/run`, which installs nginx if it is missing.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -48,7 +49,7 @@ use servers::{Program, Server};
 use site::{Key, Site};
 use table::{Measured, Sample, Table};
 
-/// How much is done of each.
+/// How long and how often each case is measured.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
     rounds: usize,
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--quick" => effort = QUICK,
             "--only" => only = arguments.next(),
-            // What cargo passes to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             other => {
                 eprintln!("{other:?} is not known: [--quick] [--only PART-OF-A-NAME]");
@@ -105,7 +106,7 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
         }
     }
     if "idle connection".contains(only) {
-        // New processes: what earlier load has left in their heaps would blur it.
+        // New processes, because earlier load leaves memory in their heaps.
         let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, Setting::Modern));
         let mut kib = Vec::new();
         for server in &servers {
@@ -130,7 +131,7 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
     table
 }
 
-/// Both servers in turns, so that whatever else the machine does meets both alike.
+/// Measures both servers in turns, so that other load on the machine affects both alike.
 async fn measure(case: &Case, servers: &[Server], site: &Site, effort: Effort) -> Vec<Measured> {
     eprint!("{} ", case.name);
     let mut lanes: Vec<Vec<Lane>> = Vec::new();
@@ -143,14 +144,14 @@ async fn measure(case: &Case, servers: &[Server], site: &Site, effort: Effort) -
     }
     let mut samples = vec![Vec::new(); servers.len()];
     for round in 0..effort.rounds {
-        // Who begins changes too.
+        // The order alternates.
         for turn in 0..servers.len() {
             let which = (turn + round) % servers.len();
             let before = machine::CpuTime::of(servers[which].pid());
             let began = std::time::Instant::now();
             let (back, operations) = load::run(std::mem::take(&mut lanes[which]), effort.round).await;
             let elapsed = began.elapsed();
-            // The server has still to see the last connections close.
+            // Lets the server process the last closes.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let used = machine::CpuTime::of(servers[which].pid()).since(&before);
             lanes[which] = back;

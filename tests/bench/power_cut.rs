@@ -1,5 +1,4 @@
-//! A power cut: all phones boot at once, each from an address of its own and with a certificate of its own. None tries a
-//! second time.
+//! A power cut: all phones boot at once, each from its own address with its own certificate. None retries.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use super::servers::Server;
 use super::site::{HOST, SITE_FILE, SMALL_FILE, Site};
 use super::table::Sample;
 
-/// What a phone asks for when it boots, `{mac}` being its own, and what it is answered.
+/// The requests of a booting phone, `{mac}` being its own, and the expected statuses.
 const BOOT: [(&str, u16); 10] = [
     ("/{mac}.cfg", 404),
     (SMALL_FILE, 200),
@@ -53,7 +52,7 @@ impl Phones {
         Self(phones.collect())
     }
 
-    /// Boots all phones at once. A phone that does not get everything ends the benchmark.
+    /// Boots all phones at once. A failed request ends the benchmark.
     pub async fn boot(&self, server: &Server) -> Sample {
         let power = Arc::new(Barrier::new(self.0.len() + 1));
         let mut boots = JoinSet::new();
@@ -74,7 +73,7 @@ impl Phones {
         let elapsed = began.elapsed();
         let (phones, program) = (self.0.len(), server.program);
         assert!(failures.is_empty(), "{program:?}: {} of {phones} phones failed: {:?}", failures.len(), failures[0]);
-        // The server has still to see the last connections close.
+        // Lets the server process the last closes.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let used = CpuTime::of(server.pid()).since(&before);
         eprintln!("{program:?}: {phones} of {phones} phones provisioned in {:.2} s", elapsed.as_secs_f64());

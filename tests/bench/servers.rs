@@ -1,4 +1,4 @@
-//! The two servers as processes, each on the same processor, with the best configuration that we know for it.
+//! The two servers as processes, each on the same processor, with the best configuration that we know.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -12,7 +12,7 @@ use super::cases::Setting;
 use super::machine;
 use super::site::{DOMAIN, HOST, Key, Site, phones};
 
-/// How long a server may take to start.
+/// The timeout of a server's start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Program {
     Provost,
 }
 
-/// A running server. Dropped, it is ended and waited for.
+/// A running server. Dropped, it is stopped and waited for.
 pub struct Server {
     child: Child,
     pub program: Program,
@@ -34,9 +34,9 @@ impl Program {
 }
 
 impl Server {
-    /// Starts a server of `site` that shows its certificate of this kind of key, and waits until it listens.
+    /// Starts a server of `site` with the certificate of this key type, and waits until it listens.
     pub fn start(program: Program, site: &Site, key: Key, setting: Setting) -> Self {
-        // Taken and given back, so that it is free, most likely.
+        // A port that was just free is most likely still free.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
         let (name, command) = match program {
             Program::Nginx => ("nginx", nginx(site, key, setting, address)),
@@ -69,7 +69,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // nginx's worker ends only if its master is asked to stop; killed, it would leave it behind.
+        // Only a master that is asked to stop also stops its workers.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
@@ -104,7 +104,7 @@ fn provost(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<
         "trust": { "factory": ["factory.pem"] },
         "log": "text",
         "tls": match setting { Setting::Modern => "modern", Setting::Legacy => "legacy" },
-        // One address is the whole load here, and its idle connections have to stay.
+        // All load comes from one address, and idle connections must stay open.
         "limits": { "connections_per_address": 0, "connections_per_phone": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
     });
     let file = site.path("provost.json");
@@ -131,9 +131,9 @@ fn nginx_list() -> String {
     list
 }
 
-/// nginx as somebody would write it who knows it well: the same suites and group first, sessions both ways, buffered
-/// log; and the same list of phones, asked on every request. Its `open_file_cache` stays off: changed files have to be
-/// served at once.
+/// nginx as an expert would configure it: the same suites and group first, session IDs and tickets, a buffered log, and
+/// the same list of phones checked on every request. `open_file_cache` stays off, because changed files must be served
+/// at once.
 fn nginx_conf(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> String {
     let key = key.name();
     let (old_versions, old_suites) = match setting {

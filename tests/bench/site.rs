@@ -12,7 +12,7 @@ use super::pki::{Ca, Identity, SERVER_CA, ca_params, device_params, server_certi
 
 pub const DOMAIN: &str = "phones.example.com";
 pub const HOST: &str = "ote.phones.example.com";
-/// The phone that asks.
+/// The phone of the load.
 pub const MAC: &str = "00005e00530c";
 pub const SMALL_FILE: &str = "/000000000000.cfg";
 pub const SITE_FILE: &str = "/site.cfg";
@@ -20,7 +20,7 @@ pub const FIRMWARE: &str = "/3111-44500-001.sip.ld";
 pub const FIRMWARE_BYTES: usize = 100 << 20;
 const SMALL_FILE_BYTES: usize = 1800;
 const SITE_FILE_BYTES: usize = 20_000;
-/// How many phones the list holds: a real one is not short.
+/// The number of listed phones, like that of a large site.
 const PHONES: u32 = 6000;
 /// The first of them.
 const FIRST: u64 = 0x0000_5e00_5000;
@@ -36,14 +36,14 @@ pub enum Key {
 pub struct Site {
     folder: tempfile::TempDir,
     issuing: Ca,
-    /// The phone's certificate, sent with the CA that issued it, as phones do.
+    /// The phone's certificate chain, with the CA that issued it, as phones send it.
     pub phone: Identity,
     pub small_file: Vec<u8>,
     pub server_roots: Arc<RootCertStore>,
 }
 
 impl Key {
-    /// What its files are called.
+    /// The base name of its files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rsa2048 => "rsa",
@@ -92,8 +92,8 @@ impl Site {
         }
     }
 
-    /// The first phones of the list, `count` of them: each with a certificate of its own, and all with one key, because
-    /// making one takes longer than anything that is measured here.
+    /// The first phones of the list, `count` of them: each with its own certificate, and all with one key, because
+    /// generating keys would take too long.
     pub fn phones(&self, count: usize) -> Vec<(String, Identity)> {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
         let issue = |mac: String| {
@@ -112,7 +112,7 @@ impl Site {
     }
 }
 
-/// The phones of the list; the one that asks is among them.
+/// The listed phones, including the one of the load.
 pub fn phones() -> impl Iterator<Item = String> {
     (0..u64::from(PHONES)).map(|number| format!("{:012x}", FIRST + number))
 }

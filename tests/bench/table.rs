@@ -1,7 +1,7 @@
-//! The table: medians over rounds, how far the rounds lie apart, and how many times nginx's cost is ours.
+//! The table: medians over rounds, their spread, and the ratio of nginx's cost to provost's.
 //!
-//! That ratio is the median of the rounds' own ratios: the servers take turns, so that what disturbs the machine for a
-//! while meets both alike.
+//! The ratio is the median of the ratios of each round: the servers take turns, so that a disturbance affects both
+//! alike.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,14 +12,14 @@ pub struct Sample {
     /// Processor time of the server.
     pub used: Duration,
     pub elapsed: Duration,
-    /// How much was done.
+    /// The amount of work.
     pub amount: f64,
 }
 
-/// What all rounds of one server come to.
+/// The results of one server.
 #[derive(Debug)]
 pub struct Measured {
-    /// Of each round, in their order.
+    /// The cost of each round, in order.
     costs: Vec<f64>,
     per_second: Option<f64>,
 }
@@ -48,7 +48,7 @@ impl Measured {
         Self { costs: vec![kib], per_second: None }
     }
 
-    /// Half of what lies between the cheapest and the dearest round, in parts of the median.
+    /// Half the range of the rounds' costs, relative to the median.
     fn spread(&self) -> f64 {
         let costs = sorted(self.costs.iter().copied());
         (costs[costs.len() - 1] - costs[0]) / 2.0 / median(costs.into_iter())
@@ -56,7 +56,7 @@ impl Measured {
 }
 
 impl Table {
-    /// Adds a line; `measured` is nginx's, then ours.
+    /// Adds a line; `measured` is nginx's, then provost's.
     pub fn add(&mut self, name: &str, unit: &'static str, target: Option<f64>, measured: Vec<Measured>) {
         let [nginx, provost] = <[Measured; 2]>::try_from(measured).expect("two servers");
         self.0.push(Row { name: name.to_owned(), unit, target, nginx, provost });

@@ -1,4 +1,4 @@
-//! The access log: one line for each request and each refused handshake, whatever bytes a stranger sends.
+//! The access log: one line for each request and each refused handshake, whatever bytes a client sends.
 
 use std::io::{Read, Write};
 use std::time::SystemTime;
@@ -33,7 +33,7 @@ fn start_with_log(site: &Site, format: &str) -> Running {
     Running::start(command, 1)
 }
 
-/// A device whose subject is no MAC address but tries to break the line and to drive the terminal.
+/// A device certificate whose subject contains line breaks and terminal escapes.
 fn hostile_device() -> Identity {
     let mut params = device_params(VVX500);
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -41,7 +41,7 @@ fn hostile_device() -> Identity {
     FACTORY.issuing.issue(&params)
 }
 
-/// Sends a ClientHello whose server name has been overwritten with `name`, and waits for the end.
+/// Sends a ClientHello whose server name is replaced by `name`, and waits for the end.
 fn hello_with_server_name(server: &Running, name: &[u8]) {
     let mut hello = include_bytes!("hellos/default.bin").to_vec();
     let usual = b"ote.phones.example.com";
@@ -55,7 +55,7 @@ fn hello_with_server_name(server: &Running, name: &[u8]) {
     let _ = tcp.read_to_end(&mut rest);
 }
 
-/// Does all that a stranger can do to a log. Gives how many lines it makes.
+/// Sends hostile bytes in every way that an unauthenticated client can. Returns the number of log lines to expect.
 fn attack(server: &Running) -> usize {
     let phone = || server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     let requests: [&[u8]; 6] = [
@@ -71,7 +71,7 @@ fn attack(server: &Running) -> usize {
         connection.send(request).unwrap();
         connection.response("GET").unwrap();
     }
-    // TLS 1.3 shows its refusal of a certificate only afterwards.
+    // In TLS 1.3, a refused certificate shows only after the handshake.
     let hostile = server.client("ote", &hostile_device()).get("/site.cfg");
     assert_eq!(hostile.unwrap().status, 403);
     let names: [&[u8]; 3] = [b"x\n{\"forged\":1}", b"\x1b[2J\xff\"reason\\", b"nobody"];

@@ -1,4 +1,4 @@
-//! Folders that come, go, are swapped whole, or hold what no policy should be: `constituencies` follows the disk.
+//! Folders that are created, removed, exchanged or invalid: the server follows `constituencies` on the disk.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -25,7 +25,7 @@ fn policy() -> Value {
     json!({ "trust": ["factory"], "phones": { VVX500: "" } })
 }
 
-/// Makes in `folder` a constituency `name` that serves `content`.
+/// Creates in `folder` a constituency `name` that serves `content`.
 fn make(folder: &Path, name: &str, content: &str) {
     let folder = folder.join(name);
     fs::create_dir_all(&folder).unwrap();
@@ -57,7 +57,7 @@ fn is_unrecognised(client: &Client) -> Option<()> {
     (alert(&error) == Some(AlertDescription::UnrecognisedName)).then_some(())
 }
 
-/// Puts what is at `new` in the place of `old`, which keeps what was there under the name of `new`.
+/// Exchanges `new` and `old` atomically, so that the old content remains at `new`.
 fn exchange(new: &Path, old: &Path) {
     renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).unwrap();
 }
@@ -89,14 +89,14 @@ fn removed_folder_gets_421_within_a_second() {
     assert!(is_unrecognised(&client(&server, "ote")).is_some());
     server.reason("the constituency is gone");
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
-    // It comes back as another: nothing of before opens it.
+    // A folder that returns is a new constituency: no earlier session is resumed.
     let before = client(&server, "ote");
     site.constituency("ote", &policy());
     site.file("ote/site.cfg", "<again/>");
     within_a_second("the folder made anew", || serves(&before, "<again/>"));
 }
 
-/// Puts a copy of the tree that `constituencies` links to in its place, changed by `change`, and removes the old one.
+/// Replaces the tree that `constituencies` links to by a copy with `change` applied, and removes the old tree.
 fn deploy(site: &Site, change: impl FnOnce(&Path)) {
     let link = site.path("constituencies");
     let old = fs::read_link(&link).unwrap();
@@ -110,19 +110,19 @@ fn deploy(site: &Site, change: impl FnOnce(&Path)) {
     fs::remove_dir_all(site.path(old.to_str().unwrap())).unwrap();
 }
 
-/// Makes `constituencies` of `site` a link to a tree of releases.
+/// Makes `constituencies` of `site` a symlink to a tree of releases.
 fn released(site: &Site) {
     fs::rename(site.served(""), site.path("release-1")).unwrap();
     symlink("release-1", site.path("constituencies")).unwrap();
 }
 
-/// The lines of the access log that refuse something.
+/// The lines of the access log with a refusal.
 fn refusals(server: &Running) -> Vec<Value> {
     let is_refused = |line: &Value| matches!(line["status"].as_u64(), Some(403 | 421 | 500..) | None);
     server.access_lines().into_iter().filter(is_refused).collect()
 }
 
-/// What 400 phones boot from, in two constituencies: every file that they ask for is there.
+/// A site of two constituencies with every file that 400 booting phones request.
 fn fleet_site(phones: &[String]) -> Site {
     let site = Site::new();
     for (name, half) in ["ote", "ucs"].into_iter().zip(phones.chunks(phones.len() / 2)) {
@@ -166,7 +166,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
     let racks = [phones("ote", &macs[..PHONES / 2]), phones("ucs", &macs[PHONES / 2..])];
     let (booted, ended) = mpsc::channel();
     let swapping = Arc::clone(&site);
-    // Each swap comes while phones boot.
+    // Deploys happen while phones boot.
     let swapper = std::thread::spawn(move || {
         let mut lost = Vec::new();
         for (number, outcome) in ended.into_iter().enumerate() {
@@ -211,7 +211,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
     }
 }
 
-/// Tells how each boot ended, if it failed.
+/// Sends the outcome of each failed boot.
 struct Counting(mpsc::Sender<Option<String>>);
 
 impl Watch for Counting {
@@ -221,7 +221,7 @@ impl Watch for Counting {
     }
 }
 
-/// The name of the file that a line of the access log is about.
+/// The file name in a line of the access log.
 fn name_of(line: &Value) -> String {
     line["path"].as_str().unwrap_or_default().trim_start_matches('/').to_owned()
 }
@@ -236,7 +236,7 @@ fn no_request_fails_right_after_a_deploy() {
     for swap in 0..20 {
         let content = format!("<site number=\"{swap}\"/>");
         deploy(&site, |tree| fs::write(tree.join("ote/site.cfg"), &content).unwrap());
-        // The old tree is gone, and perhaps nothing has looked since.
+        // The old tree is removed, possibly before the server has noticed.
         let answer = open.get("/site.cfg").unwrap();
         assert_eq!((answer.status, answer.text()), (200, content), "swap {swap}");
         let put = open.request("PUT", &format!("/{VVX500}-app.log"), "", b"log").unwrap();
@@ -261,7 +261,7 @@ fn deploy_with_a_broken_policy_keeps_the_last_good_one() {
     assert!(phone.resumes());
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     assert_eq!(stranger.get("/site.cfg").unwrap().status, 403);
-    // Where there never was a good one, nothing is served.
+    // Without a last good policy, nothing is served.
     deploy(&site, |tree| {
         fs::create_dir(tree.join("new")).unwrap();
         fs::write(tree.join("new/constituency.json"), "{").unwrap();
@@ -310,7 +310,7 @@ fn deploy_without_a_folder_removes_only_that_constituency() {
     assert!(open.is_closed());
     assert!(is_unrecognised(&client(&server, "ote")).is_some());
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
-    // It comes back as another: nothing of before opens it.
+    // A folder that returns is a new constituency: no earlier session is resumed.
     let before = client(&server, "ote");
     deploy(&site, |tree| make(tree, "ote", "<again/>"));
     within_a_second("the folder made anew", || serves(&before, "<again/>"));
@@ -344,7 +344,7 @@ fn folder_replaced_by_rename_keeps_sessions_and_connections() {
         assert_eq!(answer.status, 200, "{way}");
         within_a_second(way, || (open.get("/site.cfg").unwrap().text() == "<anew/>").then_some(()));
         assert!(phone.resumes(), "{way}");
-        // What is in the new one is noticed as it was in the old.
+        // The new folder is watched like the old one.
         site.file(&format!("ote/{STRANGER}.cfg"), "");
         let stranger = server.client("ote", &FACTORY.device(STRANGER));
         within_a_second("a file of its own", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
@@ -372,11 +372,11 @@ fn deploy_keeps_uploads_and_follows_symlinks_in_the_new_tree() {
         assert_eq!(open.get("/firmware/sip.ld").unwrap().text(), number);
         assert_eq!(open.get("/own.xml").unwrap().text(), "<folder/>");
         assert_eq!(open.get(&format!("/{VVX500}-calls.xml")).unwrap().text(), "<calls/>");
-        // A name that the folder has is the folder's, whichever tree it lies in.
+        // A file of the folder wins in every tree.
         let put = open.request("PUT", &format!("/{VVX500}-notes.txt"), "", b"x").unwrap();
         assert!(matches!(put.status, 201 | 204), "{}", put.status);
     }
-    // The other shares no more: the link leads nowhere.
+    // Without `shared`, the symlink into it is refused.
     let unshared = json!({ "trust": ["factory"] }).to_string();
     deploy(&site, |tree| fs::write(tree.join("ucs/constituency.json"), &unshared).unwrap());
     within_a_second("404", || (open.get("/firmware/sip.ld").unwrap().status == 404).then_some(()));
@@ -396,7 +396,7 @@ fn symlink_switch_deploys_all_constituencies_at_once() {
     fs::rename(site.path("next"), site.path("constituencies")).unwrap();
     within_a_second("the second release", || serves(&client(&server, "ote"), "<two/>"));
     assert!(serves(&client(&server, "new"), "<new/>").is_some());
-    // What changes in the new one is noticed as it was in the old.
+    // The new folder is watched like the old one.
     fs::write(site.path(&format!("release-2/ote/{VVX500}.cfg")), "").unwrap();
     make(&site.path("release-2"), "later", "<later/>");
     within_a_second("a folder in the second release", || serves(&client(&server, "later"), "<later/>"));
@@ -463,7 +463,7 @@ fn unreadable_policy_is_reported_and_affects_no_other_folder() {
     ];
     for (name, put, complaint) in kinds {
         fs::create_dir(site.served(name)).unwrap();
-        // The folder comes first, as it does in life; what is known of it then is the default policy.
+        // The folder exists first, as usual; until its policy is there, the default policy applies.
         put(&site.served(name).join("constituency.json"));
         server.says(&format!("{name}/constituency.json: is {complaint}"));
         assert!(client(&server, name).get("/site.cfg").is_err(), "{name}");
@@ -471,7 +471,7 @@ fn unreadable_policy_is_reported_and_affects_no_other_folder() {
         within_a_second("another folder", || serves(&client(&server, &format!("after-{name}")), "<after/>"));
         assert!(serves(&client(&server, "ote"), "<site/>").is_some(), "{name}");
     }
-    // Mended, each is served.
+    // After the repair, each is served.
     for (name, ..) in kinds {
         let path = site.served(name).join("constituency.json");
         if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
@@ -501,7 +501,7 @@ fn folder_with_invalid_name_or_symlink_is_reported() {
     server.says("marker is served");
     let said = server.stderr().join("\n");
     assert!(!said.contains("hidden") && !said.contains("README"), "{said}");
-    // Renamed to what it should be called, it is served, and the complaint is taken back.
+    // After the folder is renamed to a valid name, it is served and its error disappears.
     fs::rename(site.served("Upper"), site.served("upper")).unwrap();
     server.says("upper is served");
     server.says("Upper: no longer so");

@@ -1,4 +1,4 @@
-//! The server's own certificates: followed as their files change, absent at first, or made by a CA of our own.
+//! The server's own certificates: reloaded when their files change, missing at first, or made by the local CA.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn site_with_one_pair() -> Site {
     site
 }
 
-/// What the server shows in a new handshake.
+/// The certificate of a new handshake.
 fn shown(server: &Running) -> CertificateDer<'static> {
     let connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     connection.tls().peer_certificates().unwrap()[0].clone().into_owned()
@@ -36,7 +36,7 @@ fn is_shown_soon(server: &Running, identity: &Identity) {
     watch.at_most(Duration::from_secs(5), "the new certificate");
 }
 
-/// Puts the files of `identity` in the place of the pair `ec`, each in one step.
+/// Replaces the files of the pair `ec` by those of `identity`, each by a rename.
 fn rename_over(site: &Site, identity: &Identity) {
     identity.write(&site.path(""), "new");
     for kind in ["pem", "key"] {
@@ -53,7 +53,7 @@ fn new_certificate_is_used_without_closing_connections() {
     let by_rename = server_certificate(DOMAIN, false);
     rename_over(&site, &by_rename);
     is_shown_soon(&server, &by_rename);
-    // Written over in place, another kind of key.
+    // Rewritten in place, with another key type.
     let in_place = server_certificate(DOMAIN, true);
     in_place.write(&site.path(""), "ec");
     is_shown_soon(&server, &in_place);
@@ -104,7 +104,7 @@ fn same_size_rewrites_in_one_second_end_with_the_last() {
             candidates.push(candidate);
         }
     }
-    // The first is seen; the next two come within the same second, the second of them right after a look.
+    // The first is loaded; the next two are written within the same second, the second right after a check.
     for candidate in &candidates {
         candidate.write(&site.path(""), "ec");
         is_shown_soon(&server, candidate);
@@ -142,7 +142,7 @@ fn one_broken_pair_does_not_affect_the_other() {
     let phone = server.client("ote", &FACTORY.device(VVX500));
     assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
     server.kill();
-    // A CA's certificate comes first: the file is the wrong one.
+    // A CA's certificate is first, as in a wrong file.
     site.config["certificate"]["files"][0] = json!({ "chain": "factory.pem", "key": "ec.key" });
     let server = site.start();
     server.says("the first certificate is a CA's; the server's own certificate must come first");
@@ -164,7 +164,7 @@ fn missing_certificate_rejects_handshakes_until_it_is_created() {
         tcp.write_all(&phone.hello()).unwrap();
         let mut answer = Vec::new();
         tcp.read_to_end(&mut answer).unwrap();
-        // Fatal, internal_error: nothing that the client could do better.
+        // Fatal, internal_error: the client has done nothing wrong.
         assert_eq!(answer, [21, 3, 3, 0, 2, 2, 80]);
     }
     assert_eq!(server.reason("there is no server certificate yet")["constituency"], "ote");
@@ -209,7 +209,7 @@ fn local_ca_is_created_once_with_a_private_key_file() {
     assert_eq!(names.len(), 2, "nothing of the making is left: {names:?}");
 }
 
-/// The same client, which trusts `ca` alone for the server's certificate.
+/// The same client, which trusts only `ca` for the server's certificate.
 fn trusting(mut client: Client, ca: &CertificateDer<'static>, identity: &Identity) -> Client {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.clone()).unwrap();
@@ -223,13 +223,13 @@ fn trusting(mut client: Client, ca: &CertificateDer<'static>, identity: &Identit
     client
 }
 
-/// A CA that signs whatever anybody on this machine asks of it must not open a public server.
+/// The local CA signs for any user of this machine, so a public server must not trust it.
 #[test]
 fn configured_server_never_trusts_the_local_device_ca() {
     let mut site = Site::with_ote();
     let local = json!({ "local_ca": {} });
     let files = site.config["certificate"].clone();
-    // The device CA of local mode, as a demo in the same folder left it.
+    // The device CA of local mode, as left by a demo in the same folder.
     let ca = crate::harness::pki::Ca::root("provost local device CA");
     std::fs::create_dir_all(site.path("state/local")).unwrap();
     std::fs::write(site.path("state/local/ca.pem"), ca.pem()).unwrap();
@@ -251,7 +251,7 @@ fn configured_server_never_trusts_the_local_device_ca() {
     }
 }
 
-/// The same client's view: the names in the certificate that it is shown.
+/// The names in the certificate that the client gets.
 fn names_shown(client: &Client) -> Vec<String> {
     let connection = client.connect().unwrap();
     let leaf = connection.tls().peer_certificates().unwrap()[0].clone().into_owned();
@@ -299,7 +299,7 @@ fn exact_certificate_file_is_served_only_to_its_constituency() {
     site.write_config();
     let checked = check(&site);
     assert_eq!(checked.code, 0, "{checked:?}");
-    // It turns back, and returns, while the server runs.
+    // The setting is changed and changed back while the server runs.
     site.constituency("old", &json!({ "client_auth": "none" }));
     eventually("the wildcard", || (names_shown(&client(&server, "old")) == wildcard).then_some(()));
     site.constituency("old", &exact_policy(&[]));

@@ -1,4 +1,4 @@
-//! `provost check`: everything that is wrong with a site, in one go.
+//! `provost check`: every problem of a site in one run.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -18,7 +18,7 @@ fn check(site: &Site) -> Ended {
     provost(&site.path("."), &["check"])
 }
 
-/// Writes a server certificate for `name`, which ended yesterday.
+/// Writes a server certificate for `name` that expired yesterday.
 fn expired_certificate(site: &Site, name: &str) {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.distinguished_name = named(name);
@@ -26,7 +26,7 @@ fn expired_certificate(site: &Site, name: &str) {
     SERVER_CA.issue(&params).write(&site.path("."), "expired");
 }
 
-/// A site with one of everything that can be wrong.
+/// A site with one problem of each kind.
 fn site_full_of_problems() -> Site {
     let mut site = Site::with_ote();
     let known = |more: serde_json::Value| {
@@ -165,10 +165,10 @@ fn check_works_beside_a_running_server() {
     drop(server);
 }
 
-/// A user that exists nowhere.
+/// A user ID that owns nothing else.
 const SERVICE: u32 = 64_123;
 
-/// A site whose state belongs to another user, who may enter its folder; `None` where that cannot be.
+/// A site whose state belongs to another user, who may enter its folder; `None`, after NOT RUN, without root.
 fn site_of_a_service(test: &str) -> Option<Site> {
     if !rustix::process::geteuid().is_root() {
         not_run(test, "only root can give files away");
@@ -195,7 +195,7 @@ fn check_by_root_runs_as_the_owner_of_the_state() {
     assert!(ended.code == 0 && ended.stdout.contains(&note), "{ended:?}");
     assert!(ended.stdout.ends_with("0 errors, 0 warnings\n"), "{ended:?}");
     let close = |path: &str| std::fs::set_permissions(site.path(path), Permissions::from_mode(0o600)).unwrap();
-    // Each kind of file that provost.json names, and one of the phones'.
+    // Each kind of file named in provost.json, and a phone's file.
     for (path, what) in [
         ("rsa.key", "read the file"),
         ("factory.pem", "read the file"),
@@ -269,7 +269,7 @@ fn shipped_constituencies_have_no_errors_or_warnings() {
     assert!(notes.len() >= 2 && notes.len() + 1 == ended.stdout.lines().count(), "{notes:?}");
 }
 
-/// What is said of the old lane, by subject.
+/// The findings about legacy TLS, by subject.
 #[cfg(feature = "old-tls")]
 fn of_the_old_lane(site: &Site) -> Vec<String> {
     let ended = check(site);
@@ -297,13 +297,13 @@ fn legacy_tls_without_rsa_certificate_is_a_warning_per_subject() {
     assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy"]);
     site.config["tls"] = "compatible".into();
     assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy", "ote"], "by default too");
-    // One that is for the exact names of another is of no use here.
+    // A certificate for the exact names of another constituency does not help.
     let mut params = CertificateParams::new(vec![format!("exact.{DOMAIN}")]).unwrap();
     params.distinguished_name = named("exact");
     SERVER_CA.issue_rsa(&params).write(&site.path("."), "own");
     site.config["certificate"]["files"].as_array_mut().unwrap().push(json!({ "chain": "own.pem", "key": "own.key" }));
     assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"]);
-    // Where there is no certificate at all, that is what is wrong.
+    // A missing certificate is reported instead.
     site.config["certificate"] = json!({ "files": [{ "chain": "absent.pem", "key": "absent.key" }] });
     assert_eq!(of_the_old_lane(&site), [""; 0]);
 

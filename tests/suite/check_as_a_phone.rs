@@ -1,4 +1,4 @@
-//! `provost check` reads a constituency as its phones would, and says what they would miss or should not see.
+//! `provost check` reads a constituency like its phones, and reports missing files and files that should not be served.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -16,7 +16,7 @@ const MASTER: &str = r#"<?xml version="1.0"?>
 <APPLICATION APP_FILE_PATH="" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg"
     LOG_FILE_DIRECTORY="logs"/>"#;
 
-/// The usual site, with a master configuration and all that it names.
+/// The usual site, with a master configuration and all files that it names.
 fn site() -> Site {
     let site = Site::with_ote();
     site.file("ote/000000000000.cfg", MASTER);
@@ -29,7 +29,7 @@ pub(crate) fn check(site: &Site) -> Ended {
     provost(&site.path("."), &["check"])
 }
 
-/// What is found in the constituencies, but for the last line.
+/// The findings about constituencies, without the summary line.
 pub(crate) fn findings(site: &Site) -> Vec<String> {
     let ended = check(site);
     assert_eq!(ended.stderr, "");
@@ -40,7 +40,7 @@ pub(crate) fn findings(site: &Site) -> Vec<String> {
     lines.split_last().unwrap().1.iter().filter(is_of_constituencies).cloned().collect()
 }
 
-/// Checks that exactly these are the findings, each by how it starts and ends.
+/// Asserts that exactly these findings are reported, each by its start and end.
 #[track_caller]
 pub(crate) fn finds(site: &Site, expected: &[(&str, &str)]) {
     let found = findings(site);
@@ -63,7 +63,7 @@ fn served_private_key_is_found_under_any_file_name() {
         format!("<x device.sec.TLS.customDeviceCert1.privateKey=\"{}\"/>", key.replace('\n', "&#10;")),
     );
     site.file(&format!("ote/{VVX500}-own.pem"), key);
-    // What nobody is served, and what is no key.
+    // Files that are not served, and files that contain no key.
     site.file("ote/.hidden.pem", key);
     site.file(&format!("ote/{VVX550}-own.pem"), key);
     site.file("ote/ca.pem", "-----BEGIN CERTIFICATE-----\n");
@@ -277,7 +277,7 @@ fn case_conflicts_and_refused_upload_folders_are_reported() {
     );
 }
 
-/// The usual site with all kinds of names and links, good ones and bad ones; and how a phone may ask for them.
+/// The usual site with valid and invalid names and symlinks; and the paths by which a phone may request them.
 fn site_of_links() -> (Site, [&'static str; 26]) {
     let site = site();
     let ucs = json!({ "trust": ["factory"], "phones": { VVX500: "" }, "shared": ["firmware", "common"] });
@@ -332,7 +332,7 @@ fn site_of_links() -> (Site, [&'static str; 26]) {
     (site, names)
 }
 
-/// Whether `check` finds what a master configuration names, and whether a phone gets it, are the same question.
+/// `check` must report a file as missing exactly if the server refuses it.
 #[test]
 fn check_reports_missing_exactly_what_the_server_refuses() {
     let (site, names) = site_of_links();
@@ -398,7 +398,7 @@ fn check_of_a_thousand_phones_finishes_within_its_deadline() {
     let phones: serde_json::Map<_, _> = (0..1000).map(|number| (mac(number), "".into())).collect();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
     for number in 0..1000 {
-        // Each third has its own, and as many files are of phones that nobody knows.
+        // A third of them have a file of their own, and as many files belong to unlisted phones.
         if number % 3 == 0 {
             site.file(&format!("ote/{}-user.cfg", mac(number)), "<x/>");
             site.file(&format!("ote/{}-user.cfg", mac(number + 0x1000)), "<x/>");

@@ -1,4 +1,4 @@
-//! `provost check --live`: DNS and the CA, asked for real.
+//! `provost check --live`: real queries to DNS and the CA.
 
 use std::process::{Command, Stdio};
 
@@ -26,7 +26,7 @@ fn primary(records: &str, policy: &str) -> Bind {
         .start()
 }
 
-/// A site that updates `bind` and asks it for everything, with `directory` for its CA.
+/// A site that updates and queries only `bind`, with `directory` as its CA.
 fn site(bind: &Bind, directory: &Directory) -> Site {
     let mut site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
@@ -41,7 +41,7 @@ fn site(bind: &Bind, directory: &Directory) -> Site {
     site
 }
 
-/// The settings of the certificate.
+/// The certificate's settings.
 fn acme(site: &mut Site) -> &mut Value {
     &mut site.config["certificate"]["acme"]
 }
@@ -58,7 +58,7 @@ fn check(site: &Site) -> Ended {
     provost(&site.path("."), &["check", "--live"])
 }
 
-/// Checks, and expects these lines, each by how it begins and by what it contains, and no other error or warning.
+/// Asserts that these lines are reported, each by its start and a part, and no other error or warning.
 #[track_caller]
 fn finds(site: &Site, expected: &[(&str, &str)]) -> Ended {
     let ended = check(site);
@@ -113,7 +113,7 @@ fn check_without_live_queries_neither_dns_nor_the_ca() {
     site.write_config();
     let ended = provost(&site.path("."), &["check"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
-    // But for the files that they need.
+    // Only its files are missing.
     acme(&mut site)["dns"]["tsig_key_file"] = json!("absent.key");
     acme(&mut site)["directory_root"] = json!("absent.pem");
     site.write_config();
@@ -139,7 +139,7 @@ fn live_check_advises_caa_records_bound_to_the_account() {
     acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
     let server = site.start();
     server.says("a new certificate is in use");
-    // The order is forgotten and the records are removed only after that.
+    // The order is removed from the state before the records are.
     eventually("the end of the renewal", || {
         let status = provost(&site.path("."), &["certificate", "status", "--json"]);
         let status: Value = serde_json::from_str(&status.stdout).unwrap();
@@ -162,7 +162,7 @@ fn live_check_advises_caa_records_bound_to_the_account() {
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }
 
-/// What lies in the state directory, but for what the server is about to write.
+/// The content of the state directory, without the files that a server rewrites.
 fn files_of(site: &Site) -> String {
     tool::run(Command::new("find").arg(site.path("state")).args(["!", "-name", ".new-*", "-printf", "%p %u %m\n"]))
         .stdout
@@ -214,7 +214,7 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
         seen += 1;
     }
     assert_eq!(seen, 7);
-    // They are found above the domain too, and those that restrict nothing are none.
+    // The records above the domain apply too; records that restrict nothing are ignored.
     site.config["domain"] = json!("name.other.example.com");
     finds(&site, &[("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "")]);
     site.config["domain"] = json!("deep.below.parent.example.com");
@@ -226,7 +226,7 @@ fn failed_caa_lookup_above_the_domain_is_a_warning() {
     if !bind::is_here("check_live::failed_caa_lookup_above_the_domain_is_a_warning") {
         return;
     }
-    // An authority, not a resolver: it refuses what is above its zone.
+    // An authority, not a resolver: it refuses queries above its zone.
     let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", RECORDS, POLICY).start();
     let ca = ca();
     let refuses = "no resolver says which CAA records com has: ";

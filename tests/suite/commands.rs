@@ -1,4 +1,4 @@
-//! The command line: help, schemas, and what is wrong with a configuration.
+//! The command line: help, schemas, configuration errors.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -86,7 +86,7 @@ fn invalid_command_line_exits_with_status_2() {
         &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e0053"],
         &["phone", "--url", "ftp://ote.phones.localhost/", "--mac", "00005e00530c"],
         &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e00530c", "--certificate", "absent.pem"],
-        // No certificate, and no local device CA to make one.
+        // There is no certificate and no local device CA to issue one.
         &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e00530c"],
     ] {
         let ended = alone(line);
@@ -132,7 +132,7 @@ fn configuration_error_names_file_line_key_and_suggestion() {
     let site = Site::new();
     for (text, message) in cases {
         std::fs::write(site.path("provost.json"), &text).unwrap();
-        // Also without --config: it lies in the working directory.
+        // Also without --config, from the working directory.
         for args in [&["serve", "--config", "provost.json"][..], &["serve"]] {
             let ended = provost(&site.path("."), args);
             assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{text}");
@@ -171,7 +171,7 @@ fn second_server_on_the_same_state_is_refused() {
     site.start();
 }
 
-/// Whether `value` is as `schema` says. Only the keywords that our schemas use; another one fails the test.
+/// Whether `value` is valid by `schema`. Supports only the keywords in our schemas; another keyword fails the test.
 fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let fail = |why: &str| Err(format!("{value} is not {why}"));
     let Some(keywords) = schema.as_object() else { return if *schema == true { Ok(()) } else { fail("allowed") } };
@@ -229,7 +229,7 @@ fn is_of(kind: &Value, value: &Value) -> bool {
     }
 }
 
-/// Both files with every key that there is.
+/// Both files with every key.
 fn documented() -> (Value, Value) {
     let documented = json!({
         "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",

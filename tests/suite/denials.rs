@@ -1,5 +1,4 @@
-//! Phones that are denied on the whole server: whatever folders, pins and passwords say, and however often they are
-//! deployed.
+//! Phones that are denied on the whole server, regardless of folders, pins, passwords and deploys.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -45,7 +44,7 @@ fn gives_within_a_second(client: &Client, wanted: u16) {
     within_a_second(&format!("{wanted}"), || (status(client) == wanted).then_some(()));
 }
 
-/// Two constituencies that let VVX500 in, each in its way, and one that asks nobody.
+/// Two constituencies that accept VVX500, by a list and with `"phones": "any"`, and one without authentication.
 fn site() -> Site {
     let site = Site::with_ote();
     site.constituency("any", &json!({ "trust": ["factory"], "phones": "any" }));
@@ -56,7 +55,7 @@ fn site() -> Site {
     site
 }
 
-/// The same, whose operators show [`TOKEN`].
+/// The same with a status page that requires [`TOKEN`].
 fn watched() -> Site {
     let mut site = site();
     fs::write(site.path("token"), TOKEN).unwrap();
@@ -70,7 +69,7 @@ fn denied(site: &Site) -> Value {
     serde_json::from_slice(&fs::read(site.path("state/denied.json")).unwrap()).unwrap()
 }
 
-/// Every file below `constituencies`, with what is in it.
+/// Every file below `constituencies` with its content.
 fn folders(site: &Site) -> Vec<(String, Vec<u8>)> {
     let files = files_below(&site.served(""));
     files.into_iter().map(|file| (file.clone(), fs::read(site.served(&file)).unwrap())).collect()
@@ -126,7 +125,7 @@ fn denial_survives_deploys_restarts_and_removed_policies() {
     let site = site();
     site.file(&format!("ote/{STRANGER}.cfg"), "<own/>");
     good(&site, &["deny", STRANGER, "--note", "stolen"]);
-    // Made while no server runs.
+    // Denied while no server runs.
     let server = site.start();
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     assert_eq!(status(&stranger), 403);
@@ -139,7 +138,7 @@ fn denial_survives_deploys_restarts_and_removed_policies() {
     let server = site.start();
     let clients = [STRANGER, VVX500].map(|mac| server.client("ote", &FACTORY.device(mac)));
     assert_eq!(clients.each_ref().map(status), [403, 200]);
-    // Nor does a policy's own denial go with it.
+    // It does not remove a policy's own denial.
     good(&site, &["deny", STRANGER, "--constituency", "ote"]);
     let lifted = command(&site, &["undeny", STRANGER]);
     let still = "note: ote denies it (provost allow 00005e0053aa --constituency ote lifts that)\n";
@@ -186,7 +185,7 @@ fn undeny_restores_certificate_pins_but_not_passwords() {
         let refused = bad(&site, &[&["allow", STRANGER, "--constituency", name], more].concat());
         assert!(refused.contains("provost undeny 00005e0053aa lifts that"), "{refused}");
     }
-    // One that found its way in nevertheless does not count either.
+    // A password stored by hand does not count either.
     let file = site.path("state/digest/pw.json");
     let mut smuggled: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     smuggled["phones"][STRANGER] = smuggled["phones"][VVX500].clone();
@@ -194,7 +193,7 @@ fn undeny_restores_certificate_pins_but_not_passwords() {
     assert!(good(&site, &["undeny", STRANGER]).contains("has no password for pw any more"));
     assert_eq!(passwords("pw"), [VVX500]);
     gives_within_a_second(&pinned, 200);
-    // Where passwords cannot be removed, the denial stays.
+    // If passwords cannot be removed, the denial stays.
     good(&site, &["deny", STRANGER]);
     fs::write(&file, "{").unwrap();
     assert!(bad(&site, &["undeny", STRANGER]).contains("its denial was not lifted"));
@@ -248,7 +247,7 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
     let server = site.start();
     let phones = [VVX500, VVX550].map(|mac| server.client("any", &FACTORY.device(mac)));
     assert_eq!(phones.each_ref().map(status), [403, 200]);
-    // Mended while the server runs, or removed: both are told.
+    // A repair and a removal while the server runs are both logged.
     fs::write(&file, "x").unwrap();
     server.says("the denials that were read last stay in force");
     fs::write(&file, format!("{{ \"{VVX550}\": {{}} }}")).unwrap();
@@ -342,7 +341,7 @@ fn api_deny_without_constituency_denies_server_wide() {
     }
     assert_eq!(operators.without_token().post("/api/deny", &json!({ "mac": VVX550 })).status, 401);
     assert_eq!(denied(&site).as_object().unwrap().len(), 1);
-    // The form, as a browser posts it.
+    // The form as a browser posts it.
     let form = format!("mac={VVX550}&note=sold");
     let posted = operators.with(&["--data", &form]).get("/deny");
     assert_eq!((posted.status, posted.headers["location"].as_str()), (303, "/?denied=00005e0053c7"), "{posted:?}");
@@ -380,7 +379,7 @@ fn denial_file_written_by_root_keeps_the_state_owner() {
     assert_eq!(owner(), (65534, 65533, 0o600));
     good(&site, &["undeny", VVX500]);
     assert_eq!(owner(), (65534, 65533, 0o600));
-    // A link that the owner set is not followed.
+    // A symlink set by the state's owner is not followed.
     fs::remove_file(&file).unwrap();
     fs::write(site.path("roots"), "{}").unwrap();
     symlink("../roots", &file).unwrap();

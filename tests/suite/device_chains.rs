@@ -1,4 +1,4 @@
-//! Which chains of device certificates count: one table, run through real handshakes and through `provost trust verify`.
+//! Which device certificate chains are accepted: one table for real handshakes and for `provost trust verify`.
 
 use std::time::SystemTime;
 
@@ -19,13 +19,13 @@ use crate::harness::tls::{Client, alert};
 use crate::harness::tool::{provost, s_client};
 use crate::harness::{STRANGER, VVX500, eventually};
 
-/// What Polycom publishes, as it is built into the binary.
+/// Polycom's published CA, built into the binary.
 const POLYCOM_ISSUING: &str = include_str!("../../src/identity/trust/polycom/polycom_equipment_issuing_ca_1.pem");
 
 struct Case {
     name: &'static str,
     identity: Identity,
-    /// `None`: let in. Else what the reason contains, and the alert.
+    /// `None` if accepted; otherwise a part of the reason, and the alert.
     refused: Option<(&'static str, AlertDescription)>,
 }
 
@@ -37,7 +37,7 @@ fn bad(name: &'static str, identity: Identity, reason: &'static str, alert: Aler
     Case { name, identity, refused: Some((reason, alert)) }
 }
 
-/// The parameters of VVX500's certificate, changed.
+/// The parameters of VVX500's certificate with a change.
 fn device(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let mut params = device_params(VVX500);
     change(&mut params);
@@ -69,7 +69,7 @@ fn site(bundle: &str, policy: &Value) -> Site {
     site
 }
 
-/// Runs every case through handshakes of both TLS versions and through the command: all three must agree.
+/// Runs every case in handshakes of both TLS versions and by the command: all three must agree.
 #[track_caller]
 fn run(site: &Site, cases: &[Case]) {
     let server = site.start();
@@ -195,7 +195,7 @@ fn invalid_device_certificate_is_refused_with_its_reason() {
     run(&site(&FACTORY.bundle(), &json!({})), &cases);
 }
 
-/// How the reason begins when the key that signed is not the one of the CA that is named.
+/// The start of the reason if the signature is not by the key of the named CA.
 const SIGNATURE: &str =
     "the signature on the device certificate's chain is wrong (issuer \"CN=Test Factory Issuing CA 1\")";
 
@@ -292,7 +292,7 @@ fn expired_ca_is_not_trusted_even_as_an_anchor() {
         ];
         run(&site(&bundle, &policy), &cases);
     }
-    // The same name and key with new dates stands beside the old certificate: the one that is valid counts.
+    // If the bundle has an expired and a valid certificate of the same CA, the valid one counts.
     for bundle in [old_root.pem() + &factory.root.pem(), factory.root.pem() + &old_root.pem()] {
         run(&site(&bundle, &json!({})), &[good("below a renewed anchor", leaf())]);
     }
@@ -327,7 +327,7 @@ fn missing_client_certificate_is_refused_in_tls12_and_tls13() {
     }
 }
 
-/// The client of the other tests refuses to use such a key, openssl does not.
+/// The usual client of the tests refuses to use such a key; openssl does not.
 #[test]
 fn short_rsa_key_is_refused_with_its_size() {
     let site = site(&FACTORY.bundle(), &json!({}));

@@ -1,4 +1,4 @@
-//! What provost says of itself on standard error: nothing of it holds anybody up, and nothing of it is lost at an end.
+//! Diagnostics on standard error: they block nothing, and none is lost at exit.
 
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::harness::tls::Client;
 use crate::harness::{VVX500, eventually, tool};
 use crate::uploads::LOG;
 
-/// A server of whose standard error nothing is read but what tells where it listens.
+/// A server whose standard error is not read beyond the lines with its address.
 fn start_unread(site: &Site) -> (Child, SocketAddr, BufReader<PipeReader>) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = site.command();
@@ -33,7 +33,7 @@ fn unread_stderr_blocks_neither_requests_nor_shutdown() {
     let site = Site::with_ote();
     let (mut server, address, unread) = start_unread(&site);
     let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
-    // Each upload now fails in a way that is said: far more lines than a pipe holds.
+    // Each upload fails with a diagnostic line: far more lines than a pipe holds.
     std::fs::remove_dir_all(site.path("state/uploads")).unwrap();
     let mut phone = client.connect().unwrap();
     for _ in 0..2000 {
@@ -53,7 +53,7 @@ fn lost_diagnostic_lines_are_counted_in_the_log() {
     let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
     std::fs::remove_dir_all(site.path("state/uploads")).unwrap();
     let mut phone = client.connect().unwrap();
-    // More lines than a pipe and the queue hold, many at a time.
+    // More lines than the pipe and the queue hold, from concurrent connections.
     let burst = format!("PUT {LOG} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 0\r\n\r\n").repeat(100);
     for _ in 0..200 {
         phone.send(burst.as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! Polycom's files as phones read them: `provost check` and the virtual phone read the same, and neither is stricter than
-//! what is in use.
+//! Polycom's files as phones read them: `provost check` and the virtual phone parse them alike, and accept what is in
+//! common use.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::uploads::phone;
 
 const WITHOUT_MASTER: &str = "note: ote: there is no 000000000000.cfg";
 
-/// A site of two phones whose constituency `ote` holds `files`, and nothing else.
+/// A site of two phones whose constituency `ote` holds only `files`.
 fn site(files: &[(&str, &str)]) -> Site {
     let site = Site::new();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
@@ -23,7 +23,7 @@ fn site(files: &[(&str, &str)]) -> Site {
     site
 }
 
-/// Boots the virtual phone of `mac` at `path` of ote.
+/// Boots the virtual phone `mac` with the URL path `path` of ote.
 fn boot(site: &Site, server: &Running, mac: &str, path: &str, more: &[&str]) -> Ended {
     FACTORY.device(mac).write(&site.path("."), mac);
     std::fs::write(site.path("ca.pem"), SERVER_CA.pem()).unwrap();
@@ -35,7 +35,7 @@ fn boot(site: &Site, server: &Running, mac: &str, path: &str, more: &[&str]) -> 
     provost(&site.path("."), &args)
 }
 
-/// What the virtual phone asked for in the step `step`, with the status that it got.
+/// The requests of the virtual phone in the step `step`, with their statuses.
 fn asked(ended: &Ended, step: &str) -> Vec<String> {
     let lines = ended.stdout.lines().filter(|line| line.starts_with(step));
     let words = lines.map(|line| line[step.len()..].split_whitespace().collect::<Vec<_>>());
@@ -189,7 +189,7 @@ fn urls_of_this_server_are_checked_and_foreign_ones_noted() {
     );
 }
 
-/// Each is in public templates, or is what an editor leaves behind.
+/// Each occurs in public templates, or is left behind by an editor.
 #[test]
 fn malformed_xml_that_phones_accept_is_a_located_warning() {
     for (text, at, what) in [
@@ -326,7 +326,7 @@ fn allow_and_page_name_the_missing_files_of_a_phone() {
     }
 }
 
-/// The vendor's own, cut down.
+/// The vendor's master file, shortened.
 const VENDORS: &str = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="">
   <APPLICATION_SPIP300 APP_FILE_PATH_SPIP300="sip_213.ld" CONFIG_FILES_SPIP300="phone1_213.cfg, sip_213.cfg"/>
   <APPLICATION_SPIP501 APP_FILE_PATH_SPIP501="sip_318.ld" CONFIG_FILES_SPIP501="phone1_318.cfg, sip_318.cfg"/>
@@ -346,7 +346,7 @@ fn files_of_unused_models_are_one_finding_per_master() {
             ("note: ote: the firmware sip.ld is not here", ""),
         ],
     );
-    // Once the phone was seen, its model's files count for it, and the others are no more than a note.
+    // After the phone was seen, its model's files count, and those of other models are only a note.
     let server = site.start();
     let agent = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
     assert_eq!(phone(&server).request("GET", "/000000000000.cfg", agent, b"").unwrap().status, 200);
@@ -388,12 +388,12 @@ fn file_that_an_upload_would_hide_is_a_warning() {
             (WITHOUT_MASTER, ""),
         ],
     );
-    // Several of a kind are one line.
+    // Several findings of one kind are one line.
     site.file(&format!("ote/{VVX550}-directory.xml"), "<directory/>");
     let both =
         format!("warning: ote: phones upload files of these names: {VVX500}-directory.xml, {VVX550}-directory.xml: ");
     assert!(findings(&site).iter().any(|line| line.starts_with(&both)), "{:#?}", findings(&site));
-    // Where phones cannot upload, nothing will be hidden.
+    // Without uploads, no file can be hidden.
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "uploads": false }));
     assert!(!findings(&site).iter().any(|line| line.contains("phones upload files")), "{:#?}", findings(&site));
 }

@@ -1,4 +1,4 @@
-//! Phones that prove who they are by a password (RFC 7616): what each request must bring, said by hand to the byte.
+//! Digest authentication of phones (RFC 7616), with headers built byte by byte.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::tool::{Ended, provost};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
-/// A site with the constituency `pw`, which asks for passwords and knows two phones, one of which has one.
+/// A site with the constituency `pw`, which requires passwords and lists two phones, one of them with a password.
 pub fn site() -> (Site, String) {
     let site = Site::with_ote();
     site.write_config();
@@ -25,7 +25,7 @@ pub fn site() -> (Site, String) {
     (site, password)
 }
 
-/// Gives a phone a password, and says which.
+/// Sets a password for a phone and returns it.
 pub fn allow(folder: &Path, mac: &str, constituency: &str) -> String {
     let ended = provost(folder, &["allow", mac, "--constituency", constituency, "--digest"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
@@ -34,7 +34,7 @@ pub fn allow(folder: &Path, mac: &str, constituency: &str) -> String {
     password
 }
 
-/// What stands in quotes behind `name`.
+/// The quoted value of the parameter `name`.
 fn value(text: &str, name: &str) -> String {
     let (_, rest) = text.split_once(&format!("{name}\"")).unwrap_or_else(|| panic!("{name} in {text}"));
     rest.split('"').next().unwrap().to_owned()
@@ -44,7 +44,7 @@ fn client(server: &Running, constituency: &str) -> Client {
     Client::new(server.address(), Some(&format!("{constituency}.{DOMAIN}")))
 }
 
-/// A header as a test wants it.
+/// An Authorization header with chosen fields.
 struct Answer<'a> {
     user: &'a str,
     password: &'a str,
@@ -70,7 +70,7 @@ impl Answer<'_> {
     }
 }
 
-/// A phone on one connection, that answers challenges.
+/// A phone on one connection that answers challenges.
 struct Phone<'a> {
     connection: Connection,
     constituency: &'a str,
@@ -114,7 +114,7 @@ fn is_stale(response: &Response) -> bool {
     response.header("www-authenticate").unwrap().contains(", stale=true")
 }
 
-/// The same refusal, whatever the nonce in it.
+/// The refusal without its nonce.
 fn without_nonce(response: &Response) -> Response {
     let mut alike = response.clone().without_date();
     let challenge = alike.headers.get_mut("www-authenticate").unwrap();
@@ -139,7 +139,7 @@ fn virtual_phone_boots_with_a_password_and_reports_a_wrong_one() {
     let good = boot("right");
     assert_eq!(good.code, 0, "{good:?}");
     assert!(site.uploads("pw", VVX500).join(format!("{VVX500}-boot.log")).exists(), "its uploads arrive too");
-    // It is asked once, and answers at once from then on.
+    // It is challenged once and authenticates at once from then on.
     let statuses = |status: u64| server.access_lines().iter().filter(|line| line["status"] == status).count();
     eventually("the boot's lines", || (statuses(200) >= 2 && statuses(201) == 2).then_some(()));
     assert_eq!(statuses(401), 1);
@@ -178,7 +178,7 @@ fn wrong_password_is_recorded_as_an_unproven_refusal() {
     }
     let table = provost(&site.path(""), &["phone-log", VVX500]).stdout;
     assert!(table.contains("by a password") && table.contains("wrong password for"), "{table}");
-    // Whoever says a wrong one changes nothing of what is known of the phone.
+    // A wrong password changes nothing in the phone's history.
     let known = provost(&site.path(""), &["phones", "--constituency", "pw", "--json"]).stdout;
     let known = known.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let known = known.into_iter().find(|line| line["mac"] == VVX500 && line["proven"] != json!(false)).unwrap();
@@ -202,7 +202,7 @@ fn phone_with_password_reads_its_files_and_uploads() {
     assert_eq!((&line["mac"], &line["reason"]), (&json!(VVX500), &Value::Null));
     let first = server.reason("no Authorization yet");
     assert_eq!((&first["mac"], &first["status"]), (&Value::Null, &json!(401)));
-    // Another phone's file, and another's upload.
+    // Another phone's file, and another phone's upload.
     assert_eq!(phone.put(&format!("/{VVX550}-app.log"), "", b"x").status, 403);
     let mut phone = Phone::new(&server, "pw", &password);
     assert_eq!(phone.get(&format!("/{VVX550}-user.cfg")).status, 403);
@@ -229,7 +229,7 @@ fn every_digest_failure_gets_the_same_challenge() {
             Answer { user, password, constituency: "pw", nonce: &nonce, method: "GET", uri: "/site.cfg", count: 1 };
         get("/site.cfg", &answer.header())
     };
-    // Who has a wrong password, none, is not on the list, or is no phone at all.
+    // A phone with a wrong password, without one, that is not listed, and a name that is no MAC.
     let refusals = [
         get("/absent.cfg", ""),
         get(&format!("/{VVX500}-user.cfg"), ""),
@@ -252,11 +252,11 @@ fn every_digest_failure_gets_the_same_challenge() {
         "00005e0053aa has no password here (provost allow 00005e0053aa --constituency pw --digest gives it one)",
     );
     server.reason("Basic would show the password");
-    // Whoever fills in both fields the wrong way round has not told everybody the password.
+    // A password typed into the user field is not logged.
     server.reason("the user name is no MAC address, written as 12 lower-case hex digits");
     server.reason("the user name is 00005e00530c in another spelling");
     assert!(![server.stdout(), server.stderr()].concat().iter().any(|line| line.contains(&password)));
-    // What comes before the question who it is comes before.
+    // The checks before authentication come first.
     assert_eq!(get("/%2e%2e/x", "").status, 400);
     assert_eq!(client(&server, "pw").request("DELETE", "/site.cfg", "", b"").unwrap().status, 405);
     assert_eq!(
@@ -278,7 +278,7 @@ fn digest_response_is_valid_for_one_request_only() {
     assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200);
     assert!(is_stale(&replay("pw", "GET", "/site.cfg", &header)));
     server.reason("nonce was used with this count before (a replay?)");
-    // Another target, method, or constituency: the header was not made for it.
+    // The header is not valid for another target, method or constituency.
     for (constituency, method, path) in [
         ("pw", "GET", "/site.cfg?x"),
         ("pw", "GET", "/absent.cfg"),
@@ -292,7 +292,7 @@ fn digest_response_is_valid_for_one_request_only() {
     }
     server.reason("uri \"/site.cfg\" is not the request's target");
     server.reason("the password is for \"pw.phones.example.com\"");
-    // The other constituency's own password, with this one's nonce.
+    // The password of the other constituency with a nonce of this one.
     let nonce = phone.nonce.clone();
     let crossed = Answer {
         user: VVX500,
@@ -305,7 +305,7 @@ fn digest_response_is_valid_for_one_request_only() {
     };
     assert!(is_stale(&replay("other", "GET", "/site.cfg", &crossed.header())));
     server.reason("nonce is none of this constituency's");
-    // A nonce that nobody gave out.
+    // A nonce that the server did not issue.
     let made_up = Answer {
         nonce: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         constituency: "pw",
@@ -390,7 +390,7 @@ fn ambiguous_authorization_header_is_refused() {
     }
     let huge = format!("{}, pad=\"{}\"\r\n", good.trim_end(), "x".repeat(20_000));
     assert_eq!(client(&server, "pw").request("GET", "/site.cfg", &huge, b"").unwrap().status, 431);
-    // None of them used it up; nor does it matter in which order and case things stand.
+    // None of them used it up; order and case of the parameters do not matter.
     let shuffled = good.replace(&format!("{user}, "), "").replace("qop=auth", &format!("QOP=\"auth\" ,{user},,"));
     assert_eq!(client(&server, "pw").request("GET", "/site.cfg", &shuffled, b"").unwrap().status, 200);
 }
@@ -415,7 +415,7 @@ fn password_guessing_gets_429_and_the_phone_stays_served() {
         let response = connection.request("GET", "/site.cfg", &answer.header(), b"").unwrap();
         (response.status == 429).then(|| (response.without_date(), connection.is_closed()))
     };
-    // A minute may end in between, so that it takes more than eleven.
+    // A new minute may begin meanwhile, so that it takes more than eleven.
     let known = (0..40).find_map(|_| guess(VVX500)).expect("an end of challenges");
     let unknown = (0..40).find_map(|_| guess(STRANGER)).expect("an end of challenges");
     assert_eq!(known, unknown);
@@ -440,11 +440,11 @@ fn password_changes_apply_within_a_second() {
         denied.stdout.contains("has no password for pw any more\n00005e00530c is kept out of pw within a second\n"),
         "{denied:?}"
     );
-    // By the password or by the list, whichever is read first.
+    // Refused by the password or by the list, depending on which is read first.
     let is_out = || matches!(Phone::new(&server, "pw", &new).get("/site.cfg").status, 401 | 403 | 429);
     within_a_second("the denial", || is_out().then_some(()));
     assert!(!std::fs::read_to_string(site.path("state/digest/pw.json")).unwrap().contains(VVX500));
-    // A password alone admits nobody: the list does.
+    // A password alone is not enough: the phone must be listed.
     let again = allow(&site.path(""), VVX500, "pw");
     let mut phone = within_a_second("the password", || {
         let mut phone = Phone::new(&server, "pw", &again);
@@ -630,7 +630,7 @@ fn authenticated_phone_frees_its_anonymous_connection_slot() {
     }
     let mut strangers: Vec<Connection> = Vec::new();
     for _ in 0..5 {
-        // Each one after the second waits until another one is idle.
+        // Each one after the second waits until another is idle.
         strangers.push(crate::harness::eventually("a place", || {
             let mut connection = client(&server, "pw").connect().ok()?;
             (connection.get("/site.cfg").ok()?.status == 401).then_some(connection)

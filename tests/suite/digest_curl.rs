@@ -1,4 +1,4 @@
-//! Passwords with real curl, whose library the phones use.
+//! Digest authentication with real curl, whose library the phones use.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::harness::pki::SERVER_CA;
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::tool::{Ended, run};
 
-/// What a phone's program calls itself.
+/// The User-Agent of a phone.
 const PHONE: &str = "FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application";
 
 fn curl(site: &Site, server: &Running, password: &str, path: &str, arguments: &[&str]) -> Ended {
@@ -23,7 +23,7 @@ fn curl(site: &Site, server: &Running, password: &str, path: &str, arguments: &[
     run(command.current_dir(site.path("")))
 }
 
-/// The algorithms that were offered, in this order, and those that curl used.
+/// The algorithms that were offered, in order, and those that curl used.
 fn algorithms(ended: &Ended) -> (Vec<String>, Vec<String>) {
     let of = |start: &str| {
         let lines = ended.stderr.lines().filter(|line| line.to_lowercase().starts_with(start));
@@ -113,7 +113,7 @@ fn curl_fetches_files_with_digest_on_one_connection() {
     let name = format!("https://pw.{DOMAIN}/site.cfg");
     let ended = curl(&site, &server, &password, "/site.cfg", &[&name, &name]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "<pw/><pw/><pw/>"), "{ended:?}");
-    // It asks anew for each; the refusals do not end the connection.
+    // Each request is challenged again; the refusals do not close the connection.
     assert_eq!(ended.stderr.matches("< HTTP/1.1 401").count(), 3, "{ended:?}");
     assert_eq!(ended.stderr.matches("SSL connection using").count(), 1, "{ended:?}");
 }

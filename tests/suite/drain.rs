@@ -1,4 +1,4 @@
-//! A stop: what is under way may end, the rest goes at once, and every answered request has its line.
+//! Shutdown: transfers under way complete, other connections close at once, and every answered request is logged.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ fn connect(server: &Running) -> Connection {
     server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
 }
 
-/// Begins an upload of `whole` bytes and sends the first of them; when this returns, the server has taken it on.
+/// Begins an upload of `whole` bytes and sends the first of them; returns when the server has accepted it.
 fn begin_upload(server: &Running, site: &Site, whole: usize, first: &[u8]) -> Connection {
     let mut connection = connect(server);
     let head = format!("PUT {UPLOAD} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: {whole}\r\n\r\n");
@@ -56,7 +56,7 @@ fn upload_in_progress_completes_during_shutdown() {
         let (status, lines) = server.ended();
         assert_eq!(status.code(), Some(0), "{signal:?}");
         assert!(holds(&site.uploads("ote", VVX500).join(&UPLOAD[1..]), "first-last"));
-        // Besides it, at most the one who looked whether anybody listens.
+        // Besides, at most the request that tested whether the server listens.
         let answered: Vec<&Value> = lines.iter().filter(|line| !line["status"].is_null()).collect();
         assert_eq!(answered.len(), 1, "{lines:?}");
         assert_eq!((&answered[0]["status"], &answered[0]["path"]), (&201.into(), &UPLOAD.into()));
@@ -88,7 +88,7 @@ fn idle_connections_and_handshakes_do_not_delay_shutdown() {
     let mut used = connect(&server);
     assert_eq!(used.get("/site.cfg").unwrap().status, 200);
     let mut stranger = Socket::connect(server.address()).unwrap();
-    // Later than the stranger, so that he is in when this is answered.
+    // Later than the stranger's connection, which is therefore accepted when this is answered.
     assert_eq!(connect(&server).get("/site.cfg").unwrap().status, 200);
     let silent = stranger.local_addr().unwrap().to_string();
     stop(&server, Signal::TERM);
@@ -172,7 +172,7 @@ fn every_answered_request_is_logged_when_stopped_under_load() {
             std::thread::spawn(move || {
                 let Ok(mut connection) = client.connect() else { return 0 };
                 let path = format!("/site.cfg?{worker}");
-                // Until the server is stopped.
+                // Until the server stops.
                 (0..1_000_000)
                     .take_while(|_| connection.get(&path).is_ok_and(|response| response.status == 200))
                     .count()
@@ -187,7 +187,7 @@ fn every_answered_request_is_logged_when_stopped_under_load() {
     for (worker, count) in answered.iter().enumerate() {
         let path = format!("/site.cfg?{worker}");
         let logged = lines.iter().filter(|line| line["path"] == path.as_str()).count();
-        // One more may have been answered to somebody who had stopped listening.
+        // One more may have been answered that its client did not read.
         assert!(logged == *count || logged == count + 1, "{logged} lines for {count} answers");
     }
     assert!(answered.iter().sum::<usize>() > 400, "{answered:?}");

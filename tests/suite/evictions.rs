@@ -1,4 +1,4 @@
-//! Idle connections, however many: a phone is served, because an idle connection makes room for it.
+//! Evictions: idle connections are closed to make room, so that phones are served during an attack.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
@@ -15,10 +15,9 @@ use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, in_pieces};
 use crate::harness::{VVX500, eventually, namespace};
 
-/// A known phone's address, which others share.
+/// The address of a known phone behind a NAT with others.
 const NAT: [u8; 4] = [127, 9, 9, 9];
-/// The limits of these tests, and how many connections attack: in the proportions of 60,000 connections to the default
-/// limits. The other numbers follow from the same scale.
+/// The limits of these tests and the attack of 60,000 connections, both scaled down from the default limits.
 const PLACES: usize = 256;
 const CROWD: usize = 60_000 * PLACES / 8_192;
 const PER_ADDRESS: usize = 1_024 * PLACES / 8_192;
@@ -40,7 +39,7 @@ fn evicted(server: &Running) -> Vec<Value> {
     server.access_lines().into_iter().filter(is_it).collect()
 }
 
-/// What an idle client does with its connection.
+/// The behavior of an idle client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Idle {
     Silent,
@@ -50,7 +49,7 @@ enum Idle {
     Drips,
 }
 
-/// Keeps `count` connections from `addresses` open while `act` runs: for each that the server closes, a new one comes.
+/// Keeps `count` connections from `addresses` open while `act` runs: each that the server closes is replaced.
 fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle, act: impl FnOnce() -> T) -> T {
     let hello = phone(server).hello();
     let is_over = AtomicBool::new(false);
@@ -84,7 +83,7 @@ fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle,
     })
 }
 
-/// Whether the server has closed; of a socket that does not block and gets nothing else.
+/// Whether the server has closed a non-blocking socket that receives nothing else.
 fn is_closed(socket: &Socket) -> bool {
     !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
@@ -106,7 +105,7 @@ fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
         let site = site();
         let server = site.start();
         let sources = addresses((addresses_of_60_000 * PLACES / 8_192).max(3));
-        // The others behind the same address are idle too, and count with the phone.
+        // The others behind the same address are idle too, and count for the same address as the phone.
         let others: Vec<Socket> =
             (0..300 * PLACES / 8_192).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
         attacked(&server, &sources, CROWD, idle, || {
@@ -133,7 +132,7 @@ fn prefix_of_a_proven_phone_is_evicted_last() {
         }
         let mut others: Vec<Socket> =
             (0..OTHERS).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
-        // One connection of each address: lighter by far.
+        // One connection per address, far fewer than the phone's address has.
         attacked(&server, &addresses(2 * PLACES), 2 * PLACES, Idle::Silent, || {
             eventually("evictions", || (evicted(&server).len() > PLACES).then_some(()));
         });
@@ -174,7 +173,7 @@ fn handshakes_after_their_hello_are_not_evicted() {
         .map(|_| {
             let mut socket = Socket::connect(server.address()).unwrap();
             socket.write_all(&hello).unwrap();
-            // The answer has begun: the hello was whole.
+            // The answer has begun, so the ClientHello was complete.
             socket.read_exact(&mut [0; 5]).unwrap();
             socket
         })
@@ -207,7 +206,7 @@ fn stalled_handshakes_do_not_block_others() {
     site.config["limits"]["unfinished_handshakes"] = 200.into();
     site.config["limits"]["connections_per_address"] = 0.into();
     let server = site.start();
-    // More than any machine has processors, of both kinds of TLS.
+    // More than any machine has processors, for both TLS libraries.
     let old = include_bytes!("hellos/dhe-and-rsa-kx.bin").as_slice();
     let modern = phone(&server).hello();
     let waiting: Vec<Socket> = (0..160)
@@ -235,7 +234,7 @@ fn phones_connecting_at_once_are_all_served_at_a_low_limit() {
         let server = site.start();
         let phone = phone(&server);
         let start = Barrier::new(PHONES);
-        // Without a second try: one that is evicted or refused has failed.
+        // Without a retry: an evicted or refused phone fails the test.
         let served = thread::scope(|scope| {
             let phones: Vec<_> = addresses(PHONES)
                 .into_iter()
@@ -295,7 +294,7 @@ fn handshakes_without_a_request_block_no_client() {
     let server = site.start();
     let client = |from: [u8; 4]| server.client("public", &FACTORY.device(VVX500)).from(from.into());
     let silent: Vec<_> = (0..20).map(|_| client([127, 8, 0, 1]).connect().unwrap()).collect();
-    // Each of these is idle after its request, and goes after those that have sent none.
+    // These are idle after a request, and are evicted after those that have sent none.
     let mut served: Vec<_> = (0..2)
         .map(|_| {
             let mut connection = client(NAT).connect().unwrap();
@@ -322,7 +321,7 @@ fn anonymous_connection_idle_between_requests_makes_room() {
     for connection in &mut idle {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
-    // Each is idle a moment after its answer, so one or both of them are when the third comes.
+    // Each is idle a moment after its answer, so one or both of them are when the third connects.
     eventually("a place", || client(NAT).get("/site.cfg").ok().filter(|answer| answer.status == 200));
     let line = server.reason("evicted while it was idle between requests: all 2 places for anonymous connections");
     assert_eq!(line["constituency"], "public");
@@ -346,7 +345,7 @@ fn unlimited_networks_are_never_evicted() {
     assert!(trusted.iter_mut().all(is_open));
 }
 
-/// Addresses of IPv6: an attacker's in one /64 and in many of one /48, and phones' in another /48 and in that one.
+/// IPv6 addresses: of an attacker in one /64 and in many of one /48, and of phones in another /48 and in the same.
 fn ipv6(network: u16, host: usize) -> String {
     format!("fd00:0:{network:x}:{host:x}::1")
 }
@@ -372,7 +371,7 @@ fn many_ipv6_prefixes_of_an_attacker_do_not_block_phones() {
         site.config["limits"]["unfinished_handshakes"] = 64.into();
         site.config["limits"]["connections_per_address"] = 0.into();
         let server = site.start();
-        // Heavier than any of the attackers' /64, lighter than their /48.
+        // More connections than each of the attacker's /64, fewer than its /48.
         let from = address(ipv6(2, 1));
         let mut idle: Vec<Socket> = (0..8).map(|_| Socket::connect_from(from, server.address()).unwrap()).collect();
         attacked(&server, &attackers, 200, Idle::Silent, || {
@@ -410,14 +409,14 @@ fn client_with_incomplete_hello_holds_little_memory() {
     };
     let hello = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc], &[0; 16_000][..]].concat();
     let in_small_records = in_pieces(&[&[22, 3, 1, 0x3e, 0], &hello[5..5 + 0x3e00]].concat(), 1);
-    // The first time, the allocator takes what it keeps for later.
+    // Once before measuring, because the allocator keeps some memory for reuse.
     let silent = hold(2_000, &[]);
     assert!(silent <= 4, "silent: {silent} KiB each");
     let (begun, in_small_records) = (hold(1_000, &hello), hold(100, &in_small_records));
     assert!(begun <= 22 && in_small_records <= 22, "begun: {begun} KiB, in small records: {in_small_records} KiB each");
 }
 
-/// Bytes that the server has received and not read.
+/// Bytes that the server's sockets have received and it has not read.
 fn unread_bytes(server: &Running) -> u64 {
     sockets(server).map(|queues| u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()).sum()
 }
@@ -426,7 +425,7 @@ fn established(server: &Running) -> usize {
     sockets(server).count()
 }
 
-/// The queues of the server's connections, as the kernel lists them.
+/// The server's connections with their queues, from /proc/net.
 fn sockets(server: &Running) -> impl Iterator<Item = String> {
     let port = format!(":{:04X}", server.address().port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -438,7 +437,7 @@ fn sockets(server: &Running) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether the server has not closed it.
+/// Whether the server has kept it open.
 fn is_open(socket: &mut Socket) -> bool {
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     loop {
@@ -450,7 +449,7 @@ fn is_open(socket: &mut Socket) -> bool {
     }
 }
 
-/// Lets this process have as many sockets as the system allows.
+/// Raises this process's limit of open files.
 fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;

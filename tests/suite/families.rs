@@ -1,4 +1,4 @@
-//! Families of devices: each vendor's certificates name their phone in the vendor's own form, under its own CA.
+//! Vendor families: the certificates of each vendor contain the MAC in its own form, under its own CA.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use crate::harness::site::{Running, Site};
 use crate::harness::tool::provost;
 use crate::harness::{VVX500, eventually};
 
-/// Each family with a CA, and a device of the phone VVX500 as the vendor makes it: the subject's CN and serialNumber.
+/// Each family with a CA, and the CN and serialNumber of its certificate for the phone VVX500.
 const FAMILIES: [(&str, &str, Option<&str>); 6] = [
     ("polycom", "00005E00530C", None),
     ("yealink", "00:00:5e:00:53:0c", None),
@@ -24,7 +24,7 @@ const FAMILIES: [(&str, &str, Option<&str>); 6] = [
 static CAS: LazyLock<Vec<Ca>> =
     LazyLock::new(|| FAMILIES.iter().map(|(family, ..)| Ca::root(&format!("{family} test CA"))).collect());
 
-/// A certificate that the CA of `family` issued for this name and number.
+/// A certificate of the CA of `family` with this CN and serialNumber.
 fn device(family: &str, common_name: &str, number: Option<&str>) -> Identity {
     let at = FAMILIES.iter().position(|(name, ..)| *name == family).unwrap();
     let mut params: CertificateParams = device_params(VVX500);
@@ -41,7 +41,7 @@ fn site() -> Site {
     for ((family, ..), ca) in FAMILIES.iter().zip(CAS.iter()) {
         std::fs::write(site.path(&format!("{family}.pem")), ca.pem()).unwrap();
         let files = json!([format!("{family}.pem")]);
-        // Polycom's is the form of a list alone.
+        // Polycom's is the default of a plain list.
         let bundle = if *family == "polycom" { files } else { json!({ "files": files, "family": family }) };
         site.config["trust"][format!("the-{family}")] = bundle;
     }
@@ -85,7 +85,7 @@ fn name_in_another_family_form_is_refused() {
     let mut crossings = 0;
     for (family, _, _) in FAMILIES {
         for (other, common_name, number) in FAMILIES {
-            // Twelve plain digits in the CN are the form of four.
+            // Four families use twelve plain digits in the CN.
             let are_alike = |family: &str| matches!(family, "polycom" | "yealink" | "snom" | "grandstream");
             let is_plain = common_name.len() == 12 && number.is_none();
             let takes_pairs = |family: &str| matches!(family, "yealink" | "grandstream");
@@ -124,7 +124,7 @@ fn shared_certificate_without_a_single_mac_is_refused() {
     server.reason("serialNumber \"PID:CP-8841 SN:FCH00000001\" is not");
     server.reason("CN names no phone: 000000000000 is the name of the fallback files");
     server.reason("CN names no phone: ffffffffffff is a group's address");
-    // Two names are none.
+    // Two different MACs in one subject are invalid.
     let at = FAMILIES.iter().position(|(name, ..)| *name == "cisco-mpp").unwrap();
     let twice = CAS[at].issue_by_openssl(
         "/CN=x/serialNumber=00005E00530C/serialNumber=00005E0053C7",
@@ -141,7 +141,7 @@ fn ca_in_bundles_of_two_families_is_a_policy_error() {
     site.constituency("both", &json!({ "trust": ["the-cisco", "again"], "phones": { VVX500: "" } }));
     let server = site.start();
     server.says("both is not served: the trust bundles \\\"again\\\" and \\\"the-cisco\\\" give CN=cisco test CA to different families");
-    // Each for itself is as good as ever.
+    // Each alone is valid.
     assert_eq!(status(&server, &device("cisco", "CP-8845-SEP00005E00530C", None)), 200);
 }
 
@@ -162,13 +162,13 @@ fn invalid_bundle_is_an_error_with_a_suggestion() {
     }
 }
 
-/// Files and a `User-Agent` as one vendor's phones have them.
+/// Files and the `User-Agent` of one vendor's phones.
 struct Vendor {
     family: &'static str,
-    /// The name of one phone's file; `{mac}` stands for its MAC address.
+    /// The name of a phone's own file, with `{mac}` for its MAC.
     own_file: &'static str,
     common_file: &'static str,
-    /// What both files hold.
+    /// The content of both files.
     text: &'static str,
     /// The line and the parameter of each secret in it.
     secrets: &'static [&'static str],
@@ -233,7 +233,7 @@ const OF_VENDORS: [Vendor; 5] = [
     },
 ];
 
-/// What `check` finds in the constituency `own`.
+/// The findings of `check` about the constituency `own`.
 fn found_in_own(site: &Site) -> Vec<String> {
     let is_of_own = |line: &String| line.split(": ").nth(1).is_some_and(|subject| subject.starts_with("own"));
     findings(site).into_iter().filter(is_of_own).collect()

@@ -1,4 +1,4 @@
-//! Whose a file is: MAC addresses in file names, in every spelling, by every way to a file.
+//! Files of single phones: MACs in file names, in every spelling and by every path.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use crate::harness::tls::Client;
 use crate::harness::tool::{provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
-/// Names of one phone's file, in the spellings that people and generators use; `MAC` stands for 12 digits.
+/// Names of a phone's file in common spellings; `MAC` stands for 12 digits.
 const SPELLINGS: [&str; 22] = [
     "MAC.cfg",
     "phoneMAC.cfg",
@@ -45,7 +45,7 @@ fn spelled(spelling: &str, mac: &str) -> String {
     pairs.iter().enumerate().fold(name, |name, (index, pair)| name.replace(pair, &mac[index * 2..index * 2 + 2]))
 }
 
-/// Two constituencies: `ote` knows one phone, and the other one is on a list of `ucs` alone. Both have files of both.
+/// Two constituencies: `ote` lists one phone, and `ucs` alone lists the other. Both have files of both phones.
 fn site() -> Site {
     let mut site = Site::new();
     site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/8"] });
@@ -183,7 +183,7 @@ fn yealink_common_model_file_is_served_to_every_client() {
     assert_eq!(plain_status(&server, "ote", "/y000000000028.cfg"), 200);
     let said = provost(&site.path("."), &["check"]).stdout;
     assert!(!said.contains("allow 000000000028") && !said.contains("served to no phone: y0"), "{said}");
-    // On a list, it makes no file a phone's, and check names the entry.
+    // If it is listed, the file belongs to no phone, and check names the entry.
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", "000000000028": "" } }));
     eventually("the new list", || (phone(&server).get("/y000000000028.cfg").unwrap().status == 200).then_some(()));
     let said = provost(&site.path("."), &["check"]).stdout;
@@ -202,7 +202,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     let status = |name: &str| phone(&server).get(&format!("/{name}")).unwrap().status;
     assert_eq!(files.map(status), [403; 4]);
 
-    // check names each file and the line that opens it.
+    // check names each file and the line that makes it common.
     let found = provost(&site.path("."), &["check"]).stdout;
     for (name, advice) in
         [(files[0], "if it is a phone, provost allow 00005e0053aa --constituency ote"), (files[1], "11beefdead11")]
@@ -214,7 +214,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
             "{line}"
         );
     }
-    // 11beefdead11 has the bit of a group's address: no phone has it.
+    // 11beefdead11 has the multicast bit set, so it is no phone's MAC.
     assert!(!found.contains("allow 11beefdead11"), "{found}");
 
     let policy = |common: Value| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "common": common });
@@ -224,7 +224,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     let found = provost(&site.path("."), &["check"]).stdout;
     assert_eq!(found.matches("served to no phone").count(), 1, "{found}");
 
-    // A listed phone's file stays its own.
+    // The file of a listed phone stays private.
     let mut listed = policy(json!([files[0], "fw/11beefdead11-*.ld"]));
     listed["phones"][STRANGER] = json!("");
     site.constituency("ote", &listed);
@@ -232,7 +232,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     let found = provost(&site.path("."), &["check"]).stdout;
     assert!(found.contains(&format!("\"common\": {STRANGER} is on a list, so its files stay its own")), "{found}");
 
-    // A wildcard for the digits is an error, and the last good policy stays in force.
+    // A wildcard for the digits is an error, and the last good policy stays in use.
     site.constituency("ote", &policy(json!(["*.bin"])));
     let refused = provost(&site.path("."), &["check"]);
     assert_eq!(refused.code, 1);
@@ -253,7 +253,8 @@ fn listing_a_phone_anywhere_protects_its_files_at_once() {
     let status = |path: &str| phone(&server).get(path).unwrap().status;
     let named = format!("/{VVX500}-{VVX550}.txt");
     assert_eq!((status("/log-202611300630.txt"), status(&named)), (200, 200));
-    // Another constituency lists both; a date counts by the lists of the asking constituency alone.
+    // Another constituency lists both; whether digits are a date depends only on the lists of the requested
+    // constituency.
     let phones = json!({ VVX550: "", "202611300630": "" });
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": phones }));
     within_a_second("the list counts", || (status(&named) == 403).then_some(()));

@@ -1,4 +1,4 @@
-//! Files as they are sent: whole, in part, or not again.
+//! Responses with files: whole, partial, and conditional.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -78,7 +78,7 @@ fn conditional_requests_get_304_or_412() {
         (format!("If-Match: {etag}"), 200),
         ("If-Match: \"x\"".to_owned(), 412),
         ("If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT".to_owned(), 412),
-        // A condition is looked at before a range.
+        // Conditions are evaluated before ranges.
         (format!("If-None-Match: {etag}\r\nRange: bytes=0-1"), 304),
     ];
     for (condition, status) in cases {
@@ -180,7 +180,7 @@ fn every_file_change_changes_the_etag() {
         assert!(!tags.contains(&tag), "{what}: {tag} was another content's");
         tags.push(tag);
     };
-    // In place, with the size and the time of before; only that the clock ticks between the two is waited for.
+    // Rewritten in place with the same size and time; the loop only waits until the clock has advanced.
     let (before, modified) = (file.metadata().unwrap(), file.metadata().unwrap().modified().unwrap());
     eventually("a tick of the file system's clock", || {
         std::fs::write(&file, "two").unwrap();
@@ -191,7 +191,7 @@ fn every_file_change_changes_the_etag() {
         ((now.ctime(), now.ctime_nsec()) != (before.ctime(), before.ctime_nsec())).then_some(())
     });
     changed("in place", "two");
-    // Replaced as rsync does it.
+    // Replaced by a rename, like rsync does.
     let new = site.file("ote/.text.cfg.new", "six");
     std::fs::File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
     std::fs::rename(&new, &file).unwrap();
@@ -233,7 +233,7 @@ fn changed_file_is_served_at_once_despite_the_fd_cache() {
     site.file("other/secret.cfg", "a secret");
     let file = site.file("ote/a.cfg", "first");
     let server = site.start();
-    // Several, so that every thread of the server has sent it.
+    // Several connections, so that every thread of the server has sent it.
     let mut phones: Vec<Connection> = (0..8).map(|_| phone(&server)).collect();
     let mut all_get = |what: &str, status: u16, content: &str| {
         for _ in 0..3 {

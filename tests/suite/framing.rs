@@ -1,4 +1,4 @@
-//! Framing: what is no request is refused and logged, and no request hides in another.
+//! HTTP framing: invalid requests are refused and logged, and no request is smuggled inside another.
 
 use crate::harness::VVX500;
 use crate::harness::pki::FACTORY;
@@ -11,17 +11,17 @@ fn connect(server: &Running) -> Connection {
     server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
 }
 
-/// Sends bytes, lets the server answer until it closes, and gives the status lines that came.
+/// Sends bytes, reads until the server closes, and returns the status lines.
 fn statuses(server: &Running, bytes: &[u8]) -> Vec<u16> {
     let mut connection = connect(server);
-    // It may refuse before it has read all.
+    // It may refuse before it has read everything.
     let _ = connection.send(bytes);
     let answers = String::from_utf8_lossy(&connection.read_to_close().unwrap()).into_owned();
     let lines = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3));
     lines.map(|status| status.parse().unwrap()).collect()
 }
 
-/// The access log with everything in it that was asked before this; lines are written in the order of their ends.
+/// The access log including all earlier requests; lines are written in the order in which requests end.
 fn all_lines(server: &Running) -> Vec<serde_json::Value> {
     connect(server).get("/the-last-one").unwrap();
     server.access("the last request", |line| line["path"] == "/the-last-one");
@@ -53,7 +53,7 @@ fn malformed_request_is_refused_and_logged() {
         (format!("{get}Bad Header: 1\r\n\r\n"), 400, asked),
         (format!("{get}X: a\0b\r\n\r\n"), 400, asked),
         (format!("{get} folded: 1\r\n\r\n"), 400, asked),
-        // hyper has parsed the header when it refuses these.
+        // hyper refuses these after it has parsed the header.
         (format!("{get}Content-Length: +1\r\n\r\nGET /body HTTP/1.1"), 400, asked),
         (format!("{get}Transfer-Encoding: gzip\r\n\r\nGET /body HTTP/1.1"), 400, asked),
         (format!("GET {{ HTTP/1.1\r\n{HEAD}\r\n"), 400, r#""GET { HTTP/1.1""#),
@@ -97,7 +97,7 @@ fn malformed_later_request_is_logged_with_its_own_line() {
         connection.send(requests.as_bytes()).unwrap();
         [(); 2].map(|()| connection.response("GET").unwrap().status)
     };
-    // The second of two on a connection, and the second of two that come together.
+    // The second of two on a connection, and the second of two sent together.
     let mut one_by_one = connect(&server);
     one_by_one.send(good.as_bytes()).unwrap();
     assert_eq!(one_by_one.response("GET").unwrap().status, 200);
@@ -108,12 +108,12 @@ fn malformed_later_request_is_logged_with_its_own_line() {
     let together = format!("{good}GET /to gether HTTP/1.1\r\n{HEAD}\r\n");
     assert_eq!(both(&together), [200, 400]);
     server.reason("\"GET /to gether HTTP/1.1\"");
-    // A request that is refused by its header is not taken for the one before it, nor for what follows.
+    // A request refused for its header is not logged as the request before or after it.
     let by_header = format!("{good}GET /other.cfg HTTP/1.1\r\n{HEAD}Content-Length: x\r\n\r\nsecret of the body");
     assert_eq!(both(&by_header), [200, 400]);
     let line = server.reason("content-length");
     assert!(!line["reason"].as_str().unwrap().contains('"'), "{line}");
-    // What follows on from a request that came in pieces is not taken for a request line.
+    // Bytes after a request that arrived in pieces are not logged as a request line.
     let mut in_pieces = connect(&server);
     in_pieces.send(format!("{good}GET /?x=se").as_bytes()).unwrap();
     assert_eq!(in_pieces.response("GET").unwrap().status, 200);
@@ -133,7 +133,7 @@ fn refused_client_may_send_the_rest_without_a_reset() {
         phone.send(begun.as_bytes()).unwrap();
         assert_eq!(phone.response("GET").unwrap().status, status);
         assert_eq!(phone.read_to_close().unwrap(), b"");
-        // Were it closed on him, this would be answered by a reset, which can overtake the answer.
+        // Closing early would send a reset, which can overtake the response.
         for number in 0..200 {
             phone.send(&[b'a'; 1000]).unwrap_or_else(|error| panic!("{status}, piece {number}: {error}"));
         }
@@ -197,7 +197,7 @@ fn ambiguous_framing_never_yields_a_second_request() {
     let server = site.start();
     let inner = format!("GET /smuggled HTTP/1.1\r\n{HEAD}\r\n");
     let chunk = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
-    // Each is one request, or none; never two.
+    // Each is one request or none, never two.
     let framings = [
         format!("Content-Length: {0}\r\nContent-Length: 0\r\n\r\n{inner}", inner.len()),
         format!("Content-Length: 0, {}\r\n\r\n{inner}", inner.len()),
@@ -236,13 +236,13 @@ fn body_of_a_get_is_not_parsed_as_a_request() {
     let get = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}Content-Length: {}\r\n\r\n{inner}", inner.len());
     phone.send(format!("{get}GET /absent HTTP/1.1\r\n{HEAD}Connection: close\r\n\r\n").as_bytes()).unwrap();
     assert_eq!(phone.response("GET").unwrap().text(), "<site/>");
-    // The next on the same connection is the one after the body, if the server goes on at all.
+    // The next response on the connection is for the request after the body, if the connection stays open.
     let rest = String::from_utf8(phone.read_to_close().unwrap()).unwrap();
     assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 404"), "{rest}");
     assert!(all_lines(&server).iter().all(|line| line["path"] != "/smuggled"));
 }
 
-/// Like `statuses`, but the client also ends its side, so that a server that waits for more gives up.
+/// Like `statuses`, but the client also closes its side, so that a server that waits for more gives up.
 fn statuses_with_end(server: &Running, request: &str) -> Vec<u16> {
     let mut connection = connect(server);
     let _ = connection.send(request.as_bytes());

@@ -1,4 +1,4 @@
-//! Up to the end of the ClientHello: how it may be cut, which constituency its SNI leads to, and who is turned away.
+//! The ClientHello: its fragmentation, the constituency by SNI, and refusals.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -13,10 +13,10 @@ use crate::harness::tls::{Client, alert, in_pieces};
 use crate::harness::tool::s_client;
 use crate::harness::{STRANGER, VVX500, VVX550, eventually};
 
-/// The whole of what a server says that knows no such name: one record, fatal, `unrecognized_name` (RFC 6066 §3).
+/// The alert for an unknown name: one record, fatal, `unrecognized_name` (RFC 6066 §3).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
-/// Two constituencies that know different phones and have different files.
+/// Two constituencies with different phones and files.
 fn two_constituencies() -> Site {
     let site = Site::with_ote();
     site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" }, "aliases": ["old-prod"] }));
@@ -27,10 +27,10 @@ fn two_constituencies() -> Site {
 /// Sends `bytes`, then nothing more, and reads until the server closes.
 fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = Socket::connect(address).unwrap();
-    // It may refuse before it has read all.
+    // It may refuse before it has read everything.
     let _ = tcp.write_all(bytes);
     let mut answer = Vec::new();
-    // The server may have closed with bytes of ours unread, which TCP calls a reset.
+    // The server may close with unread bytes, which causes a reset.
     match tcp.read_to_end(&mut answer) {
         Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
         _ => answer,
@@ -89,7 +89,7 @@ fn unknown_server_name_gets_only_the_alert() {
     assert_eq!(server.access_lines().iter().filter(|line| !line["constituency"].is_null()).count(), 0);
 }
 
-/// What `site.cfg` holds for a phone that openssl plays, with exactly this SNI; `None` if the handshake fails.
+/// The content of `site.cfg` for openssl as a phone with exactly this SNI; `None` if the handshake fails.
 fn by_openssl(site: &Site, server: &Running, sni: &[&str], mac: &str) -> Option<String> {
     let (chain, key) = FACTORY.device(mac).write(&site.path(""), mac);
     let arguments = [sni, &["-cert", chain.to_str().unwrap(), "-key", key.to_str().unwrap(), "-quiet"]].concat();
@@ -145,7 +145,7 @@ fn no_sni_constituency_applies_its_policy_to_nameless_clients() {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 421, "{host}");
         assert!(connection.is_closed(), "{host}");
     }
-    // With a server name, an address is no name of the constituency.
+    // If there is a server name, an IP address as Host does not match the constituency.
     let named = server.client("prod", &FACTORY.device(VVX550)).host("127.0.0.1");
     assert_eq!(named.get("/site.cfg").unwrap().status, 421);
     for stranger in [VVX500, STRANGER] {
@@ -217,7 +217,7 @@ fn non_tls_bytes_are_closed_and_logged() {
         assert!(!answer.starts_with(b"HTTP") && answer.len() <= 7, "{reason}: {answer:?}");
         server.reason(reason);
     }
-    // More than is ever read, in one message: by what its header says, and in records that are good as such.
+    // More than the server reads, in one message: by the length in its header, and in valid records.
     let announced = [&[1, 2, 0, 0][..], &[7; 12_000]].concat();
     let record = |part: &[u8]| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
     let long: Vec<u8> = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(7, 66_000)).collect();
@@ -237,7 +237,7 @@ fn non_tls_bytes_are_closed_and_logged() {
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
 }
 
-/// `hello`, one record, with a padding extension (RFC 7685) that makes its message `length` bytes long.
+/// Extends `hello`, one record, to a message of `length` bytes by a padding extension (RFC 7685).
 fn padded(hello: &[u8], length: usize) -> Vec<u8> {
     let mut message = hello[5..].to_vec();
     let padding = length - message.len() - 4;
@@ -265,7 +265,7 @@ fn hello_of_16_kib_is_answered_and_a_longer_one_refused() {
     {
         let mut socket = Socket::connect(server.address()).unwrap();
         let before = server.access_lines().len();
-        // The server may refuse before it has read all.
+        // The server may refuse before it has read everything.
         let _ = socket.write_all(&in_pieces(&padded(&hello, length), size));
         let mut answer = [0; 7];
         socket.read_exact(&mut answer).unwrap();

@@ -1,4 +1,4 @@
-//! Which phone a certificate names: any chain may be good, the name alone decides, and a wrong one opens nothing.
+//! The MAC in a certificate's subject: it alone identifies the phone, and an invalid one is refused.
 
 use rcgen::string::{BmpString, Ia5String, PrintableString};
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue};
@@ -9,7 +9,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::provost;
 use crate::harness::{VVX500, eventually};
 
-/// A certificate of the factory with this subject; a type may stand in it twice.
+/// A factory certificate with this subject, in which a type may occur twice.
 fn subject(attributes: &[(DnType, DnValue)]) -> Identity {
     FACTORY.issuing.issue(&subject_params(attributes))
 }
@@ -31,12 +31,12 @@ fn organization() -> (DnType, DnValue) {
     (DnType::OrganizationName, "Polycom Inc.".into())
 }
 
-/// A second CN: for the library that makes certificates another type, in the certificate the same.
+/// A second CN: another type for the certificate library, which is encoded alike.
 fn second_cn(value: &str) -> (DnType, DnValue) {
     (DnType::CustomDnType(vec![2, 5, 4, 3]), value.into())
 }
 
-/// A site where every phone with an identity is known: what is refused here is refused for its name alone.
+/// A site that accepts every phone with a valid subject, so that each refusal is due to the subject.
 fn open_house() -> Site {
     let site = Site::new();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
@@ -156,7 +156,7 @@ fn invalid_subject_is_refused_on_every_path_and_logged() {
             let response = phone.request(method, path, "", b"").unwrap();
             assert_eq!(response.status, 403, "{expected}: {method} {path}");
             let line = eventually(expected, || server.access_lines().get(before).cloned());
-            // A letter that only looks like one of ours shows itself.
+            // A letter that resembles one of ours is escaped.
             assert_eq!(line["reason"], expected.replace('\u{410}', "\\u{410}"), "{method} {path}");
             assert!(line["mac"].is_null(), "{expected}: {line}");
             if method == "GET" {
@@ -173,7 +173,7 @@ fn invalid_subject_is_refused_on_every_path_and_logged() {
 fn only_the_leaf_certificate_identifies_the_phone() {
     let site = open_house();
     let server = site.start();
-    // Keycloak once took the name from another certificate of the chain (CVE-2023-2422).
+    // Keycloak once used the name of another certificate of the chain (CVE-2023-2422).
     let identity = subject(&[organization()]).and(&FACTORY.device(VVX500).chain[0]);
     assert_eq!(server.client("ote", &identity).get("/site.cfg").unwrap().status, 403);
     server.reason("the device certificate's subject has no CN");

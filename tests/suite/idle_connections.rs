@@ -1,4 +1,4 @@
-//! Peers that are silent for a moment are at rest: less is kept for them, and nothing is different.
+//! Idle connections: the server frees their memory, and clients notice nothing.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ fn connect(server: &Running) -> Connection {
     server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
 }
 
-/// Waits until the server has said `times` times that a peer is at rest.
+/// Waits until the server has logged `times` times that it suspended a connection.
 fn wait_for_rests(server: &Running, times: usize) {
     let rests = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
     eventually("a rest", || (rests() >= times).then_some(()));
@@ -80,7 +80,7 @@ fn empty_line_after_a_request_starts_no_header_timeout() {
     assert_eq!(connection.response("GET").unwrap().status, 200);
     let start = Instant::now();
     assert!(connection.is_closed());
-    // The time of the idle, not of a header.
+    // The idle timeout applies, not the header timeout.
     assert!(start.elapsed().as_millis() > 2000, "{:?}", start.elapsed());
 }
 
@@ -106,7 +106,7 @@ fn shutdown_sends_close_notify_to_an_idle_client() {
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     wait_for_rests(&server, 1);
     server.signal(rustix::process::Signal::TERM);
-    // By close_notify: a stream that ends without it is an error.
+    // Closed by close_notify; a stream that ends without it is an error.
     assert_eq!(connection.read_some().unwrap(), 0);
     let (status, lines) = server.ended();
     assert_eq!((status.code(), lines.len()), (Some(0), 1));

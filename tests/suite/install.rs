@@ -1,4 +1,4 @@
-//! Installing and removing: into a root of the test's own, again and again, around what an operator has changed.
+//! Installing and uninstalling, repeatedly, in a root folder of the test with files changed by an operator.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,11 +17,11 @@ const CONFIG: &str = "etc/provost/provost.json";
 const SERVICE: &str = "etc/systemd/system/provost.service";
 const SOCKET: &str = "etc/systemd/system/provost.socket";
 
-/// Another root, gone with the test.
+/// A root folder, removed with the test.
 struct Root(tempfile::TempDir);
 
 impl Root {
-    /// Where the test may make users and give files away; else it is said that `test` cannot run.
+    /// A root folder where the test may create users and change owners; `None`, after NOT RUN, without root.
     fn of(test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             not_run(test, "only root can make a user");
@@ -52,7 +52,7 @@ impl Root {
         ended.stdout
     }
 
-    /// Everything there is: its mode and owner, and what is in it.
+    /// Every path with its mode, owner and content.
     fn all(&self) -> BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)> {
         let mut all = BTreeMap::new();
         let mut waiting = vec![self.0.path().to_owned()];
@@ -69,7 +69,7 @@ impl Root {
         all
     }
 
-    /// The user and the group of the service.
+    /// The user ID and the group ID of the service.
     fn service(&self) -> (u32, u32) {
         let users = self.read("etc/passwd");
         let user: Vec<&str> = users.lines().find(|line| line.starts_with("provost:")).unwrap().split(':').collect();
@@ -78,7 +78,7 @@ impl Root {
     }
 }
 
-/// The lines that say `outcome`.
+/// The lines with the outcome `outcome`.
 fn saying<'a>(text: &'a str, outcome: &str) -> Vec<&'a str> {
     let lines = text.split("\n\n").next().unwrap().lines();
     lines
@@ -210,7 +210,7 @@ fn install_without_root_privileges_is_refused() {
     if rustix::process::geteuid().is_root() {
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     }
-    // It need not even be readable for that user: a copy is.
+    // That user need not be able to read the binary, because install copies it.
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = folder.path().join("provost");
@@ -252,7 +252,7 @@ fn installed_service_serves_as_its_user() {
     fs::write(home.join("site.cfg"), "<site/>").unwrap();
     fs::set_permissions(home.join("site.cfg"), fs::Permissions::from_mode(0o640)).unwrap();
 
-    // The machine's libraries in that root, for this process alone.
+    // The machine's libraries, mounted into that root for this process only.
     for folder in ["lib", "lib64"] {
         fs::create_dir(root.at(folder)).unwrap();
     }

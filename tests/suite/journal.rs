@@ -1,4 +1,4 @@
-//! Diagnostics in systemd's journal, by a journal of the test's own.
+//! Diagnostics in systemd's journal, with a journal daemon of the test.
 
 use std::process::{Child, Command, Stdio};
 
@@ -21,7 +21,7 @@ impl Drop for Killed {
     }
 }
 
-/// What the journal answers to `question`.
+/// The journal's entries for `question`.
 fn journal(question: &[&str]) -> Vec<Value> {
     let found = run(Command::new("journalctl").args(["--no-pager", "--output=json"]).args(question)).stdout;
     found.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -40,7 +40,7 @@ fn journal_entries_carry_priority_and_fields() {
         return;
     }
     namespace::empty("/run");
-    // In memory: the machine's own journal is not looked at.
+    // In memory: the machine's own journal is not used.
     namespace::empty("/var/log");
     std::fs::create_dir_all("/run/systemd/journal").unwrap();
     std::fs::create_dir_all("/run/log/journal").unwrap();
@@ -49,7 +49,7 @@ fn journal_entries_carry_priority_and_fields() {
 
     let site = Site::with_ote();
     std::fs::create_dir(site.served("Not A Label")).unwrap();
-    // systemd itself says which stream is the journal's; its program does not.
+    // systemd sets the variable to the device and inode of the stream; here a shell does.
     let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$@\"";
     let mut command = Command::new("systemd-cat");
     let served = site.command();

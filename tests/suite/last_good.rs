@@ -1,4 +1,4 @@
-//! The last good policy: it outlives a restart, as long as the constituency and its policy file do.
+//! The last good policy: it is kept across restarts as long as the folder and its policy file exist.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ fn is_not_served(server: &Running) -> bool {
     alert(&error) == Some(AlertDescription::UnrecognisedName)
 }
 
-/// Waits until `ote`'s policy of `text` is kept.
+/// Waits until `ote`'s policy `text` is kept.
 #[track_caller]
 fn is_kept(site: &Site, text: &str) {
     eventually("the policy to be kept", || holds(&site.path("state/last-good/ote.json"), text).then_some(()));
@@ -51,7 +51,7 @@ fn check(site: &Site) -> Ended {
 fn last_good_policy_survives_a_typo_and_a_restart() {
     let site = Site::with_ote();
     let server = site.start();
-    // The last one that was good counts, not an older one.
+    // The most recent good policy counts, not an older one.
     site.constituency("ote", &policy(&[VVX550]));
     is_kept(&site, &policy(&[VVX550]).to_string());
     let kept = site.path("state/last-good/ote.json");
@@ -130,13 +130,13 @@ fn kept_policy_is_removed_with_its_folder_or_file() {
     fs::remove_dir_all(site.served("other")).unwrap();
     is_removed(&site, "ote.json");
     is_removed(&site, "other.json");
-    // Made anew with a typo, they are not served, before and after a restart.
+    // Recreated with a syntax error, they are not served, before and after a restart.
     for name in ["ote", "other"] {
         site.file(&format!("{name}/constituency.json"), TYPO);
     }
     server.says("other: ");
     server.kill();
-    // What is removed while no server runs is removed at the next start.
+    // A folder removed while no server runs is forgotten at the next start.
     fs::remove_dir_all(site.served("stays")).unwrap();
     let server = site.start();
     server.says("other: ");
@@ -181,13 +181,13 @@ fn removal_of_a_policy_reports_its_lost_denials() {
     server.kill();
     assert!(warns(), "and when it does not");
     site.start().says(&told);
-    // A new one ends it.
+    // A new policy ends it.
     site.constituency("ote", &json!({}));
     let server = site.start();
     eventually("no more trace", || (fs::read_dir(site.path("state/last-good")).unwrap().count() == 1).then_some(()));
     assert!(!warns());
     drop(server);
-    // Nothing is said of one that denied nothing, nor of one that never was.
+    // A policy that denied nothing, or that never existed, is not mentioned.
     fs::remove_file(site.served("ote/constituency.json")).unwrap();
     assert!(!warns() && !check(&site).stdout.contains("was removed"));
 }

@@ -1,4 +1,4 @@
-//! The ledger of a real server: what it knows of phones, and that no disk and no flood harms serving.
+//! The phone history of a real server: its content, and that neither disk errors nor floods affect serving.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::uploads_budget::on_a_small_disk;
 
 const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
 
-/// What the ledger in `state` knows of phones.
+/// The phones in the history in `state`.
 fn phones(state: &Path) -> Vec<StoredPhone> {
     HistoryReader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.phones().unwrap())
 }
@@ -24,14 +24,14 @@ fn claims(state: &Path) -> Vec<StoredClaim> {
     HistoryReader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.claims().unwrap())
 }
 
-/// What it knows of one phone, once that is as it shall be.
+/// Waits until the history of a phone satisfies `is_it`, and returns it.
 #[track_caller]
 fn seen(state: &Path, mac: &str, is_so: impl Fn(&StoredPhone) -> bool) -> StoredPhone {
     let find = || phones(state).into_iter().find(|phone| phone.mac.to_string() == mac && is_so(phone));
     eventually(&format!("the ledger to know of {mac}, not only {:?}", phones(state)), find)
 }
 
-/// Has the usual phone ask `count` times.
+/// Sends `count` requests of the usual phone.
 fn ask(server: &Running, count: u64) {
     let mut connection = phone(server).connect().unwrap();
     for _ in 0..count {
@@ -107,7 +107,7 @@ fn refusal_appears_in_phone_log_at_once() {
         let ended = log(&mac);
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
         assert!(ended.stdout.contains(&format!("{mac} is not known to ote")), "{}", ended.stdout);
-        // A handshake that is refused, too.
+        // A refused handshake, too.
         let claimed = format!("00005e0055{number:02x}");
         server.client("ote", &Identity::self_signed(&device_params(&claimed))).get("/site.cfg").unwrap_err();
         let refused = provost(&site.path("."), &["phones", "--refused"]);
@@ -129,7 +129,7 @@ fn hung_server_does_not_block_commands() {
     server.signal(rustix::process::Signal::STOP);
     let config = site.write_config();
     let missing = "what phones did in the last second may be missing: the server does not answer";
-    // Later ones find the queue of the socket full of those before.
+    // Later connections find the socket's queue full of earlier ones.
     for command in [["phones"].as_slice(), &["phone-log", VVX500], &["allow", STRANGER, "--constituency", "ote"]] {
         let mut timed = std::process::Command::new("timeout");
         timed.args(["20", env!("CARGO_BIN_EXE_provost")]).args(command).arg("--config").arg(&config);
@@ -149,14 +149,14 @@ fn flood_from_one_address_evicts_no_known_phone() {
     let state = site.path("state");
     ask(&server, 1);
     let mac = |number: u32| format!("00005e01{number:04x}");
-    // A box of phones: each has a factory certificate, and none is on the list.
+    // Many phones with factory certificates that are not listed.
     for number in 0..80 {
         assert_eq!(server.client("ote", &FACTORY.device(&mac(number))).get("/site.cfg").unwrap().status, 403);
-        // What counts as the order is that in which they were recorded, not that in which they were answered.
+        // The order of recording counts, not that of the answers.
         server.access("the refusal", |line| line["mac"] == mac(number));
     }
     seen(&state, &mac(79), |phone| phone.is_refused);
-    // And certificates that anybody makes, for phones that are known, refused, and of nobody.
+    // And self-made certificates for a listed, a refused and an unused MAC.
     let claimants = [VVX500, &mac(79), &mac(80)].map(device_params);
     for number in 0..45 {
         let claimant = Identity::self_signed(&claimants[number % 3]);
@@ -188,7 +188,7 @@ fn written_history_survives_a_crash_and_stop_writes_all() {
         let server = site.start();
         ask(&server, 20);
         known = seen(&state, VVX500, |phone| phone.requests > known).requests;
-        // Somewhere in the writing of these.
+        // While these are being written.
         ask(&server, 50);
         server.kill();
         let after = seen(&state, VVX500, |phone| phone.requests >= known).requests;
@@ -230,15 +230,15 @@ fn external_reader_does_not_remove_the_database_log() {
     let server = site.start();
     ask(&server, 1);
     seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
-    // What keeps others from taking it for theirs alone is a lock on the file itself (proc_locks(5)), on the bytes that
-    // SQLite's file format has for that.
+    // An exclusive lock on the file would block other processes; the kernel lists locks (proc_locks(5)), and SQLite's
+    // file format defines which bytes it locks.
     let locks = std::fs::read_to_string("/proc/locks").unwrap();
     let is_its = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         words[1] == "POSIX" && words[4] == server.pid().to_string() && words[6..] == ["1073741826", "1073742335"]
     };
     assert_eq!(locks.lines().filter(is_its).count(), 1, "{locks}");
-    // As `sqlite3` does it, or a backup: the last one to close a database puts its log away, and removes it.
+    // Like `sqlite3` or a backup: the last process that closes a database merges its log and removes it.
     let database = rusqlite::Connection::open(site.path("state/ledger/ledger.sqlite")).unwrap();
     let count: i64 = database.query_row("SELECT count(*) FROM phone", [], |row| row.get(0)).unwrap();
     assert_eq!(count, 1);
@@ -260,7 +260,7 @@ fn damaged_history_is_moved_aside_and_serving_continues() {
     seen(&site.path("state"), VVX500, |phone| phone.requests == 3);
     assert_eq!(std::fs::read(file.with_extension("corrupt")).unwrap(), vec![b'x'; 100_000]);
 
-    // Damaged while it is written, and removed altogether.
+    // Damaged while it is being written, and removed altogether.
     std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
     ask(&server, 1);
     std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
@@ -277,14 +277,14 @@ fn full_disk_delays_history_writes_without_losing_any() {
         Ok(started) => started,
         Err(reason) => return not_run("full_disk_delays_history_writes_without_losing_any", &reason),
     };
-    // SQLite does not go through /proc into the mount, so a copy of the files is read.
+    // SQLite does not open files through /proc into the mount, so a copy is read.
     let requests = |mac: &str| {
         let copy = tempfile::tempdir().unwrap();
         std::fs::create_dir(copy.path().join("ledger")).unwrap();
         for file in ["ledger.sqlite", "ledger.sqlite-wal"].map(|name| Path::new("ledger").join(name)) {
             std::fs::copy(state.join(&file), copy.path().join(&file)).ok()?;
         }
-        // Copied in the middle of a change, it may not be whole.
+        // A copy made during a change may be inconsistent.
         let phones = HistoryReader::open(copy.path()).ok()??.phones().ok()?;
         phones.into_iter().find(|phone| phone.mac.to_string() == mac).map(|phone| phone.requests)
     };

@@ -1,4 +1,4 @@
-//! Places for connections, and a process that runs out of something: the others go on, and it comes back.
+//! Limits of connections and open files: other clients are served, and the server recovers.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -48,7 +48,7 @@ fn connections_per_address_is_enforced_exactly() {
     for connection in &mut connections {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
-    // A place that is given back is there for the next.
+    // A freed slot is reused.
     drop(connections.pop());
     eventually("the place", || is_served(&server).then_some(()));
 }
@@ -83,7 +83,7 @@ fn known_phones_and_anonymous_clients_have_separate_limits() {
     let public = server.client("public", &FACTORY.device(VVX500));
     let mut strangers: Vec<_> = (0..2).map(|_| public.connect().unwrap()).collect();
     for stranger in &mut strangers {
-        // Not read to its end: a request under way keeps its place.
+        // The response is not read to its end, because a request under way keeps its slot.
         stranger.send_head("GET", "/large.bin", "").unwrap();
         assert_eq!(stranger.head().unwrap().0, 200);
     }
@@ -102,7 +102,7 @@ fn known_phones_and_anonymous_clients_have_separate_limits() {
 fn unlisted_phone_counts_as_an_anonymous_connection() {
     let site = site_with(json!({ "connections": 1, "anonymous_connections": 0 }));
     let server = site.start();
-    // Whoever owns any phone has a certificate as good as this one.
+    // The owner of any phone has such a certificate.
     let unknown = server.client("ote", &FACTORY.device(VVX550));
     assert!(unknown.get("/site.cfg").is_err());
     server.reason("all 0 places for anonymous connections are taken (limits.anonymous_connections)");
@@ -143,7 +143,7 @@ fn every_kind_of_connection_end_frees_its_slot() {
     let client = server.client("ote", &FACTORY.device(VVX500));
     let mut refusals = 0;
     for round in 0..ROUNDS {
-        // A place may still be held by what has just been closed.
+        // A connection that was just closed may still hold its slot.
         eventually("a place", || {
             let done = match round % 3 {
                 0 => TcpStream::connect(server.address()).is_ok(),
@@ -155,7 +155,7 @@ fn every_kind_of_connection_end_frees_its_slot() {
         });
     }
     assert!(refusals < ROUNDS, "{refusals} refusals of {ROUNDS}");
-    // All four places at once: none has been lost.
+    // All four slots at once: none has leaked.
     eventually("four places", || {
         let mut four: Vec<_> = (0..4).map_while(|_| client.connect().ok()).collect();
         (four.len() == 4 && four.iter_mut().all(|one| one.get("/site.cfg").is_ok())).then_some(())
@@ -171,7 +171,7 @@ fn process_with_few_descriptors_still_serves_phones() {
     let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     server.reason("all 24 places for unfinished handshakes are taken that the limit of open files leaves room for");
-    // The phone's files can still be opened, and folders still be read.
+    // The phone's files can still be opened, and folders can still be read.
     assert_eq!(phone.get("/firmware.ld").unwrap().status, 200);
     assert!(is_served(&server));
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
@@ -179,7 +179,7 @@ fn process_with_few_descriptors_still_serves_phones() {
     drop(strangers);
 }
 
-/// How many file descriptors the server has open.
+/// The number of the server's open files.
 fn descriptors(server: &Running) -> u64 {
     fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count() as u64
 }
@@ -193,15 +193,15 @@ fn process_out_of_descriptors_waits_and_keeps_serving() {
     let server = site.start();
     eventually("the server", || is_served(&server).then_some(()));
     let used = server.processor_time();
-    // A few more than it has: the lowest numbers are given first.
+    // A few more than it has, because the lowest free numbers are used first.
     server.limit_descriptors(descriptors(&server) + 4);
     let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     server.says("no connection can be accepted");
-    // The look at the folders fails for lack of descriptors too; nothing is forgotten over that.
+    // Reading the folders fails for lack of descriptors too, and is repeated later.
     site.constituency("new", &json!({ "trust": ["factory"] }));
     server.says("what was served stays as it was");
-    // Here time itself is tested: whoever spins shows in three seconds.
+    // The time itself is tested: a busy loop would show within three seconds.
     let start = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
     let spent = server.processor_time() - used;
@@ -218,7 +218,7 @@ fn process_out_of_descriptors_waits_and_keeps_serving() {
     server.says("new is served");
 }
 
-/// A site with so many constituencies, each of which knows VVX500 and has a small and a large file.
+/// A site with this many constituencies, each of which lists VVX500 and has a small and a large file.
 fn site_of(constituencies: usize) -> Site {
     let mut site = Site::new();
     site.config["limits"] = json!({ "connections_per_address": 0, "idle_s": 600, "free_space_bytes": 0 });
@@ -230,7 +230,7 @@ fn site_of(constituencies: usize) -> Site {
     site
 }
 
-/// What the server, or check, says about the limit of open files: the one that it asks for.
+/// The limit of open files that the server or check recommends.
 fn asked_for(text: &str) -> Option<u64> {
     text.split_once("raise LimitNOFILE to ")?.1.split(' ').next()?.parse().ok()
 }
@@ -251,7 +251,7 @@ fn more_folders_than_open_files_are_all_served() {
         assert_eq!(phone.get("/site.cfg").unwrap().text(), format!("<c{number}/>"));
         phone
     };
-    // As many connections at once as there is room for at any limit, each to another folder.
+    // As many connections as any limit allows at once, each to another folder.
     let mut phones: Vec<Connection> = (0..32).map(get).collect();
     for number in 32..FOLDERS {
         phones[number % 32] = get(number);
@@ -284,7 +284,7 @@ fn low_open_files_limit_is_reported_with_the_needed_value() {
     let server = Running::start(site.command_under(&["prlimit", &enough]), 1);
     server.says("c399 is served");
     assert!(!server.stderr().iter().any(|line| line.contains("LimitNOFILE")), "{:?}", server.stderr());
-    // Phones that come later count too.
+    // Later phones count too.
     let phones: serde_json::Map<_, _> = (1..=needed).map(|number| (format!("{number:012x}"), json!(""))).collect();
     site.constituency("large", &json!({ "trust": ["factory"], "phones": phones }));
     assert!(asked_for(&server.says("raise LimitNOFILE to")).unwrap() > needed);
@@ -300,7 +300,7 @@ fn start_without_descriptors_names_the_limit_to_raise() {
         let limit = format!("--nofile={files}:{files}");
         let mut command = site.command_under(&["timeout", "2", "prlimit", &limit]);
         let ended = tool::run(&mut command);
-        // With more than a few it starts, and is ended after a while.
+        // With more than a few it starts, and `timeout` ends it.
         if ended.code == 124 {
             break;
         }
@@ -318,7 +318,7 @@ fn unread_access_log_blocks_no_request_and_loss_is_logged() {
     command.stdout(writer);
     let server = Running::start_with_log(command, 1);
     let mut phone = answered(&server, 1).pop().unwrap();
-    // More than a pipe and the queue hold, sent many at a time.
+    // More lines than a pipe and the queue hold, from concurrent connections.
     let burst = format!("HEAD /site.cfg HTTP/1.1\r\nHost: ote.{}\r\n\r\n", crate::harness::site::DOMAIN).repeat(100);
     let deadline = Instant::now() + PATIENCE * 3;
     while !server.stderr().iter().any(|line| line.contains("access-log lines are being lost")) {
@@ -329,7 +329,7 @@ fn unread_access_log_blocks_no_request_and_loss_is_logged() {
         assert!(Instant::now() < deadline, "no line was ever lost");
     }
     assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
-    // Even the end does not wait for the reader for ever.
+    // Even shutdown does not wait for the reader indefinitely.
     server.signal(rustix::process::Signal::TERM);
     server.says("the last access-log lines are lost: nobody reads standard output");
     assert_eq!(server.wait().code(), Some(0));

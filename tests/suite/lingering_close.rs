@@ -1,4 +1,4 @@
-//! A refused client gets to read why, though it still sends, and is not waited for longer than a handshake may take.
+//! Lingering close: a refused client that is still sending can read the reason, and is closed at the handshake timeout.
 
 use std::io::{Read, Result, Write};
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert};
 use crate::harness::{VVX500, Watch};
 
-/// What the log says of these strangers.
+/// The logged reason of these refusals.
 const REASON: &str = "is not trusted here";
 
-/// Less than the five seconds for which somebody is heard out whom nothing cuts short.
+/// Less than the lingering time of five seconds.
 const LONGER: Duration = Duration::from_millis(4500);
 
-/// A client's end that sends one record at a time, and does not go on after the second, which begins with its
-/// certificate, before the server has refused it.
+/// A client that sends one record at a time, and pauses after the second, which begins with its certificate, until the
+/// server has refused it.
 struct Hesitant<'a> {
     socket: Socket,
     server: &'a Running,
     records: usize,
-    /// What was not written yet of the record that was begun, in bytes.
+    /// The unsent bytes of the current record.
     left: usize,
 }
 
@@ -76,7 +76,7 @@ fn tls13_client_that_sent_a_request_still_reads_the_alert() {
     let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS13, Some(&stranger()));
     let mut connection = client.connect().unwrap();
     server.reason(REASON);
-    // The first would be answered by a reset, if nobody was there to read it, and the second could not be sent.
+    // If the server had closed, the first would be answered by a reset, and the second could not be sent.
     for _ in 0..2 {
         connection.send(b"GET /site.cfg HTTP/1.1\r\nHost: ote.phones.example.com\r\n\r\n").unwrap();
     }
@@ -128,7 +128,7 @@ fn refused_client_is_closed_at_the_handshake_timeout() {
     let server = site.start();
     let watch = Watch::start();
     let mut refused = refused(&server);
-    // It reads the end of the server's half at once. What it still sends is taken until the server has closed.
+    // It reads the end of the server's side at once. The server reads what it sends until the server closes.
     while refused.write_all(&[0]).is_ok() {
         assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());
         std::thread::sleep(Duration::from_millis(10));
@@ -159,7 +159,7 @@ fn shutdown_does_not_wait_for_lingering_clients() {
     drop(refused);
 }
 
-/// Somebody who was told that there is no such name, and does not close.
+/// A client that was refused for its server name and does not close.
 fn refused(server: &Running) -> Socket {
     let mut socket = Socket::connect(server.address()).unwrap();
     socket.write_all(&Client::new(server.address(), Some("nobody.phones.example.com")).hello()).unwrap();

@@ -1,4 +1,4 @@
-//! Links: a decision holds for the path that was asked for and for the one that it leads to.
+//! Symlinks: access is checked for the requested path and for the real path.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
@@ -42,7 +42,7 @@ fn site() -> Site {
     site
 }
 
-/// Makes the link `constituencies/NAME` to `target`.
+/// Creates the symlink `constituencies/NAME` to `target`.
 fn link(site: &Site, name: &str, target: impl AsRef<Path>) {
     symlink(target, site.served(name)).unwrap();
 }
@@ -51,7 +51,7 @@ fn phone(server: &Running) -> Client {
     server.client("ote", &FACTORY.device(VVX500))
 }
 
-/// Asks for `path` and expects a refusal whose line in the log has `reason`.
+/// Requests `path` and asserts that it is refused with `reason` in the log.
 fn refused(server: &Running, path: &str, status: u16, reason: &str) {
     let got = phone(server).get(path).unwrap();
     assert_eq!(got.status, status, "{path}: {}", got.text());
@@ -87,7 +87,7 @@ fn symlink_within_the_constituency_is_followed() {
     assert_eq!(phone(&server).get("/dir").unwrap().status, 404, "a folder is none by a link either");
 }
 
-/// What is never served by its own name: where a link leads, and a file there.
+/// Symlink targets and files there that are never served under their own names.
 const HIDDEN: [(&str, &str); 6] = [
     ("#constituency.json#", "#constituency.json#"),
     ("Phones.csv", "Phones.csv"),
@@ -158,11 +158,11 @@ fn symlink_into_another_constituency_needs_shared() {
     for hidden in ["/firmware/.git/config", "/firmware/old~", "/firmware/constituency.json", "/ucs/constituency.json"] {
         refused(&server, hidden, 404, "never served");
     }
-    // A MAC address in the asked path is another's; one in the real path is nobody's to share, not even the asker's.
+    // A MAC in the requested path belongs to another phone; a MAC in the real path refuses everybody, even that phone.
     refused(&server, "/firmware/00005e0053c7.ld", 403, "the path holds 00005e0053c7");
     refused(&server, "/firmware/00-00-5e-00-53-0c/sip.ld", 404, "a phone's own file is never shared");
 
-    // What is shared is looked up on each request.
+    // `shared` is evaluated on each request.
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": {} }));
     eventually("the folder to be shared no more", || {
         (phone(&server).get("/image.ld").unwrap().status == 404).then_some(())

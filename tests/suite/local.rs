@@ -1,7 +1,7 @@
-//! Local mode and the demonstration: everything works on one machine, and nothing of it in public.
+//! Local mode and the demonstration, which serve only this machine.
 //!
-//! Its port is fixed, and may be anybody's here: servers run in a network of their own where they can, and the demo
-//! takes the next port that is free.
+//! Their port is fixed and may be in use here: servers run in a network namespace if possible, and the demo takes the
+//! next free port.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn demo_once(folder: &Path) -> Ended {
     provost(folder, &["demo", "--once"])
 }
 
-/// Constituencies without provost.json, in which the phones of the map are known.
+/// Constituencies without provost.json that list the phones of the map.
 fn folder_with(phones: &Value) -> Site {
     let site = Site::new();
     site.constituency("home", &json!({ "phones": phones, "uploads": {} }));
@@ -87,7 +87,7 @@ fn demo_refuses_to_run_beside_a_provost_json() {
 #[test]
 fn demo_takes_the_next_port_if_8443_is_in_use() {
     let ended = eventually("a demo while the usual port was taken all the time", || {
-        // If it is not ours to take, somebody else holds it, and may let it go before the demo asks.
+        // If the port cannot be bound, another process holds it, and may free it before the demo starts.
         let holder = std::net::TcpListener::bind("127.0.0.1:8443");
         let ended = demo_once(tempfile::tempdir().unwrap().path());
         (holder.is_ok() || ended.stderr.contains("is taken")).then_some(ended)
@@ -127,7 +127,7 @@ fn demo_keeps_serving_until_sigterm() {
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "its state is thrown away");
 }
 
-/// A server in local mode, in a network of its own; `None`, and said, where this user cannot have one.
+/// A server in local mode in a network namespace; `None`, after NOT RUN, if this user cannot create one.
 fn serve_locally(test: &str, site: &Site, environment: &str) -> Option<Running> {
     let alone = |script: &str| {
         let mut command = Command::new("unshare");
@@ -179,7 +179,7 @@ fn local_device_ca_is_not_trusted_beside_a_provost_json() {
     }
 }
 
-/// A phone that carries a certificate of the local device CA to a server that is not in local mode.
+/// A phone with a certificate of the local device CA at a server that is not in local mode.
 fn local_device(site: &Site, server: &Running) -> Ended {
     let url = format!("https://home.{}:{}/", crate::harness::site::DOMAIN, server.address().port());
     let elsewhere = tempfile::tempdir().unwrap();
@@ -190,7 +190,7 @@ fn local_device(site: &Site, server: &Running) -> Ended {
     provost(elsewhere.path(), &[&args[..], &["--ca", "ca.pem"]].concat())
 }
 
-/// The CA of the server's certificate, whichever of the two it is.
+/// The CA of the server's certificate, of either kind.
 fn ca_of(site: &Site) -> String {
     if site.config["certificate"].get("local_ca").is_some() {
         std::fs::read_to_string(site.path("state/server-ca/ca.pem")).unwrap()
@@ -215,7 +215,7 @@ fn listen_address_and_local_mode_are_logged_at_any_level() {
     }
 }
 
-/// What every command takes that is about a configuration; none of it is there.
+/// Every command that needs a configuration; its arguments do not exist.
 const ABOUT_A_CONFIGURATION: [&[&str]; 26] = [
     &["check"],
     &["certificate", "status"],

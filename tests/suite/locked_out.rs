@@ -1,4 +1,4 @@
-//! Known phones that are refused as unproven: said everywhere as a claim, never as a fact, and in one line.
+//! Known phones with unproven refusals: every output says that the refusal is unproven, and shows it in one line.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::harness::tool::provost;
 use crate::harness::{VVX500, VVX550, eventually, not_run};
 use crate::revocation::{issuing, pem_of};
 
-/// A site with operators, whose constituencies know two phones.
+/// A site with an operators' listener, whose constituencies list two phones.
 fn watched() -> Site {
     let mut site = Site::with_ote();
     let phones = json!({ VVX500: "the kitchen", VVX550: "the cellar" });
@@ -22,7 +22,7 @@ fn watched() -> Site {
     site
 }
 
-/// The state of a phone, by the API.
+/// The state of a phone by the API.
 fn state(operators: &Operators, constituency: &str, mac: &str) -> Value {
     operators.json(&format!("/api/phones/{constituency}/{mac}"))["phone"]["state"].clone()
 }
@@ -33,7 +33,7 @@ fn awaits(operators: &Operators, constituency: &str, mac: &str, wanted: &str) {
     eventually(&format!("{mac} to be {wanted}"), || (state(operators, constituency, mac) == wanted).then_some(()));
 }
 
-/// Asserts that it is said everywhere that the phone may be locked out, for `reason`, and that this is unproven.
+/// Asserts that every output says that the phone may be locked out, for `reason`, and that this is unproven.
 #[track_caller]
 fn assert_said(site: &Site, operators: &Operators, constituency: &str, mac: &str, reason: &str) {
     awaits(operators, constituency, mac, "locked_out");
@@ -153,7 +153,7 @@ fn strangers_cannot_flood_the_headlines_with_claims() {
     let claim = |server: &Running, mac: &str| {
         server.client("ote", &Identity::self_signed(&device_params(mac))).get("/site.cfg").unwrap_err();
     };
-    // On no list, or denied: no headline, however many.
+    // Phones that are unlisted or denied cause no headline, however many they are.
     (100..130).for_each(|number| claim(&server, &mac(number)));
     claim(&server, VVX500);
     claim(&server, &mac(0));
@@ -168,7 +168,7 @@ fn strangers_cannot_flood_the_headlines_with_claims() {
     eventually("all of them", || headline(&operators).contains(">10\u{a0}known phones</a>").then_some(()));
     assert_eq!(headline(&operators).matches("<li").count(), 1, "{}", headline(&operators));
     assert_eq!(state(&operators, "ote", VVX500), "denied");
-    // What the phone itself does afterwards counts more.
+    // Later requests of the phone itself take precedence.
     assert_eq!(server.client("ote", &FACTORY.device(&mac(3))).get("/site.cfg").unwrap().status, 200);
     eventually("nine of them", || headline(&operators).contains(">9\u{a0}known phones</a>").then_some(()));
 }

@@ -1,4 +1,4 @@
-//! What shells and readers are told of the command line: by real shells, and by man.
+//! Completions and man pages, with real shells and man.
 
 use std::path::Path;
 use std::process::Command;
@@ -43,7 +43,7 @@ fn zsh_and_fish_completions_load() {
     assert!(fish.stdout.lines().any(|line| line.starts_with("certificate\t")), "{fish:?}");
 }
 
-/// The page `text` as man shows it, without a warning.
+/// The text of a page as man renders it without a warning.
 fn shown(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("page.1");

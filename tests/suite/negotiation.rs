@@ -1,4 +1,4 @@
-//! What is agreed on in a handshake: certificate, cipher suite, protocol, by what the client offers.
+//! The negotiated certificate, cipher suite and protocol, depending on the client's offer.
 
 use std::sync::LazyLock;
 
@@ -8,11 +8,11 @@ use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tool::s_client;
 use crate::uploads::curl;
 
-/// The phone with a key of either kind; making an RSA key takes its time.
+/// The phone with a key of either type; generating an RSA key takes long.
 static RSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
 static ECDSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.device(VVX500));
 
-/// What openssl says of a connection on which it got its `site.cfg`, or of one that failed.
+/// openssl's report of a connection, with the content of `site.cfg` if it succeeded.
 struct Agreed {
     text: String,
 }
@@ -22,7 +22,7 @@ impl Agreed {
         self.text.contains("<site/>")
     }
 
-    /// `RSA`, `RSA-PSS` or `ECDSA`: with what the server signed the handshake.
+    /// The type of the server's signature: `RSA`, `RSA-PSS` or `ECDSA`.
     fn signature(&self) -> &str {
         self.after("Peer signature type: ")
     }
@@ -37,9 +37,9 @@ impl Agreed {
     }
 }
 
-/// Connects as the phone VVX500 with the `arguments` of `openssl s_client`, to a server whose certificate must verify.
+/// Connects as the phone VVX500 with the `arguments` of `openssl s_client` to a server whose certificate must verify.
 fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
-    // openssl does not show a certificate of a kind that it does not itself offer to verify.
+    // openssl shows no certificate of a type whose signatures it does not offer to verify.
     let takes_rsa = !arguments.contains("-sigalgs") || arguments.to_lowercase().contains("rsa");
     let device = if takes_rsa { &*RSA } else { &*ECDSA };
     let (chain, key) = device.write(&site.path(""), "device");
@@ -66,19 +66,19 @@ fn certificate_fits_the_signature_schemes_and_suites() {
     let site = Site::with_ote();
     let server = site.start();
     let cases = [
-        // TLS 1.3: the schemes alone decide.
+        // In TLS 1.3, the schemes alone decide.
         ("-tls1_3", "ECDSA"),
         ("-tls1_3 -sigalgs ECDSA+SHA256", "ECDSA"),
         ("-tls1_3 -sigalgs rsa_pss_rsae_sha256", "RSA-PSS"),
         ("-tls1_3 -sigalgs rsa_pss_rsae_sha256:ECDSA+SHA256", "ECDSA"),
-        // TLS 1.2: schemes and suites.
+        // In TLS 1.2, schemes and suites decide.
         ("-tls1_2", "ECDSA"),
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", "ECDSA"),
         ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256", "RSA-PSS"),
         ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256 -sigalgs ECDSA+SHA256:RSA+SHA256", "RSA"),
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256 -sigalgs RSA+SHA256", "RSA"),
         ("-tls1_2 -cipher ECDHE-RSA-CHACHA20-POLY1305:AES128-SHA -sigalgs RSA+SHA512", "RSA"),
-        // Suites of TLS 1.3 beside TLS 1.2 ones say nothing about TLS 1.2.
+        // TLS 1.3 suites in the offer do not matter for TLS 1.2.
         ("-cipher ECDHE-RSA-AES128-GCM-SHA256 -sigalgs rsa_pss_rsae_sha256:ECDSA+SHA256", "ECDSA"),
     ];
     for (arguments, signature) in cases {
@@ -176,7 +176,7 @@ fn curl_over_http_1_0_is_served() {
     server.access("a request of HTTP/1.0", |line| line["path"] == "/site.cfg" && line["status"] == 200);
 }
 
-/// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.
+/// A first key share of an unsupported group costs a client a round trip (`HelloRetryRequest`), not the connection.
 #[test]
 fn unsupported_key_share_gets_a_hello_retry_request() {
     let site = Site::with_ote();

@@ -1,4 +1,4 @@
-//! `provost ca`: a CA of one's own, from its making to the revocation of what it issued, judged by real openssl and curl.
+//! `provost ca`: an own CA from its creation to revocation, tested with real openssl and curl.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, namespace, within_a_second};
 use crate::print_phone_config::parameters;
 
-/// A site whose constituency `own` trusts a CA of its own beside the factory, and knows two phones.
+/// A site whose constituency `own` trusts its own CA besides the factory, and lists two phones.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["trust"]["own"] = json!(["state/ca/ca.pem"]);
@@ -25,7 +25,7 @@ fn site() -> Site {
     site
 }
 
-/// Makes the CA, and gives what it says.
+/// Creates the CA and returns the output.
 fn init(site: &Site) -> String {
     ca(site, &["init", "--name", "Test CA"]).stdout
 }
@@ -45,12 +45,12 @@ fn openssl(folder: &Path, arguments: &str) -> Ended {
     run(Command::new("openssl").args(arguments.split(' ')).current_dir(folder))
 }
 
-/// The certificates on record, as `list --json` shows them.
+/// The recorded certificates by `list --json`.
 fn listed(site: &Site) -> Vec<Value> {
     ca(site, &["list", "--json"]).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What curl gets with these arguments, which say where its certificate is.
+/// curl with these arguments, which name its certificate.
 fn curl(site: &Site, server: &Running, arguments: &[&str]) -> Ended {
     let name = format!("own.{DOMAIN}");
     let connect = format!("{name}:443:{}", server.address());
@@ -123,7 +123,7 @@ fn each_issued_format_works_with_curl_and_only_for_its_ca() {
     }
     let subject = openssl(&site.path(""), "x509 -in phone.pem -noout -subject -nameopt RFC2253").stdout;
     assert_eq!(subject, "subject=O=Acme & Sons,CN=00005E00530C\n");
-    // The factory's certificate is as good as none here, and one of our own as good as none elsewhere.
+    // The factory's certificate is not accepted here, and ours is not accepted elsewhere.
     let own = Identity::read(&site.path("phone.pem"), &site.path("phone.pem"));
     for (constituency, identity) in [("own", FACTORY.device(VVX500)), ("ote", own)] {
         let error = server.client(constituency, &identity).get("/site.cfg").unwrap_err();
@@ -151,7 +151,7 @@ fn certificate_is_issued_as_a_polycom_parameter_file() {
         ["publicCert", "privateKey"].map(|part| take(&format!("device.sec.TLS.customDeviceCert1.{part}")));
     assert_eq!(take("device.sec.TLS.profile.deviceCert1"), "Platform1");
     assert_eq!(take("device.sec.TLS.profileSelection.provisioning"), "PlatformProfile1");
-    // What is left says that all this counts.
+    // The remaining switches enable these parameters.
     let switches: Vec<&str> = parameters.keys().map(String::as_str).collect();
     assert_eq!(
         switches,
@@ -166,14 +166,14 @@ fn certificate_is_issued_as_a_polycom_parameter_file() {
     );
     assert!(parameters.values().all(|value| value == "1"), "{parameters:?}");
 
-    // What the phone reads there is PEM, line by line, and opens the door.
+    // The phone reads PEM with line breaks there, and the certificate is accepted.
     std::fs::write(site.path("certificate.pem"), certificate).unwrap();
     std::fs::write(site.path("key.pem"), key).unwrap();
     let server = site.start();
     let ended = curl(&site, &server, &["--cert", "certificate.pem", "--key", "key.pem"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "<own/>"), "{ended:?}");
 
-    // --format beats the ending.
+    // --format overrides the suffix.
     ca(&site, &["issue", VVX500, "--out", "forced.cfg", "--format", "pem"]);
     ca(&site, &["issue", VVX500, "--out", "forced.pem", "--format", "cfg"]);
     let read = |name: &str| std::fs::read_to_string(site.path(name)).unwrap();
@@ -224,7 +224,7 @@ fn unwritable_output_path_issues_no_certificate() {
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
         assert!(ended.stderr.starts_with(said), "{out}: {}", ended.stderr);
     }
-    // The certificate could be written, its key could not.
+    // The certificate can be written, but its key cannot.
     std::fs::write(site.path("x.key"), "").unwrap();
     let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", "x.der"]);
     assert!(ended.code == 1 && ended.stderr.contains("x.key is there already"), "{ended:?}");
@@ -290,7 +290,7 @@ fn revoked_certificate_is_refused_within_a_second() {
 
     let error = server.client("own", &lost).get("/site.cfg").unwrap_err();
     assert_eq!(alert(&error), Some(rustls::AlertDescription::CertificateRevoked));
-    // The ticket that this client holds is of a session before.
+    // The client's ticket is from an earlier session.
     let resuming = client.connect().and_then(|mut connection| {
         assert!(!connection.is_resumed());
         connection.get("/site.cfg")
@@ -303,7 +303,7 @@ fn revoked_certificate_is_refused_within_a_second() {
     assert!(line["reason"].as_str().unwrap().contains(&format!("(serial number {serial})")), "{line}");
     let open = server.access("the open connection", |line| line["status"] == 403);
     assert_eq!(open["reason"], line["reason"]);
-    // Everybody else has lost nothing, and another revocation does not change that.
+    // Other phones keep their sessions, also at another revocation.
     for _ in 0..2 {
         assert_eq!(beside.get("/site.cfg").unwrap().status, 200);
         let spare = issue(&site, VVX550, "spare.pem");
@@ -315,7 +315,7 @@ fn revoked_certificate_is_refused_within_a_second() {
         assert_eq!(beside.get("/site.cfg").unwrap().status, 200);
     }
     assert_eq!(server.client("own", &other).get("/site.cfg").unwrap().status, 200);
-    // A new certificate for the same phone counts.
+    // A new certificate for the same phone is accepted.
     let again = issue(&site, VVX500, "again.pem");
     assert_eq!(server.client("own", &again).get("/site.cfg").unwrap().status, 200);
 }
@@ -329,7 +329,7 @@ fn revocation_survives_a_restart_and_travels_with_ca_pem() {
     let server = site.start();
     assert!(server.client("own", &one).get("/site.cfg").is_err());
     assert_eq!(server.client("own", &two).get("/site.cfg").unwrap().status, 200);
-    // The CA lies elsewhere; what the server has is a copy.
+    // The CA is moved elsewhere; the server uses a copy of its certificate.
     std::fs::rename(site.path("state/ca"), site.path("stick")).unwrap();
     std::fs::create_dir(site.path("state/ca")).unwrap();
     std::fs::copy(site.path("stick/ca.pem"), site.path("state/ca/ca.pem")).unwrap();
@@ -432,7 +432,7 @@ fn trust_printed_by_ca_init_also_accepts_factory_phones() {
     site.config["trust"]["own"] = printed("provost.json: ")["trust"]["own"].clone();
     site.write_config();
     assert_eq!(printed("constituency.json: ")["trust"], json!(["polycom", "own"]));
-    // Nobody here has Polycom's key: the factory of the tests stands for it.
+    // Polycom's key is not available, so the tests' factory stands for it.
     site.constituency("own", &json!({ "trust": ["factory", "own"], "phones": { VVX500: "", VVX550: "" } }));
     site.file("own/site.cfg", "<own/>");
     let own = issue(&site, VVX500, "phone.pem");
@@ -466,7 +466,7 @@ fn virtual_phone_trusts_the_configured_local_ca() {
     }
     let stranger = boot(elsewhere.path(), &[]);
     assert!(stranger.code == 1 && stranger.stdout.contains("name the CA's certificate with --ca"), "{stranger:?}");
-    // A configuration that cannot be read is no reason to keep the phone from other servers.
+    // An unreadable configuration does not keep the phone from using other servers.
     std::fs::write(elsewhere.path().join("provost.json"), "{").unwrap();
     assert_eq!(boot(elsewhere.path(), &["--ca", site.path("state/server-ca/ca.pem").to_str().unwrap()]).code, 0);
 }

@@ -1,4 +1,4 @@
-//! The Debian package: really built, installed by dpkg into a root of the test's own, and removed; and the plain binary.
+//! The Debian package: built, installed by dpkg into a root folder of the test, and removed; and the plain binary.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,15 @@ use crate::harness::{is_here, not_run};
 
 const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
 
-/// cargo-deb, where `tests/run` has put it or on the path.
+/// cargo-deb from `tests/run`'s folder or from the PATH.
 fn cargo_deb() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_BIN_EXE_provost")).ancestors().nth(2).unwrap();
     let programs = [target.join("tools/bin/cargo-deb"), "cargo-deb".into()];
     programs.into_iter().find(|program| Command::new(program).arg("--version").output().is_ok())
 }
 
-/// The package of the binary under test, built once, as Cargo.toml and the README say, or `None` if `test` cannot run.
+/// The package of the binary under test, built once as Cargo.toml and the README say; `None`, after NOT RUN, if a
+/// program is missing.
 fn package(test: &str) -> Option<PathBuf> {
     static BUILT: LazyLock<Option<PathBuf>> = LazyLock::new(|| Some(build(&cargo_deb()?)));
     if !["dpkg", "dpkg-shlibdeps", "lintian"].into_iter().all(|program| is_here(test, program)) {
@@ -33,7 +34,7 @@ fn package(test: &str) -> Option<PathBuf> {
 
 fn build(cargo_deb: &Path) -> PathBuf {
     let laid = Path::new(MANIFEST).join("target/package");
-    // What an older provost laid there must not be packed.
+    // Files of an older version must not be packed.
     let _ = fs::remove_dir_all(&laid);
     let ended = provost(Path::new(MANIFEST), &["install", "--package", "--root", "target/package"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
@@ -84,7 +85,7 @@ fn debian_package_is_built_installed_and_removed_by_dpkg() {
     }
 }
 
-/// By dpkg itself, which runs the package's scripts, in a root without anything else.
+/// Uses dpkg, which runs the package's scripts, with an otherwise empty root folder.
 fn install_and_remove(package: &Path, root: &Path) {
     fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
     fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
@@ -106,7 +107,7 @@ fn install_and_remove(package: &Path, root: &Path) {
     assert!(!root.join("usr/local").exists() && !root.join("etc/systemd").exists());
     assert!(read("var/lib/dpkg/info/provost.conffiles").contains("/etc/provost/provost.json"));
 
-    // An update keeps the operator's configuration.
+    // An upgrade keeps the operator's configuration.
     fs::write(root.join("etc/provost/provost.json"), "mine").unwrap();
     fs::write(root.join("srv/provost/constituencies/site.cfg"), "a phone's").unwrap();
     dpkg(&["-i", package.to_str().unwrap()]);
@@ -129,7 +130,7 @@ fn lintian_finds_no_error_in_the_package() {
     let Some(package) = package(test) else { return };
     let judged = run(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(package));
     assert_eq!(judged.code, 0, "{judged:?}");
-    // There is no history of Debian's to tell, and a backtrace needs the names of functions.
+    // There is no Debian changelog, and backtraces need function names.
     let known = ["no-changelog", "unstripped-binary-or-object"];
     let errors = judged.stdout.lines().filter(|line| line.starts_with("E: "));
     let errors: Vec<&str> = errors.filter(|line| !known.iter().any(|known| line.contains(known))).collect();
@@ -142,7 +143,7 @@ fn binary_links_only_glibc_and_libgcc() {
     let libraries: Vec<&str> =
         needed.lines().filter_map(|line| line.split_once("Shared library: [")?.1.strip_suffix(']')).collect();
     assert!(libraries.contains(&"libc.so.6"), "{needed}");
-    // The last unwinds the stack of a panic, and is of no use without the others.
+    // The last unwinds the stack on a panic; it needs only the others.
     let known = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
     let is_known = |library: &&str| known.contains(library) || library.starts_with("ld-linux");
     assert!(libraries.iter().all(is_known), "{libraries:?}");

@@ -1,4 +1,4 @@
-//! Paths: their spellings, whose files they name, and what is never served.
+//! Paths: their spellings, the phones that they name, and files that are never served.
 
 use std::os::unix::net::UnixListener;
 
@@ -129,7 +129,7 @@ fn file_of_an_unlisted_mac_is_refused_in_every_spelling() {
         "0000.5e00.53c7.cfg",
         "deadbeefdeadbeef.bin",
         "00005e00530c/00005e0053c7.cfg",
-        // A pair in front of an address makes another one of it.
+        // A pair in front of an address makes it another one.
         "ab-00-00-5e-00-53-c7.cfg",
     ];
     let server = site.start();
@@ -192,7 +192,8 @@ fn names_with_other_digit_groups_are_served() {
     }
 }
 
-/// Makes in `ote` everything that is never served, and gives its paths; with a device file if this user may make one.
+/// Creates in `ote` every kind of file that is never served, and returns the paths; with a device file if this user may
+/// create one.
 fn never_served(site: &Site) -> (Vec<&'static str>, UnixListener) {
     let hidden = [
         "constituency.json.bak",
@@ -242,7 +243,7 @@ fn never_served(site: &Site) -> (Vec<&'static str>, UnixListener) {
     (paths, socket)
 }
 
-/// The bytes of an answer without its date.
+/// The bytes of a response without its date.
 fn bytes(client: &Client, method: &str, path: &str) -> String {
     let mut connection = client.connect().unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: ote.phones.example.com\r\nConnection: close\r\n");

@@ -1,4 +1,4 @@
-//! What `check` and the start of the server say of paths that others may read or change.
+//! Reports by `check` and at the server's start about paths that other users can read or change.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::provost;
 use crate::harness::{VVX500, eventually};
 
-/// A path, the strictest mode that breaks its rule, the loosest that does not, and what is said.
+/// A path, the strictest mode that breaks its rule, the loosest that does not, and the message.
 const RULES: [(&str, u32, u32, &str); 19] = [
     ("provost.json", 0o646, 0o664, "every user of this machine may change the configuration (mode 0646)"),
     ("rsa.pem", 0o602, 0o664, "every user of this machine may change the certificate (mode 0602)"),
@@ -48,7 +48,7 @@ fn set_mode(site: &Site, path: &str, mode: u32) {
     fs::set_permissions(site.path(path), PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// A site that has each of the paths, all with the loosest modes that are allowed.
+/// A site with each of these paths, all with the loosest allowed mode.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.constituency("pass", &json!({ "client_auth": "digest", "phones": { VVX500: "" } }));
@@ -70,7 +70,7 @@ fn site() -> Site {
     site
 }
 
-/// What `check` finds of permissions: the path, the message, the remedy.
+/// The findings of `check` about permissions: path, message, remedy.
 fn findings(site: &Site) -> Vec<(String, String, String)> {
     let ended = provost(&site.path("."), &["check", "--json"]);
     let findings = ended.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -98,7 +98,7 @@ fn check_reports_each_path_with_loose_permissions() {
         let [(file, said, remedy)] = &found[..] else { panic!("{path}: {found:?}") };
         assert!(file.ends_with(path), "{path}: {file}");
         assert_eq!(said, message, "{path}");
-        // The remedy is one: run as it stands, it leaves nothing to say.
+        // The remedy is a command; after running it, the finding is gone.
         let words: Vec<&str> = remedy.split(' ').collect();
         assert_eq!(words[0], "chmod", "{remedy}");
         let mode = u32::from_str_radix(words[1], 8).unwrap();
@@ -118,7 +118,7 @@ fn check_reports_a_world_writable_parent_folder() {
     let found = findings(&site);
     let (_, _, _, message) = RULES[18];
     assert!(found.iter().any(|(file, said, _)| said == message && site.path("").starts_with(file)), "{found:?}");
-    // As /tmp is: all may make files there, and only their owners may replace them.
+    // Like /tmp: every user may create files, and only their owners may replace them.
     set_mode(&site, "", 0o1777);
     assert!(findings(&site).iter().all(|(_, said, _)| !said.contains("replace")));
 }
@@ -139,7 +139,7 @@ fn server_logs_loose_permissions_at_start() {
     }
 }
 
-/// Every path beneath `folder` but links and uploads.
+/// Every path beneath `folder` except symlinks and uploads.
 fn paths_beneath(folder: &Path) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -159,7 +159,7 @@ fn check_covers_every_path_of_the_state_directory() {
     eventually("the phone history", || site.path("state/ledger/ledger.sqlite").exists().then_some(()));
     eventually("a last good policy", || site.path("state/last-good/ote.json").exists().then_some(()));
     assert_eq!(provost(&site.path("."), &["deny", VVX500]).code, 0);
-    // What ACME and local mode keep.
+    // Files of ACME and of local mode.
     for file in ["accounts/acme/account.key", "certs/rsa/1/key.pem", "server-ca/ca.key", "local/ca.key"] {
         fs::create_dir_all(site.path("state").join(file).parent().unwrap()).unwrap();
         fs::write(site.path("state").join(file), "").unwrap();

@@ -1,4 +1,4 @@
-//! The commands that say how phones are: `phones`, `phone-log`, `uploads`.
+//! The commands about the state of phones: `phones`, `phone-log`, `uploads`.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run};
 use crate::uploads::{LOG, files_below, phone};
 
-/// Whom Debian calls nobody, and the group nogroup.
+/// Debian's user nobody and group nogroup.
 const NOBODY: u32 = 65534;
 
-/// Runs a command that must be good, in the site's folder.
+/// Runs a command that must succeed, in the site's folder.
 #[track_caller]
 fn good(site: &Site, args: &[&str]) -> String {
     let ended = provost(&site.path("."), args);
@@ -29,19 +29,19 @@ fn bad(site: &Site, args: &[&str]) -> Ended {
     ended
 }
 
-/// The lines of a command that prints JSON.
+/// The JSON lines that a command prints.
 fn objects(site: &Site, args: &[&str]) -> Vec<Value> {
     let printed = good(site, &[args, &["--json"]].concat());
     printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The phones that `provost phones` lists, with further arguments.
+/// The phones that `provost phones` lists with further arguments.
 fn macs(site: &Site, args: &[&str]) -> Vec<String> {
     let phones = objects(site, &[&["phones"], args].concat());
     phones.iter().map(|phone| phone["mac"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A site with a phone that asked, a known one that never did, a stranger, and somebody who only claims to be a phone.
+/// A site with a served phone, a listed one without requests, an unknown one, and an unproven claim.
 fn site_with_visitors() -> (Site, Running) {
     let site = Site::with_ote();
     let phones = json!({ VVX500: "the kitchen", VVX550: "the cellar" });
@@ -52,7 +52,7 @@ fn site_with_visitors() -> (Site, Running) {
     let agent = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
     assert_eq!(phone(&server).request("GET", "/site.cfg", agent, b"").unwrap().status, 200);
     assert_eq!(phone(&server).request("GET", "/absent.cfg?\u{9b}2J", agent, b"").unwrap().status, 404);
-    // Of two in the same millisecond, the one that was written down first is the first.
+    // Of two requests in the same millisecond, the one recorded first counts as the earlier.
     server.access("the absent file", |line| line["status"] == 404);
     assert_eq!(server.client("lab", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
     assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
@@ -250,7 +250,7 @@ fn commands_run_by_root_keep_the_owner_of_state_files() {
     eventually("the ledger", || good(&site, &["phones"]).contains("known     20").then_some(()));
     good(&site, &["uploads", "list", VVX500]);
     all_of_nobody();
-    // After a crash the database's log lies beside it, and its index may be gone.
+    // After a crash, the database's log is still there, and its index may be missing.
     server.kill();
     std::fs::remove_file(site.path("state/ledger/ledger.sqlite-shm")).unwrap();
     good(&site, &["phones"]);
@@ -306,7 +306,7 @@ fn uploads_are_listed_printed_and_removed() {
     let which = bad(&site, &["uploads", "cat", VVX500, log]);
     assert!(which.stderr.contains("to lab and ote; say which one with --constituency"), "{}", which.stderr);
     assert_eq!(good(&site, &["uploads", "cat", VVX500, log, "--constituency", "lab"]), "lab");
-    // Whose uploads these are is proven, so that nobody else's are among them.
+    // The owner of these uploads is proven; they are not another phone's.
     server.client("lab", &OTHER_FACTORY.device(VVX500)).put(LOG, "", b"x").unwrap_err();
     assert_eq!(good(&site, &["uploads", "list", VVX500]).lines().count(), 2);
 }

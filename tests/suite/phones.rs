@@ -1,4 +1,5 @@
-//! The virtual phone: it asks what a Polycom asks, in its order, and says whether it was provisioned.
+//! The virtual phone: it requests the same files as a Polycom phone in the same order, and reports whether it was
+//! provisioned.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::harness::{STRANGER, VVX500};
 const VVX_500: &str = include_str!("traces/vvx-500-5.9.7.txt");
 const SOUNDPOINT_550: &str = include_str!("traces/soundpoint-550-4.0.15.txt");
 
-/// The constituencies that ship, served to phones of the test factory.
+/// The shipped constituencies, served to phones of the test factory.
 fn shipped() -> Site {
     let site = Site::new();
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("constituencies");
@@ -31,7 +32,7 @@ fn shipped() -> Site {
     site
 }
 
-/// Boots a phone of `mac` at `name`; its files lie in a folder of its own.
+/// Boots a phone with the MAC `mac` at `name`; its files are in a temporary folder.
 struct Booth(tempfile::TempDir);
 
 impl Booth {
@@ -60,7 +61,7 @@ impl Booth {
     }
 }
 
-/// The steps of a trace: method, file, program.
+/// The steps of a trace: method, file, User-Agent's program.
 fn steps(trace: &str, config: &[&str]) -> Vec<[String; 3]> {
     let mut steps = Vec::new();
     for line in trace.lines().filter(|line| !line.starts_with('#')) {
@@ -74,7 +75,7 @@ fn steps(trace: &str, config: &[&str]) -> Vec<[String; 3]> {
     steps
 }
 
-/// The same of what the server has logged; of a path only the file, because master configurations name folders.
+/// The same by the server's log; only the file of each path, because master configurations name folders.
 fn logged(server: &Running, count: usize) -> Vec<[String; 3]> {
     let lines = crate::harness::eventually("every request in the log", || {
         Some(server.access_lines()).filter(|lines| lines.len() >= count)
@@ -174,7 +175,7 @@ fn failed_boot_reports_its_reason() {
 
 #[test]
 fn connection_refused_is_reported_as_not_provisioned() {
-    // A port that was free a moment ago.
+    // A port that was just free.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let booth = Booth::new();
     let url = format!("https://ote.{DOMAIN}/");

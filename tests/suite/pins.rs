@@ -1,4 +1,4 @@
-//! Phones whose only certificate is signed by themselves: one that is pinned gets in, and nothing that resembles it.
+//! Phones with self-signed certificates: a pinned certificate is accepted, and nothing that resembles it.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
 const VERSIONS: [(&str, &SupportedProtocolVersion); 2] = [("1.2", &version::TLS12), ("1.3", &version::TLS13)];
 
-/// A site with the phone VVX500, which has a factory certificate, and `other` beside it.
+/// A site with the phone VVX500, which has a factory certificate, and `other` besides.
 fn site() -> Site {
     let site = Site::with_ote();
     site.constituency("other", &json!({ "trust": ["factory"], "phones": {} }));
@@ -28,7 +28,7 @@ fn site() -> Site {
     site
 }
 
-/// The fingerprint of `identity`, as openssl says it: pairs with colons.
+/// The fingerprint of `identity` in openssl's form: pairs with colons.
 fn fingerprint(site: &Site, identity: &Identity) -> String {
     let (chain, _) = identity.write(&site.path(""), "fingerprint");
     let said =
@@ -40,7 +40,7 @@ fn pin(site: &Site, phones: &[(&str, &str)]) {
     pin_as(site, phones, &[]);
 }
 
-/// The same, under further names.
+/// The same with aliases.
 fn pin_as(site: &Site, phones: &[(&str, &str)], aliases: &[&str]) {
     let mut all = json!({ VVX500: "vvx500" });
     for (mac, pin) in phones {
@@ -63,7 +63,7 @@ fn claims(site: &Site) -> Vec<Value> {
     lines.filter(|line| line["proven"] == false).collect()
 }
 
-/// A certificate that openssl makes for the CN `mac` and signs by itself.
+/// A self-signed certificate with the CN `mac`, made by openssl.
 fn made_by_openssl(site: &Site, mac: &str, key: &[&str], extensions: &[&str]) -> Identity {
     let folder = site.path("");
     std::fs::write(folder.join("openssl.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n").unwrap();
@@ -79,13 +79,13 @@ fn made_by_openssl(site: &Site, mac: &str, key: &[&str], extensions: &[&str]) ->
     Identity::of(vec![CertificateDer::from_pem_file(folder.join("own.pem")).unwrap()], key)
 }
 
-/// One GET by curl, which presents `identity`: the status, or what curl says went wrong.
+/// One GET by curl with `identity`: the status, or curl's error.
 fn curl(site: &Site, server: &Running, version: &str, identity: &Identity) -> Result<String, String> {
     let (chain, key) = identity.write(&site.path(""), "curl");
     let (name, port) = (format!("ote.{DOMAIN}"), server.address().port());
     let mut command = Command::new("curl");
     command.args(["-sSk", "-o", "/dev/null", "-w", "%{http_code}", &format!("--tlsv{version}"), "--tls-max", version]);
-    // Whatever certificate it is, curl presents it.
+    // Without these limits, curl presents any certificate.
     let no_limits = "openssl_conf=a\n[a]\nssl_conf=b\n[b]\nsystem_default=c\n[c]\nCipherString=DEFAULT@SECLEVEL=0\n";
     let limits = site.path("limits.cnf");
     std::fs::write(&limits, no_limits).unwrap();
@@ -147,7 +147,7 @@ fn certificate_resembling_a_pinned_one_is_refused() {
     let server = site.start();
     let params = device_params(STRANGER);
     let (real, other_key) = (Identity::self_signed(&params), Identity::self_signed(&params));
-    // Signed anew: the same name, the same key, other bytes.
+    // Signed again: the same name and key, other bytes.
     let signed_again = real.signed_again(&params);
     let of_other = own(VVX550);
     let mut other_name = CertificateParams::default();
@@ -159,7 +159,7 @@ fn certificate_resembling_a_pinned_one_is_refused() {
     let only_signs_certificates = Identity::self_signed(&only_signs_certificates);
     let chained = |identity: &Identity| identity.clone().and(&real.chain[0]);
 
-    // The pin that there is, who comes, and what is said of it.
+    // The pin, the presented certificate, and the reason.
     let cases = [
         (&real, other_key.clone(), "is signed by itself"),
         (&real, chained(&other_key), "a certificate that is no CA's was used to sign another"),
@@ -171,7 +171,7 @@ fn certificate_resembling_a_pinned_one_is_refused() {
         (&only_signs_certificates, only_signs_certificates.clone(), "keyUsage without digitalSignature"),
     ];
     for (number, (pinned, comes, reason)) in cases.iter().enumerate() {
-        // In force as soon as the alias is that came with it: the phone of the factory sees nothing else of all this.
+        // A new alias shows when the pin applies; for the factory's phone nothing changes.
         pin_as(&site, &[(STRANGER, &fingerprint(&site, pinned))], &[&format!("case-{number}")]);
         let known = server.client(&format!("case-{number}"), &FACTORY.device(VVX500));
         eventually("the pin", || (known.get("/site.cfg").ok()?.status == 200).then_some(()));
@@ -192,11 +192,11 @@ fn certificate_resembling_a_pinned_one_is_refused() {
     }
     assert_eq!(cases.len(), 8);
 
-    // Where it is pinned, and nowhere else.
+    // It is accepted only in the constituency that pins it.
     pin(&site, &[(STRANGER, &fingerprint(&site, &real))]);
     within_a_second("the pin", || server.client("ote", &real).get("/site.cfg").ok());
     assert!(alert(&server.client("other", &real).get("/site.cfg").unwrap_err()).is_some());
-    // Whoever has the certificate and not its key has nothing.
+    // The certificate without its key is useless.
     for (_, version) in VERSIONS {
         let stolen = CertifiedKey::new(
             real.chain.clone(),
@@ -208,10 +208,10 @@ fn certificate_resembling_a_pinned_one_is_refused() {
     }
 }
 
-/// How a pin ends, what makes it end, and what is said on a connection that is open.
+/// How a pin ends: a name, the action, and the reason logged on an open connection.
 type End<'a> = (&'a str, &'a dyn Fn(&str), &'a str);
 
-/// What a phone of the pinned certificate gets, on a connection that is open, on a resumed session, and anew.
+/// The answers to a pinned phone on an open connection, on a resumed session, and on a new one.
 fn open_resumed_and_new(
     client: &Client,
     fresh: &Client,
@@ -273,7 +273,7 @@ fn removed_or_changed_pin_refuses_its_phone_at_once() {
         }
     }
     assert_eq!(ends.len(), 4);
-    // What the pin had proven is proven no more.
+    // Without the pin, the certificate proves nothing.
     let refused = server.reason("does not pin the certificate");
     assert_eq!(refused["mac"], Value::Null, "{refused}");
     let seen = eventually("the claim", || claims(&site).into_iter().find(|claim| claim["mac"] == STRANGER));
@@ -323,7 +323,7 @@ fn pinned_phone_counts_as_a_known_phone_connection() {
         let client = server.client("ote", &identity).only(version, Some(&identity));
         assert_eq!(client.get("/site.cfg").unwrap().status, 200);
         assert!(client.resumes());
-        // A session that was made while the pin stood is a stranger's without it.
+        // A session from the time of the pin is that of an unknown phone after its removal.
         pin(&site, &[]);
         within_a_second("the end of the pin", || {
             client.connect().and_then(|mut connection| connection.get("/site.cfg")).is_err().then_some(())
@@ -343,7 +343,8 @@ fn factory_certificate_is_accepted_beside_a_pin() {
     within_a_second("the list", || (by_factory.get("/site.cfg").unwrap().status == 200).then_some(()));
 }
 
-/// The phone and somebody who poses as it come several times; waits until that is known. Gives both, and their claims.
+/// The phone and an impostor send requests several times; waits until these are recorded. Returns both, and their
+/// claims.
 fn phone_and_impostor(site: &Site, server: &Running) -> (Identity, Identity, Vec<Value>) {
     let (phone, impostor) = (own(STRANGER), own(STRANGER));
     for (identity, times) in [(&phone, 3), (&impostor, 2)] {
@@ -394,7 +395,7 @@ fn unproven_claims_list_certificates_and_addresses() {
     assert_eq!((log.matches("unproven: ").count(), log.matches("\n    from 127.0.0.1, 20").count()), (2, 2), "{log}");
 }
 
-/// Denied and allowed again, the phone that was pinned has to be compared again.
+/// After deny and allow, the fingerprint has to be compared again.
 fn denied_and_allowed_again(site: &Site, server: &Running, phone: &Identity) {
     let print = plain(site, phone);
     let claim = |what: &str, is_let_in_since: bool| {
@@ -424,14 +425,14 @@ fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
     let site = site();
     let server = site.start();
     let (phone, impostor, _) = phone_and_impostor(&site, &server);
-    // The plain way leaves it out, and says so.
+    // allow without a fingerprint pins none, and prints this.
     let allowed = command(&site, &["allow", STRANGER, "--constituency", "ote", "--note", "attic"]);
     assert_eq!((allowed.code, allowed.stdout.lines().count()), (0, 1));
     let pin = "provost allow 00005e0053aa --constituency ote --certificate-sha256";
     for said in ["00005e0053aa STAYS OUT: ", &plain(&site, &phone), ", refused: ", "signed by itself", pin] {
         assert!(allowed.stderr.contains(said), "{said}: {}", allowed.stderr);
     }
-    // A part of a fingerprint is none.
+    // A part of a fingerprint is invalid.
     for part in [&plain(&site, &phone)[..16], &plain(&site, &phone)[..63], "last", ""] {
         let ended = command(&site, &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", part]);
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{part}: {}", ended.stderr);
@@ -490,7 +491,7 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     let is_claim = |count: u64| move |line: &Value| line["proven"] == false && line["refusals"] == count;
     server.client("ote", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor", &is_claim(1));
-    // It has a certificate that counts, and was not on the list.
+    // Its certificate is trusted, but it was not listed.
     assert_eq!(server.client("ote", &by_factory).get("/site.cfg").unwrap().status, 403);
     known("the phone", &|line| line["proven"] == true && line["last_let_in"].is_null());
     assert_eq!(allow("ote"), "");
@@ -499,7 +500,7 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     });
     known("that it was let in", &|line| line["let_in_since"].is_string());
     assert_eq!(allow("ote"), "");
-    // Where it never came, what it proved elsewhere speaks for it.
+    // Where it never sent a request, its proven requests elsewhere count.
     assert_eq!(allow("other"), "");
     server.client("other", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor there", &|line| line["constituency"] == "other" && line["proven"] == false);
@@ -509,7 +510,7 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     known("the impostor again", &|line| is_claim(2)(line) && line["let_in_since"].is_null());
     assert!(allow("ote").starts_with("warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at "));
     assert_eq!(command(&site, &["deny", STRANGER, "--constituency", "ote"]).code, 0);
-    // A pin that lets it in needs no proof besides.
+    // With a pin, no proven request is needed.
     let pinned = command(
         &site,
         &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", &fingerprint(&site, &impostor)],

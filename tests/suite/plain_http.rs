@@ -1,4 +1,4 @@
-//! Plain HTTP on a trusted LAN: what it serves, to whom, and that it costs nobody else anything.
+//! Plain HTTP on a trusted LAN: which files it serves, to which networks, and within which limits.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::harness::socket::Socket;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, VVX550, eventually, within_a_second};
 
-/// A site that speaks plain HTTP to 127.0.0.0/24, for `ote`, and not for `other`, which has the same files.
+/// A site with plain HTTP for 127.0.0.0/24, enabled for `ote` and not for `other`, which has the same files.
 fn site() -> Site {
     let mut site = Site::new();
     site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/24"] });
@@ -33,12 +33,12 @@ fn start(site: &Site) -> Running {
     Running::start(site.command(), 2)
 }
 
-/// Where the server speaks plain HTTP.
+/// The address for plain HTTP.
 fn plain(server: &Running) -> SocketAddr {
     server.addresses[1]
 }
 
-/// curl, which asks `name` for `path`.
+/// curl, which requests `path` of `name`.
 fn curl(server: &Running, name: &str, path: &str, arguments: &[&str]) -> Ended {
     let (host, port) = (format!("{name}.{DOMAIN}"), plain(server).port());
     let mut command = Command::new("curl");
@@ -51,7 +51,7 @@ fn status(server: &Running, path: &str, arguments: &[&str]) -> u16 {
     ended.stdout.parse().unwrap_or_else(|_| panic!("{path}: {ended:?}"))
 }
 
-/// A connection of its own on which a test says what it likes.
+/// A connection for raw requests.
 struct Raw(Socket);
 
 impl Raw {
@@ -60,13 +60,13 @@ impl Raw {
         Self(stream)
     }
 
-    /// Asks for `path` with these whole header lines; gives the status, and the rest of the head.
+    /// Requests `path` with these whole header lines; returns the status and the rest of the head.
     fn ask(&mut self, path: &str, headers: &str) -> (u16, String) {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes()).unwrap();
         self.head()
     }
 
-    /// Reads one answer; gives the status, and the rest of the head.
+    /// Reads one response; returns the status and the rest of the head.
     fn head(&mut self) -> (u16, String) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -87,7 +87,7 @@ impl Raw {
         self.ask("/site.cfg", &format!("Host: {host}\r\n")).0
     }
 
-    /// The same; `None` if the server closes the connection instead. The rest of the answer stays unread.
+    /// The same; `None` if the server closes the connection instead. The rest of the response stays unread.
     fn try_status(&mut self, host: &str) -> Option<u16> {
         let mut line = [0; "HTTP/1.1 200".len()];
         write!(self.0, "GET /site.cfg HTTP/1.1\r\nHost: {host}\r\n\r\n").ok()?;
@@ -95,7 +95,7 @@ impl Raw {
         std::str::from_utf8(&line).ok()?.rsplit(' ').next()?.parse().ok()
     }
 
-    /// Whether the server closes it before patience ends.
+    /// Whether the server closes it within the timeout.
     fn is_closed(&mut self) -> bool {
         let ended = self.0.read_to_end(&mut Vec::new());
         ended.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true)
@@ -157,7 +157,7 @@ fn plain_http_serves_only_files_without_a_mac() {
         (&json!("ote"), &Value::Null, &Value::Null, &json!(404))
     );
     assert!(!site.path("state/uploads/ote").exists());
-    // The same phone over TLS has its own file, and is the only one that the ledger knows of.
+    // The same phone over TLS has its own file, and is the only one in the history.
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get(&own).unwrap().text(), "secret");
     let seen = eventually("the phone in the ledger", || {
         let listed = provost(&site.path("."), &["phones", "--json"]).stdout;
@@ -218,7 +218,7 @@ fn plain_http_selects_the_constituency_by_host_per_request() {
             "{name}: {head}"
         );
     }
-    // Not there, not open, not usable, too deep: not told apart.
+    // Missing, disabled, broken and too deep names get the same answer.
     let strip = |head: String| {
         head.lines().filter(|line| !line.to_lowercase().starts_with("date")).collect::<Vec<_>>().join("\n")
     };
@@ -284,12 +284,12 @@ fn plain_http_from_an_unlisted_network_is_closed_unread() {
     let line = server.reason("outside of the networks for plain HTTP");
     assert!(line["address"].as_str().unwrap().starts_with("127.0.1.1:"), "{line}");
     assert_eq!((&line["method"], &line["status"]), (&Value::Null, &Value::Null));
-    // Closed before a word was said.
+    // Closed before any byte is sent.
     let mut silent = Socket::connect(server.addresses[2]).unwrap();
     assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
     server
         .access("the IPv6 peer", |line| line["address"].as_str().is_some_and(|address| address.starts_with("[::1]:")));
-    // Nobody is kept from TLS by that.
+    // TLS clients are still served.
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
 }
 
@@ -335,7 +335,7 @@ fn plain_http_clients_use_only_anonymous_slots_and_time_out() {
             peer.try_status(&host("ote")).filter(|status| *status == 200).map(|_| peer)
         })
     });
-    // A header that does not end, and a silence: each has its time.
+    // An unfinished header and a silent connection each have their own timeout.
     first.0.write_all(b"GET /site.cfg HTTP/1.1\r\nHost: ").unwrap();
     assert!(first.is_closed() && second.is_closed());
     server.access("the slow one", |line| {

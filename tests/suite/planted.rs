@@ -1,4 +1,4 @@
-//! What the user of the service can plant in its folders, and what root's commands then do.
+//! Files planted by the service's user, and what root's commands do with them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -11,14 +11,14 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, not_run};
 
-/// What is in root's file, which is also valid where JSON is expected.
+/// The content of root's file, which is also valid JSON.
 const SECRET: &str = "\"root's secret\"";
 const UPLOAD: &str = "00005e00530c-app.log";
 
-/// What is planted.
+/// The kinds of planted files.
 const KINDS: [&str; 5] = ["link", "hard link", "fifo", "folder", "link instead of its folder"];
 
-/// Where, and the commands that read, write or remove what lies there. `DIR` is a folder of root's.
+/// The places, and the commands that read, write or remove what is there. `DIR` is a folder of root's.
 const PLACES: [(&str, &[&str]); 14] = [
     (
         "state/uploads/ote/00005e00530c/00005e00530c-app.log",
@@ -51,8 +51,8 @@ const PLACES: [(&str, &[&str]); 14] = [
     ("constituencies/ote/.constituency-4194305-0", &["allow 00005e0053c7 --constituency ote"]),
 ];
 
-/// A site whose folders belong to the user of the service, and root's folder with a file of the name `name`. Its
-/// certificates are obtained, or files.
+/// A site whose folders belong to the service's user, and root's folder with a file named `name`. Its certificates are
+/// obtained or from files.
 fn site_of_nobody(name: &str, is_obtained: bool) -> (Site, PathBuf) {
     let mut site = Site::with_ote();
     site.constituency("pass", &json!({ "client_auth": "digest", "phones": { VVX550: "" } }));
@@ -91,14 +91,14 @@ fn plant(kind: &str, place: &Path, roots: &Path) {
     }
 }
 
-/// Runs a command as root, for a while.
+/// Runs a command as root with a timeout.
 fn command(site: &Site, words: &str) -> Ended {
     let mut command = Command::new("timeout");
     command.args(["60", env!("CARGO_BIN_EXE_provost")]).args(words.split(' '));
     run(command.current_dir(site.path("")).env_remove("PROVOST_CONFIG"))
 }
 
-/// What lies in `folder` that is root's: name, inode, owner, mode and content.
+/// The content of root's `folder`: name, inode, owner, mode and content.
 fn state_of(folder: &Path) -> Vec<(String, u64, u32, u32, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -122,7 +122,7 @@ fn root_commands_neither_print_nor_change_planted_files() {
     for (place, commands) in PLACES {
         let name = place.rsplit('/').next().unwrap();
         for kind in KINDS {
-            // Commands that change what they find get it planted again.
+            // It is planted again after each command that changes it.
             for words in commands {
                 let (site, roots) =
                     site_of_nobody(name, ["state/certs/", "state/renewal"].iter().any(|it| place.starts_with(it)));
@@ -130,7 +130,7 @@ fn root_commands_neither_print_nor_change_planted_files() {
                 fs::create_dir(site.path("state")).unwrap();
                 plant(kind, &site.path(place), &roots);
                 give_away(&site);
-                // `chown` gives a hard link's file away as well.
+                // `chown` changes the owner of a hard link's file too.
                 std::os::unix::fs::chown(roots.join(name), Some(0), Some(0)).unwrap();
                 let out = site.path("out");
                 fs::create_dir(&out).unwrap();
@@ -148,7 +148,7 @@ fn root_commands_neither_print_nor_change_planted_files() {
                 assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("Usage:"), "{said}");
                 assert_eq!(state_of(&roots), before, "{said}");
                 for copy in files_of(&site.served("")) {
-                    // The hard link itself is root's file.
+                    // The hard link is root's file itself.
                     let is_planted = copy == site.path(place);
                     assert!(is_planted || !fs::read(&copy).unwrap().ends_with(SECRET.as_bytes()), "{copy:?}: {said}");
                 }

@@ -1,4 +1,4 @@
-//! The commands that change who is served: `allow`, `deny`, `constituency`.
+//! The commands that edit policies: `allow`, `deny`, `constituency`.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -134,7 +134,7 @@ fn policy_edits_keep_format_and_mode_or_change_nothing() {
 fn temporary_file_of_a_killed_allow_is_removed_by_the_next() {
     let site = Site::with_ote();
     site.write_config();
-    // Linux gives no process such a number.
+    // Linux does not use such process numbers.
     let [left, linked] = [".constituency-4194305-0", ".constituency-4194306-3"];
     let running = format!(".constituency-{}-0", std::process::id());
     for name in [left, running.as_str(), ".constituency.json", "constituency-4194305-0", ".constituency-4194305-0.cfg"]
@@ -195,7 +195,7 @@ fn files_changed_by_root_keep_the_owner_of_their_folder() {
     }
     assert_eq!(std::fs::metadata(site.served("bare/constituency.json")).unwrap().mode() & 0o777, 0o640);
 
-    // A program that runs as its owner must not become one that runs as root.
+    // A setuid program must not become one of root's.
     for (name, mode) in [("ote/site.cfg", 0o4755), ("ote/langs", 0o2750), ("ote/langs/fr.xml", 0o6755)] {
         if name == "ote/langs" {
             site.file("ote/langs/fr.xml", "x");
@@ -209,7 +209,8 @@ fn files_changed_by_root_keep_the_owner_of_their_folder() {
         assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, mode), "{name}");
     }
 
-    // The folder of the constituencies may be a link that a deployment sets. Root goes where that user may go.
+    // The constituencies' folder may be a symlink set by a deployment. Root's command reaches only what its owner may
+    // reach.
     let deployed = site.path("deployed");
     std::fs::rename(site.path("constituencies"), &deployed).unwrap();
     std::os::unix::fs::chown(&deployed, Some(65534), Some(65533)).unwrap();
@@ -229,7 +230,7 @@ fn files_changed_by_root_keep_the_owner_of_their_folder() {
     assert!(files_below(&roots).is_empty());
     link(&deployed);
 
-    // Somebody else may not, and is told so.
+    // Another user must not, and gets an error.
     let mut other = Command::new("setpriv");
     other.args(["--reuid=1", "--regid=1", "--clear-groups", env!("CARGO_BIN_EXE_provost")]);
     let ended = run(other.args(["allow", VVX500, "--constituency", "ote", "--note", "x"]).current_dir(site.path(".")));
@@ -353,7 +354,7 @@ fn constituency_list_shows_what_a_server_does_with_it() {
         assert_eq!((ended.code, lines.len()), (1, 1), "{ended:?}");
         lines[0].clone()
     };
-    // A server that runs may have had a good one.
+    // A running server may have a last good policy.
     let unknown = listed(&site);
     assert_eq!(unknown["served"], false, "{unknown}");
     let message = unknown["problems"][0]["message"].as_str().unwrap();

@@ -1,5 +1,5 @@
-//! `provost print dhcp`: the real DHCP servers take what it prints, whatever stands in a note, and offer it to phones beside
-//! the addresses that the site reserves for them.
+//! `provost print dhcp`: real DHCP servers accept its output, whatever the notes contain, and offer the options to
+//! phones besides the site's own reservations.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, copy_program, provost, run};
 use crate::harness::{VVX500, VVX550, is_here, not_run};
 
-/// Notes that want out of where they stand, in one dialect or another.
+/// Notes that try to break out of a string or comment of some format.
 const HOSTILE: [&str; 16] = [
     "\"; } host evil { hardware ethernet 00:00:5e:00:53:ff; } #",
     "'; /quit; \"",
@@ -32,7 +32,7 @@ const HOSTILE: [&str; 16] = [
     "",
 ];
 
-/// The usual site, whose constituency knows a phone for each hostile note, and one with a very long note.
+/// The usual site, whose constituency lists a phone for each hostile note, and one with a very long note.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["listen"] = json!(["127.0.0.1:443"]);
@@ -54,16 +54,16 @@ fn print(site: &Site, format: &str, more: &[&str]) -> Ended {
     provost(&site.path("."), &[&["print", "dhcp", "--constituency", "ote", "--format", format], more].concat())
 }
 
-/// What is printed, with everything that can be asked for.
+/// The output with every option.
 fn printed(site: &Site, format: &str) -> String {
     let ended = print(site, format, &EVERYTHING);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
     ended.stdout
 }
 
-/// Lets the DHCP server `command` read the file that `text` makes; its name follows the arguments.
+/// Lets the DHCP server `command` check a file with `text`, whose name follows the arguments.
 ///
-/// Where `AppArmor` confines these programs, they may not read files anywhere: a copy is not confined.
+/// AppArmor may confine these programs to some folders; a copy is not confined.
 fn judged(command: &str, arguments: &[&str], text: &str) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.conf");
@@ -136,7 +136,8 @@ fn kea_accepts_the_printed_configuration() {
     assert!(json["Dhcp4"].get("reservations").is_none(), "{text}");
 }
 
-/// No program of MikroTik's runs here, so this is our own reading of its syntax: a menu, or `add` with `key=value`.
+/// MikroTik's software is not available here, so this is our own parser of its syntax: a menu, or `add` with
+/// `key=value`.
 #[test]
 fn printed_routeros_lines_use_only_known_keys() {
     let text = printed(&site(), "mikrotik");
@@ -177,7 +178,7 @@ fn printed_routeros_lines_use_only_known_keys() {
     }
 }
 
-/// The pairs of a command; a value is a bare word, or a quoted one of plain characters and escaped bytes.
+/// The pairs of a command; a value is a bare word, or a quoted string of plain characters and escaped bytes.
 fn words(line: &str) -> Vec<(String, String)> {
     let mut rest = line;
     let mut words = Vec::new();
@@ -365,20 +366,20 @@ fn phone_listed_in_two_constituencies_is_a_dhcp_warning() {
 }
 
 const FORMATS: [&str; 4] = ["isc", "kea", "dnsmasq", "mikrotik"];
-/// What a phone asks for.
+/// The options that a phone requests.
 const ASKED: [u8; 9] = [1, 2, 42, 51, 66, 100, 101, 128, 160];
-/// A device that is no phone of ours.
+/// A device that is not a listed phone.
 const PRINTER: &str = "00005e0053fe";
 const VVX601: &str = "00005e0053ee";
 
-/// `ote` knows two phones.
+/// `ote` lists two phones.
 fn two_phones() -> Site {
     let site = site();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "the kitchen", VVX550: "" } }));
     site
 }
 
-/// A LAN, inside; outside, the test is run inside.
+/// Creates a LAN in the namespace; outside, the test is run inside.
 fn lan(test: &str, program: &str) -> bool {
     if !namespace::is_inside(test, &[]) {
         return false;
@@ -390,7 +391,7 @@ fn lan(test: &str, program: &str) -> bool {
     is_here(test, program)
 }
 
-/// What `print dhcp` prints for `constituency`, or the test fails.
+/// The output of `print dhcp` for `constituency`, which must succeed.
 fn taken(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String {
     let words = [&["print", "dhcp", "--format", format, "--constituency", constituency], more].concat();
     let ended = provost(&site.path("."), &words);
@@ -398,7 +399,7 @@ fn taken(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String
     ended.stdout
 }
 
-/// Kea's configuration of the LAN, with every list of what is printed appended to the list of the same name.
+/// Kea's configuration of the LAN, with the lists of the output appended to the lists of the same names.
 fn merged(mut config: Value, printed: &[String]) -> String {
     for text in printed {
         let printed: Value = serde_json::from_str(text).unwrap();
@@ -412,7 +413,8 @@ fn merged(mut config: Value, printed: &[String]) -> String {
     config.to_string()
 }
 
-/// A phone with a reservation keeps its address; a phone without one, and another constituency's, get theirs from the pool.
+/// A phone with a reservation keeps its address; a phone without one and another constituency's get theirs from the
+/// pool.
 #[track_caller]
 fn adds_to_what_is_there(mut server: DhcpServer) {
     for (mac, address, url) in [
@@ -438,7 +440,7 @@ fn adds_to_what_is_there(mut server: DhcpServer) {
     assert_eq!(offer.text(101).unwrap(), "Europe/Berlin");
 }
 
-/// A second constituency, whose phone the other one does not know.
+/// A second constituency with a phone that the first does not list.
 fn with_prod() -> Site {
     let site = two_phones();
     site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX601: "the \"lab\"; }" } }));
@@ -460,10 +462,10 @@ fn dhcpd_adds_options_to_reservations() {
     let prod = |more: &[&str]| taken(&site, "isc", "prod", more);
     let without = &["--without-definitions"][..];
     for (own, ote, prod) in [
-        // The site's own definitions, with and without ours beside them, in either order.
+        // The site's own definitions, with and without ours besides, in either order.
         (own.to_owned(), ote(without), prod(without)),
         (own.to_owned(), ote(&[]), prod(&[])),
-        // None of its own, or another name.
+        // No own definition, or one with another name.
         (own.replace("option polycom", "# "), ote(&[]), prod(without)),
         (own.replace("polycom-server", "provision-url"), ote(&[]), prod(without)),
     ] {
@@ -471,7 +473,7 @@ fn dhcpd_adds_options_to_reservations() {
         adds_to_what_is_there(DhcpServer::start(Program::Dhcpd, &text));
     }
     assert!(!ote(without).contains(" code 1"), "{}", ote(without));
-    // As the print says.
+    // As the output's comment says.
     assert!(ote(&[]).contains("What a phone's own host declaration or its group sets wins"));
     let old = own.replace("host a {", "host a { option polycom-server \"https://old.example.com/\";");
     let url = |config: &str| {
@@ -511,7 +513,7 @@ fn kea_adds_options_to_reservations() {
         adds_to_what_is_there(DhcpServer::start(Program::Kea, &text));
     }
     assert!(!ote(without).contains("option-def"), "{}", ote(without));
-    // As the print says.
+    // As the output's comment says.
     assert!(ote(&[]).contains("What a subnet, a pool or a reservation says of an option wins"));
     assert!(ote(&[]).contains("the first one counts: put this before the others"));
     let class = json!({
@@ -551,8 +553,8 @@ dhcp-option=tag:lab,3";
     assert_eq!(server.offer(PRINTER, &ASKED).text(160).unwrap(), "https://old.example.com/");
 }
 
-/// All that the site of a user of ISC's dhcpd has for its phones, from one print; of the lease times as much as the server
-/// has.
+/// Asserts all that an ISC dhcpd site gets for its phones from one output; and, of the lease times, what the server
+/// supports.
 #[track_caller]
 fn reserves_addresses(mut server: DhcpServer, url: &str, longest: Option<u32>) {
     for (mac, address) in [(VVX500, "192.0.2.30"), (VVX550, "192.0.2.31")] {

@@ -1,4 +1,4 @@
-//! `provost print phone-config`: a parameter file that is XML, and says what it was asked to say.
+//! `provost print phone-config`: a valid XML parameter file with the requested settings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::harness::site::{DOMAIN, Site};
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, namespace};
 
-/// A site whose certificate is from a CA that the machine does not know.
+/// A site whose certificate is from a CA unknown to the machine.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["listen"] = json!(["127.0.0.1:443"]);
@@ -27,7 +27,7 @@ fn print(site: &Site, more: &[&str]) -> Ended {
     provost(&site.path("."), &[&["print", "phone-config", "--constituency", "ote"], more].concat())
 }
 
-/// All parameters of a file that a phone reads, whichever element they stand at.
+/// All parameters of a file that a phone reads, at any element.
 pub fn parameters(text: &str) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.cfg");
@@ -116,12 +116,12 @@ fn root_is_derived_from_the_certificate_in_use() {
         CertificateDer::from_pem_slice(parameters(&ended.stdout)["device.sec.TLS.customCaCert1"].as_bytes()).unwrap()
     };
 
-    // A chain that has its root in it, which is the other one's, too.
+    // A chain that includes its root, which is also the root of the other pair.
     let chain = std::fs::read_to_string(site.path("rsa.pem")).unwrap();
     std::fs::write(site.path("rsa.pem"), format!("{chain}{}", SERVER_CA.pem())).unwrap();
     assert_eq!(root(&site), *SERVER_CA.certificate.der());
 
-    // One whose root the machine knows.
+    // A chain whose root the machine trusts.
     std::fs::write(site.path("rsa.pem"), &chain).unwrap();
     let known = run(Command::new(env!("CARGO_BIN_EXE_provost"))
         .args(["print", "phone-config", "--constituency", "ote"])
@@ -130,7 +130,7 @@ fn root_is_derived_from_the_certificate_in_use() {
     assert_eq!((known.code, known.stderr.as_str()), (0, ""));
     assert!(known.stdout.contains(pem("CERTIFICATE", SERVER_CA.certificate.der()).lines().nth(1).unwrap()));
 
-    // Our own CA, once there is one.
+    // The local CA, once it exists.
     site.config["certificate"] = json!({ "local_ca": {} });
     site.config["listen"] = json!(["127.0.0.1:0"]);
     site.write_config();
@@ -139,7 +139,7 @@ fn root_is_derived_from_the_certificate_in_use() {
     drop(site.start());
     assert_eq!(root(&site), CertificateDer::from_pem_file(site.path("state/server-ca/ca.pem")).unwrap());
 
-    // Let's Encrypt's, before the first certificate.
+    // Let's Encrypt's roots, before the first certificate.
     let dns = json!({ "primary": "127.0.0.1", "tsig_key_file": "absent.key", "zone": "example.com" });
     site.config["certificate"] = json!({ "acme": { "terms_of_service_agreed": true, "dns": dns } });
     site.config["state"] = json!("another");
@@ -200,7 +200,7 @@ fn printed_server_name_contains_a_nonstandard_port() {
     }
 }
 
-/// The certificates that the phone is to trust, in order.
+/// The root certificates for the phone, in order.
 fn roots(parameters: &BTreeMap<String, String>) -> Vec<CertificateDer<'static>> {
     let numbered = (1..).map_while(|number| parameters.get(&format!("device.sec.TLS.customCaCert{number}")));
     let all: Vec<_> = numbered.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect();
@@ -209,7 +209,7 @@ fn roots(parameters: &BTreeMap<String, String>) -> Vec<CertificateDer<'static>> 
     all
 }
 
-/// A server certificate for the site below `ca`.
+/// A server certificate of the site issued by `ca`.
 fn below(ca: &Ca) -> Identity {
     let mut params = CertificateParams::new(vec![format!("*.{DOMAIN}"), DOMAIN.to_owned()]).unwrap();
     params.distinguished_name = named(DOMAIN);
@@ -225,7 +225,7 @@ fn phone_config_contains_the_root_of_every_pair() {
     assert!(unknown.code == 2 && unknown.stderr.contains("the root \"CN=Test Server CA\""), "{unknown:?}");
     let found = roots(&printed(&site, &[]));
     assert_eq!(found, [SERVER_CA.certificate.der().clone(), other.certificate.der().clone()], "RSA first");
-    // Several may be named.
+    // Several roots may be named.
     below(&other).write(&site.path("."), "ec");
     std::fs::write(site.path("other.pem"), other.pem()).unwrap();
     let third = Ca::root("A Third CA");
@@ -235,7 +235,7 @@ fn phone_config_contains_the_root_of_every_pair() {
     assert_eq!(parameters["device.sec.TLS.profile.caCertList1"], "All");
 }
 
-/// What a server has stored of a certificate that `identity` is, from the CA of `directory`.
+/// Stores `identity` as a certificate that the server obtained from the CA of `directory`.
 fn store(site: &Site, lineage: &str, identity: &Identity, directory: &str) {
     let folder = site.path("state/certs").join(lineage);
     let generation = folder.join("1");
@@ -302,7 +302,7 @@ fn phone_config_counts_the_addresses_of_the_server() {
     site.write_config();
     assert_eq!(servers(&site, &[]).as_deref(), Some("2"), "IPv4 only");
 
-    // DNS knows better.
+    // DNS is queried where it is available.
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let lines = (1..=9).map(|last| format!("192.0.2.{last} ote.phones.example.com\n"));

@@ -1,5 +1,5 @@
-//! Whether phones can be served, and whether the certificates last: one function decides, and the page, the API, the
-//! metrics, `/readyz`, `check` and `certificate status` say the same.
+//! Readiness and the state of certificates: the page, the API, the metrics, `/readyz`, `check` and `certificate status`
+//! agree, because one function decides.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use crate::harness::{eventually, not_run};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is said of the certificates, wherever it is said.
+/// The outputs about the certificates.
 struct Said {
     ready: (u16, String),
     certificates: Vec<Value>,
@@ -42,7 +42,7 @@ fn said(site: &Site, server: &Running) -> Said {
 }
 
 impl Said {
-    /// Asserts that all say that the certificate for `name` is at this level, in this state, and for this reason.
+    /// Asserts that all outputs report this level, state and reason for the certificate of `name`.
     #[track_caller]
     fn assert_all_say(&self, key: &str, name: &str, (level, state): (&str, &str), reason: &str) {
         let is_it = |it: &&Value| it["key"] == key && it["names"][0] == name;
@@ -86,7 +86,7 @@ impl Said {
     }
 }
 
-/// A server certificate for `name` that began so long ago and lasts so long.
+/// A server certificate for `name` of this age and lifetime.
 fn certificate(name: &str, is_rsa: bool, age: Duration, lifetime: Duration) -> Identity {
     let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
@@ -95,7 +95,7 @@ fn certificate(name: &str, is_rsa: bool, age: Duration, lifetime: Duration) -> I
     if is_rsa { SERVER_CA.issue_rsa(&params) } else { SERVER_CA.issue(&params) }
 }
 
-/// A site with operators, whose phones find a master configuration.
+/// A site with an operators' listener, whose phones find a master configuration.
 fn watched() -> Site {
     let mut site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
@@ -144,7 +144,8 @@ fn one_expiring_pair_beside_valid_ones_is_reported() {
         site.config["certificate"]["files"].as_array_mut().unwrap().extend(pairs);
         let server = site.start();
         let key = if is_rsa { "RSA" } else { "ECDSA" };
-        // The site's own certificate is for the wildcard too; of two of one kind and name, the worse one counts.
+        // The site's own certificate is for the wildcard too; of two with the same key type and names, the worse one
+        // counts.
         let said = said(&site, &server);
         let levels: Vec<&str> = said.certificates.iter().filter_map(|it| it["level"].as_str()).collect();
         assert_eq!(levels.iter().filter(|level| **level == "error").count(), 1, "{:?}", said.certificates);
@@ -170,7 +171,7 @@ fn server_without_a_valid_certificate_is_not_ready() {
         assert!(said.ready.0 == 503 && said.ready.1.contains(reason), "{:?}", said.ready);
         said.assert_all_say("RSA", &wildcard, ("error", state), "expired at");
         assert_alert(&said.metrics, "ProvostNotReady", true);
-        // Another that is valid is enough.
+        // Another valid one is enough.
         let files = site.config["certificate"]["files"].as_array_mut().unwrap();
         files.push(json!({ "chain": "ec.pem", "key": "ec.key" }));
         drop(server);
@@ -183,7 +184,7 @@ fn server_without_a_valid_certificate_is_not_ready() {
 #[test]
 fn expired_pair_is_not_presented_beside_a_valid_one() {
     let (exact, wildcard) = (format!("home.{DOMAIN}"), format!("*.{DOMAIN}"));
-    // The name and the kind of key of the expired pair.
+    // The names and the key type of the expired pair.
     for (name, is_rsa) in [(&exact, true), (&exact, false), (&wildcard, false), (&wildcard, true)] {
         let mut site = watched();
         site.constituency("home", &json!({ "client_auth": "none", "certificate_names": "exact" }));
@@ -209,7 +210,7 @@ fn expired_pair_is_not_presented_beside_a_valid_one() {
 fn server_presenting_only_an_expired_certificate_is_not_ready() {
     let mut site = watched();
     certificate(&format!("*.{DOMAIN}"), true, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
-    // Phones of other constituencies refuse this one as much.
+    // Phones of other constituencies refuse this one too.
     certificate(&format!("other.{DOMAIN}"), false, DAY, 90 * DAY).write(&site.path("."), "other");
     let pair = |name: &str| json!({ "chain": format!("{name}.pem"), "key": format!("{name}.key") });
     site.config["certificate"] = json!({ "files": [pair("expired"), pair("other")] });
@@ -218,7 +219,7 @@ fn server_presenting_only_an_expired_certificate_is_not_ready() {
     assert!(ready.status == 503 && ready.body.contains("the RSA certificate expired at"), "{ready:?}");
 }
 
-/// A site whose only pair is `own`, this identity.
+/// A site whose only pair is `own` with this identity.
 fn presenting(own: &Identity) -> Site {
     let mut site = watched();
     own.write(&site.path("."), "own");
@@ -359,7 +360,7 @@ fn assert_alert(metrics: &str, alert: &str, fires: bool) {
     }
 }
 
-/// A site that obtains its certificate from a CA that cannot be reached, and has one that began so long ago.
+/// A site whose CA is unreachable, with an obtained certificate of this age and lifetime.
 fn cannot_renew(age: Duration, lifetime: Duration, names: &[String]) -> Site {
     let mut site = watched();
     let key = "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };";
@@ -406,7 +407,7 @@ fn overdue_renewal_is_reported_everywhere() {
         let said = said(&site, &server);
         assert_eq!(said.ready.0, 200, "{:?}", said.ready);
         said.assert_all_say("RSA", &names[0], level, reason);
-        // Without a server, it is what is on the disk that is judged.
+        // Without a server, the files are judged.
         drop(server);
         let stored = provost(&site.path("."), &["certificate", "status"]);
         assert_eq!(stored.code, i32::from(level == error), "{stored:?}");
@@ -439,7 +440,7 @@ fn server_with_no_constituency_is_not_ready_and_alerts() {
     is_ready("only a broken policy", 503, "nothing is served: ote: ");
     site.constituency("ote", &json!({ "client_auth": "none" }));
     is_ready("a good policy", 200, "ready");
-    // The last good one serves phones.
+    // The last good policy serves phones.
     std::fs::write(site.served("ote/constituency.json"), "{").unwrap();
     server.says("the last good policy stays in force");
     is_ready("a last good policy", 200, "ready");

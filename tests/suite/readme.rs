@@ -1,5 +1,5 @@
-//! The manual (README.md and `docs`): its commands and configurations work as written, its tables are those of the
-//! schemas, and its links lead somewhere.
+//! The manual (README.md and `docs`): its commands and configurations work as written, its tables equal the schemas,
+//! and its links resolve.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -22,7 +22,7 @@ use crate::harness::tls::Client;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
 
-/// The section of the way from a bare machine to a service.
+/// The section about setting up a service on a bare machine.
 const GOING_PUBLIC: (&str, &str) = ("docs/going-public.md", "## From a bare server to a service");
 
 /// The fenced shell blocks of the README.
@@ -104,7 +104,7 @@ fn reference_tables_equal_the_schemas() {
     assert!(text == page("docs/reference.md"), "{advice}");
 }
 
-/// All keys that `schema` has anywhere.
+/// All keys in `schema`.
 fn keys(schema: &serde_json::Value, found: &mut BTreeSet<String>) {
     match schema {
         serde_json::Value::Object(object) => {
@@ -223,7 +223,7 @@ fn documented_dhcp_and_phone_config_commands_print() {
     let commands = commands(text);
     assert_eq!(commands.len(), 2, "{commands:?}");
     let commands: Vec<Vec<&str>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
-    // It makes the CA that phones shall trust.
+    // It creates the CA that phones are to trust.
     drop(site.start());
     let printed = |command: &[&str]| {
         let ended = provost(&site.path("."), command);
@@ -248,7 +248,7 @@ fn documented_dhcp_and_phone_config_commands_print() {
 
 #[test]
 fn first_phone_boots_as_documented() {
-    // A network of its own: local mode's port is fixed, and other tests and people use it too.
+    // In a network namespace, because local mode's port is fixed and may be in use.
     let isolated = |script: &str, folder: &Path| {
         let script = format!("set -e; ip link set lo up; {script}");
         run(command("unshare").args(["-rn", "sh", "-c", &script]).current_dir(folder))
@@ -284,7 +284,7 @@ fn first_phone_boots_as_documented() {
     assert!(read("access.log").contains("00005e0053aa is not known to home"));
 }
 
-/// A bare machine, as Debian and its registrar leave it: only inside.
+/// A bare machine, as installed by Debian, with its domain delegated; only inside the namespace.
 struct Machine {
     bind: Named,
     /// The root of DNS and `com`, which delegates `example.com` to this machine.
@@ -292,8 +292,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// Everything that would be written is in memory. BIND's configuration is Debian's, but for what cannot be so here:
-    /// the signatures of the real root, and listening where the root listens.
+    /// All changes stay in memory. BIND's configuration is Debian's, without validation by the real root's signatures
+    /// and without listening on the root's address.
     fn bare(folder: &Path) -> Self {
         let above = BindConfig::new()
             .primary_from(
@@ -329,7 +329,7 @@ impl Machine {
         Self { bind: Named::start(Path::new("/etc/bind/named.conf")), _above: above }
     }
 
-    /// Runs what the README says, in `/etc/provost` or where it goes itself.
+    /// Runs commands of the manual, in `/etc/provost` unless they change the folder.
     fn sh(&self, script: &str) -> Ended {
         let folder = Some(Path::new("/etc/provost")).filter(|folder| folder.exists()).unwrap_or(Path::new("/"));
         let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder));
@@ -338,7 +338,7 @@ impl Machine {
     }
 }
 
-/// A command that finds `provost` and what daemons bring.
+/// A command with `provost` and the daemons in its PATH.
 fn command(program: &str) -> Command {
     let binary = Path::new(env!("CARGO_BIN_EXE_provost")).parent().unwrap();
     let path = format!("{}:{}:/usr/sbin:/sbin", binary.display(), std::env::var("PATH").unwrap_or_default());
@@ -347,7 +347,7 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// `text` with `new` in the place of `old`, which stands in it once.
+/// `text` with `new` instead of `old`, which must occur exactly once.
 fn with(text: &str, old: &str, new: &str) -> String {
     assert_eq!(text.matches(old).count(), 1, "{old} in\n{text}");
     text.replace(old, new)
@@ -384,7 +384,7 @@ fn bare_machine_goes_public_as_documented() {
     let steps = fences(section(GOING_PUBLIC.0, GOING_PUBLIC.1));
     let [("sh", zone), ("json", site), ("sh", grant), ("sh", last)] = steps[..] else { panic!("{steps:?}") };
 
-    // The package is here, and its server runs.
+    // The package is installed, and its server runs.
     machine.sh(&with(zone, "apt-get install --yes bind9\n", ""));
     let (directory, root) = (pebble.directory(), "/etc/provost/pebble.pem");
     std::fs::copy(pebble.root_file(), root).unwrap();
@@ -406,7 +406,7 @@ fn bare_machine_goes_public_as_documented() {
     assert!(tried.contains("\nns1.example.com (192.0.2.10:53): has the records no more\n"), "{tried}");
     assert!(tried.contains("\n1 constituency can be served; 0 errors, 0 warnings\n"), "{tried}");
     assert!(tried.contains("\nall went well: 2 certificates, issued by "), "{tried}");
-    // systemd does not run here: what its unit says is started as it says.
+    // systemd does not run here, so the unit's command is started directly.
     let unit = std::fs::read_to_string("/etc/systemd/system/provost.service").unwrap();
     let serve = || {
         let mut serve = command("setpriv");
@@ -430,7 +430,7 @@ fn bare_machine_goes_public_as_documented() {
     operators_may_allow(&machine, serve());
 }
 
-/// What the README says about *Allow* is done, and then phones can be allowed from the page's listener.
+/// Follows the manual on *Allow*, and asserts that phones can be allowed from the page's listener.
 fn operators_may_allow(machine: &Machine, serve: Command) {
     let blocks = |heading| fences(section("docs/operating.md", heading));
     let ([("sh", allow)], [("sh", asked)]) = (&blocks("### Who may use it")[..], &blocks("## API")[..]) else {
@@ -487,7 +487,7 @@ fn own_ca_is_created_and_used_as_documented() {
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
     let trust: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("\"trust\": ")).collect();
     let [of_site, of_constituency] = trust[..] else { panic!("{ended:?}") };
-    // What it prints is what the two files take.
+    // The output is the content of both files.
     let certificate = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
     let site = format!("{{ {certificate}, {} }}", of_site.split_once("provost.json: ").unwrap().1);
     let site = Config::parse(Path::new("provost.json"), &site).unwrap();
@@ -559,7 +559,7 @@ fn certbot_files_reach_the_service_as_documented() {
     };
     let certbot = Certbot::new();
     let first = ["phones", "phones-ec"].map(|lineage| certbot.renew(lineage, 1));
-    // Without a copy, as an administrator would write it first.
+    // Without copies, as an administrator would first write it.
     let site = with(site, "\"no_sni\": \"ucs-5-9\"", "\"listen\": \"127.0.0.1:0\", \"no_sni\": \"home\"");
     std::fs::write(
         "/etc/provost/provost.json",
@@ -585,7 +585,7 @@ fn certbot_files_reach_the_service_as_documented() {
             .stdout
             .contains("note: service: checked as the user provost (User= in /etc/systemd/system/provost.service)")
     );
-    // What it names is enough, for what is there now.
+    // The named commands suffice for the current files.
     let commands = line.split("; run ").nth(1).unwrap().split(", or let").next().unwrap();
     assert_eq!(sh(commands).code, 0, "{commands}");
     assert!(!check().stdout.contains(error), "{}", check().stdout);
@@ -603,7 +603,7 @@ fn certbot_files_reach_the_service_as_documented() {
     let shown = || Client::new(server.address(), Some("home.phones.example.com")).connect().unwrap();
     let leaf = || shown().tls().peer_certificates().unwrap()[0].clone().into_owned();
     assert!(first.iter().any(|identity| identity.chain[0] == leaf()));
-    // certbot renews, and runs the hook.
+    // certbot renews and runs the hook.
     let second = certbot.renew("phones-ec", 2);
     let ended = sh("RENEWED_LINEAGE=/etc/letsencrypt/live/phones-ec /etc/letsencrypt/renewal-hooks/deploy/provost");
     assert_eq!(ended.code, 0, "{ended:?}");

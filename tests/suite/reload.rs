@@ -1,4 +1,4 @@
-//! A change of a policy or of a phone's own file counts within a second, at the next request of an open connection.
+//! Changes of policies and files apply within a second, at the next request of an open connection.
 
 use std::fs;
 
@@ -10,13 +10,13 @@ use crate::harness::site::{Running, Site};
 use crate::harness::tls::{Client, Connection, alert};
 use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
 
-/// The policy of `ote` that knows these phones.
+/// A policy of `ote` that lists these phones.
 fn knows(phones: &[&str]) -> Value {
     let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
     json!({ "trust": ["factory"], "phones": phones })
 }
 
-/// The three ways in which people change who is known.
+/// Three ways to edit a policy.
 const WAYS: [&str; 3] = ["a policy renamed into its place", "a policy written in place", "a file of its own"];
 
 fn add_phone(site: &Site, way: &str) {
@@ -41,7 +41,7 @@ fn remove_phone(site: &Site, way: &str) {
     }
 }
 
-/// Waits until a GET on a new connection of `client` gives `status`.
+/// Waits until a GET on a new connection of `client` gets `status`.
 #[track_caller]
 fn gives_within_a_second(client: &Client, status: u16) {
     within_a_second(&format!("{status}"), || {
@@ -49,7 +49,7 @@ fn gives_within_a_second(client: &Client, status: u16) {
     });
 }
 
-/// Asks on the open `connection` until it gives `status`.
+/// Sends requests on the open `connection` until one gets `status`.
 #[track_caller]
 fn turns_within_a_second(connection: &mut Connection, status: u16) {
     within_a_second(&format!("{status} on an open connection"), || {
@@ -153,7 +153,7 @@ fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
     within_a_second("the folder's own file", || lab.get("/site.cfg").ok().filter(|it| it.text() == "<lab/>"));
     server.says("the alias \\\"lab\\\" has no effect: a folder of that name exists");
 
-    // Also a folder that cannot be served is a folder of that name.
+    // A folder that cannot be served overrides the alias too.
     site.file("lab/constituency.json", "{");
     server.says("lab/constituency.json");
     fs::remove_dir_all(site.served("lab")).unwrap();
@@ -206,7 +206,7 @@ fn broken_first_policy_is_not_served_until_repaired() {
     let server = site.start();
     let client = server.client("new", &FACTORY.device(VVX500));
     site.file("new/site.cfg", "<new/>");
-    // The folder alone is served, by the default policy: which is no "last good one" of whoever writes a first.
+    // Only the folder is served, by the default policy, which is not kept as a last good policy.
     server.says("new is served");
     site.file("new/constituency.json", "{ \"trust\": [\"factory\"], \"phones\": [] }");
     let said = server.says("new/constituency.json:1");
@@ -263,7 +263,7 @@ fn other_policy_changes_keep_sessions_and_connections() {
         ("aliases", json!(["old-name"])),
         ("shared", json!(["firmware"])),
         ("uploads", json!({ "max_file_bytes": 1 })),
-        // What holds anyway where nothing is said.
+        // The default values, now explicit.
         ("tls", json!("modern")),
     ];
     for (key, value) in &changes {
@@ -271,7 +271,7 @@ fn other_policy_changes_keep_sessions_and_connections() {
         policy[*key] = value.clone();
         policy["phones"][VVX550] = "".into();
         site.constituency("ote", &policy);
-        // The new phone shows that the change has come; then it goes again.
+        // The new phone shows that the change applies; then it is removed again.
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
         assert_eq!(open.get("/site.cfg").unwrap().status, 200, "{key}");
         assert!(client.resumes(), "{key}");
@@ -291,7 +291,7 @@ fn rewritten_identical_policy_changes_nothing() {
     let policy = json!({ "trust": ["factory"], "phones": { VVX500: "vvx500" } });
     site.constituency("ote", &policy);
     site.file("ote/constituency.json", serde_json::to_string_pretty(&policy).unwrap());
-    // Something that is looked at later, and told.
+    // A later change whose log line shows that the earlier one was read.
     site.constituency("marker", &knows(&[]));
     server.says("marker is served");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);

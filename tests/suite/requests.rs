@@ -1,4 +1,4 @@
-//! The order in which a request is checked, and what its Host and method may be.
+//! The order of request checks, and the valid Host headers and methods.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::harness::{STRANGER, VVX500, VVX550};
 
 const HOST: &str = "ote.phones.example.com";
 
-/// `ote`, which knows VVX500 and denies VVX550, and `prod` beside it.
+/// `ote`, which lists VVX500 and denies VVX550, and `prod`.
 fn site() -> Site {
     let site = Site::with_ote();
     let policy = json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" }, "denied": [VVX550],
@@ -23,7 +23,7 @@ fn site() -> Site {
     site
 }
 
-/// Sends a request line and header as they are and gives status and reason of the answer's line in the log.
+/// Sends a raw request line and header, and returns the status and reason in the access log.
 fn ask(server: &Running, mac: &str, line: &str, header: &str) -> (u16, String) {
     let nonce = nonce();
     let mut connection = server.client("ote", &FACTORY.device(mac)).connect().unwrap();
@@ -48,29 +48,29 @@ fn request_checks_run_in_the_documented_order() {
     let good = format!("Host: {HOST}\r\n");
     let elsewhere = "Host: prod.phones.example.com\r\n";
     let cases = [
-        // Framing and Host before everything else, and among them what is no Host before one of somebody else.
+        // Framing and Host are checked first; among them, an invalid Host before another constituency's.
         (STRANGER, "DELETE /a/../b", "", 400, "no Host header"),
         (STRANGER, "DELETE /a/../b", "Host: a b\r\n", 400, "a malformed Host header"),
         (STRANGER, "DELETE /a/../b", elsewhere, 421, "is not the constituency"),
         (STRANGER, "GET /00005e00530c.cfg", elsewhere, 421, "is not the constituency"),
-        // Method before path.
+        // The method before the path.
         (STRANGER, "DELETE /a/../b", &good, 405, "the method DELETE is not allowed"),
         (STRANGER, "OPTIONS *", &good, 405, "the method OPTIONS is not allowed"),
-        // Path before phone.
+        // The path before the phone.
         (STRANGER, "GET /a/../00005e00530c.cfg", &good, 400, "climbs"),
         (VVX550, "GET /a%2fb", &good, 400, "encoded slash"),
-        // Phone before its files, whether they exist or not, and for every path.
+        // The phone before its files, whether they exist or not, and for every path.
         (STRANGER, "GET /00005e00530c.cfg", &good, 403, "00005e0053aa is not known to ote"),
         (STRANGER, "GET /00005e0053aa.cfg", &good, 403, "00005e0053aa is not known to ote"),
         (STRANGER, "GET /constituency.json", &good, 403, "is not known to ote"),
         (STRANGER, "GET /absent", &good, 403, "is not known to ote"),
         (STRANGER, "GET /", &good, 403, "is not known to ote"),
         (VVX550, "GET /00005e0053c7.cfg", &good, 403, "00005e0053c7 is denied by ote"),
-        // Own files before what is never served.
+        // Another phone's files before files that are never served.
         (VVX500, "GET /00005e0053c7.cfg", &good, 403, "the path holds 00005e0053c7"),
         (VVX500, "GET /.00005e0053c7~", &good, 403, "the path holds 00005e0053c7"),
         (VVX500, "GET /00005e0053c7/constituency.json", &good, 403, "the path holds 00005e0053c7"),
-        // What is never served before what is not there.
+        // Files that are never served before missing ones.
         (VVX500, "GET /constituency.json", &good, 404, "never served"),
         (VVX500, "GET /.absent", &good, 404, "never served"),
         (VVX500, "GET /", &good, 404, "a folder"),
@@ -104,7 +104,7 @@ fn host_must_name_the_constituency_in_any_spelling() {
         ("Host: a.ote.phones.example.com\r\n", 421),
         ("Host: ote.phones.example.com.evil.example\r\n", 421),
         ("Host: ote\r\n", 421),
-        // An address is a Host only for those who sent no SNI.
+        // An address is a valid Host only for clients without SNI.
         ("Host: 127.0.0.1\r\n", 421),
         ("Host: [::1]:443\r\n", 421),
     ];
@@ -156,7 +156,7 @@ fn absolute_form_target_must_match_host() {
     assert_eq!(ask(&server, VVX500, &format!("GET https://{HOST}"), &good).0, 404, "the folder itself");
 }
 
-/// Sends these bytes as a request on a connection of its own and gives the answer.
+/// Sends these bytes as a request on a new connection and returns the response.
 fn answer(client: &Client, request: &str) -> crate::harness::tls::Response {
     let mut connection = client.connect().unwrap();
     connection.send(request.as_bytes()).unwrap();
@@ -172,13 +172,13 @@ fn http_1_0_without_host_uses_the_constituency_of_the_sni() {
         assert_eq!(answer(&phone, request).text(), "<site/>", "{request:?}");
     }
     for (request, status) in [
-        // HTTP/1.0 may name a host, and then it counts.
+        // HTTP/1.0 may send a Host, which then counts.
         ("GET /site.cfg HTTP/1.0\r\nHost: prod.phones.example.com\r\n\r\n", 421),
         ("GET https://prod.phones.example.com/site.cfg HTTP/1.0\r\n\r\n", 421),
         ("GET /site.cfg HTTP/1.0\r\nHost: a b\r\n\r\n", 400),
         ("GET /site.cfg HTTP/1.0\r\nHost: ote.phones.example.com\r\nHost: ote.phones.example.com\r\n\r\n", 400),
         ("GET /site.cfg HTTP/1.1\r\n\r\n", 400),
-        // What it may read is as in HTTP/1.1.
+        // Access is as in HTTP/1.1.
         ("GET /00005e0053c7.cfg HTTP/1.0\r\n\r\n", 403),
     ] {
         assert_eq!(answer(&phone, request).status, status, "{request:?}");
@@ -195,7 +195,7 @@ fn http_1_0_without_host_and_sni_uses_no_sni() {
     let phone = Client::new(server.address(), None).with_identity(&FACTORY.device(VVX500));
     assert_eq!(answer(&phone, "GET /site.cfg HTTP/1.0\r\n\r\n").text(), "<site/>");
     assert_eq!(answer(&phone, "GET /site.cfg HTTP/1.1\r\n\r\n").status, 400);
-    // On a connection that was made before, the constituency of such clients may be another one now.
+    // The constituency for such clients may have changed since the connection was opened.
     let mut open = phone.connect().unwrap();
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     site.config["no_sni"] = "prod".into();

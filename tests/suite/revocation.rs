@@ -1,4 +1,4 @@
-//! Lists of revoked certificates (CRLs) in trust bundles, as easy-rsa and openssl make them.
+//! Certificate revocation lists (CRLs) in trust bundles, as easy-rsa and openssl make them.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use crate::harness::site::{Running, Site};
 use crate::harness::tool::provost;
 use crate::harness::{VVX500, VVX550, within_a_second};
 
-/// A site whose constituency `acme` trusts the factory and these lists.
+/// A site whose constituency `acme` trusts the factory with these CRLs.
 fn site(lists: &[(&str, Vec<u8>)]) -> Site {
     let mut site = Site::with_ote();
     for (name, content) in lists {
@@ -27,14 +27,14 @@ fn site(lists: &[(&str, Vec<u8>)]) -> Site {
     site
 }
 
-/// A phone of the factory whose certificate has this number.
+/// A factory phone whose certificate has this serial number.
 fn numbered(mac: &str, serial: u64) -> Identity {
     let mut params = device_params(mac);
     params.serial_number = Some(serial.into());
     FACTORY.issuing.issue(&params)
 }
 
-/// What the factory says that it revoked.
+/// A CRL of the factory's issuing CA.
 pub fn issuing(serials: &[u64]) -> CertificateRevocationList {
     let serials: Vec<SerialNumber> = serials.iter().map(|serial| (*serial).into()).collect();
     FACTORY.issuing.revokes(&serials, SystemTime::now() + 20 * DAY)
@@ -59,7 +59,7 @@ fn crl_applies_in_every_format_to_its_bundle_only() {
         let server = site.start();
         assert_eq!((status(&server, &revoked), status(&server, &good)), (None, Some(200)), "{name}");
         server.reason("(serial number 80) was revoked by \"CN=Test Factory Issuing CA 1\"");
-        // ote trusts the factory without the list.
+        // ote trusts the factory without the CRL.
         assert_eq!(server.client("ote", &revoked).get("/site.cfg").unwrap().status, 200, "{name}");
         let listed = provost(&site.path(""), &["trust", "list"]).stdout;
         assert!(listed.contains("  revoked by CN=Test Factory Issuing CA 1: 3, next list due by 20"), "{listed}");
@@ -123,11 +123,11 @@ fn outdated_crl_refuses_all_certificates_of_its_ca() {
             .stdout
             .contains("(OUTDATED: nothing that this CA signed counts)")
     );
-    // A newer list beside it makes it good, and what either names is revoked.
+    // With a newer CRL besides, it is valid, and the serial numbers of both are revoked.
     let renewed = site(&[("crl.pem", pem_of(&ended)), ("new.pem", pem_of(&issuing(&[10])))]);
     let server = renewed.start();
     assert_eq!((status(&server, &phone), status(&server, &numbered(VVX500, 10))), (Some(200), None));
-    // It will be out of date one day, and is announced.
+    // Its coming expiry is announced.
     let checked = provost(&renewed.path(""), &["check"]);
     assert!(checked.stdout.contains("must be renewed by 20"), "{}", checked.stdout);
     phone.write(&renewed.path(""), "phone");
@@ -160,7 +160,8 @@ fn fresh_crl_of_a_namesake_ca_does_not_renew_an_outdated_one() {
         (Some(200), None)
     );
     server.reason("the list of what \"CN=Test Factory Issuing CA 1\" revoked (CRL) was to be renewed by 20");
-    // What either names is revoked for both: two certificates of one name and number are the same to everybody.
+    // The serial numbers of either CRL are revoked for both CAs, because nothing distinguishes certificates of the same
+    // issuer name and serial number.
     assert_eq!(status(&server, &numbered(VVX500, 7)), None);
     server.reason("(serial number 07) was revoked");
 }
@@ -175,14 +176,14 @@ fn revoked_ca_revokes_the_certificates_it_signed() {
     assert_eq!(status(&server, &phone), None);
     assert_eq!(status(&server, &phone.clone().with(&FACTORY.issuing)), None, "nor when the phone sends it");
     server.reason("the CA \"CN=Test Factory Issuing CA 1\" (serial number ");
-    // The root's own list, which names others, leaves it as it was.
+    // The root's own CRL, which lists other certificates, changes nothing.
     let other = FACTORY.root.revokes(&[1.into()], SystemTime::now() + DAY);
     let unrevoked = site(&[("crl.pem", pem_of(&other))]);
     let server = unrevoked.start();
     assert_eq!(status(&server, &phone), Some(200));
 }
 
-/// The serial number of a certificate, as openssl reads it.
+/// The serial number of a certificate by openssl.
 fn serial_of(der: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("ca.der"), der).unwrap();

@@ -1,4 +1,5 @@
-//! Reload where it is hard: thousands of constituencies, a policy of thousands of phones, no inotify, no descriptors.
+//! Reloading under difficult conditions: thousands of constituencies, a policy with thousands of phones, no inotify, no
+//! file descriptors.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,7 +11,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
 use crate::harness::{VVX500, VVX550, Watch, eventually, not_run, within_a_second};
 
-/// A policy that knows 20 000 phones, and `more`.
+/// A policy that lists 20 000 phones, and `more`.
 fn many_phones(more: &[&str]) -> String {
     let mut phones = String::new();
     for number in 0..20_000 {
@@ -35,7 +36,7 @@ fn policy(phones: &[&str]) -> Value {
     json!({ "trust": ["factory"], "phones": phones })
 }
 
-/// Runs a server of `site` in a user namespace whose `sysctl` of inotify is `value`; `None` where that is not allowed.
+/// Starts a server of `site` in a user namespace with `value` for this inotify `sysctl`; `None` if that is not allowed.
 fn with_inotify_limit(site: &Site, sysctl: &str, value: u32) -> Option<Running> {
     let script = format!("echo {value} > /proc/sys/user/{sysctl} && exec \"$@\"");
     let can = crate::harness::tool::run(
@@ -96,7 +97,7 @@ fn continuous_writes_do_not_delay_a_reload() {
         }
     }
     assert!(is_seen, "not among {number} writes");
-    // When the storm is over, the next change is not behind a queue of looks.
+    // After the writes, the next change does not wait for queued reloads.
     site.constituency("ote", &policy(&[VVX500, VVX550]));
     within_a_second("a change after the storm", || gives(&server, "ote", VVX550, 200));
 }

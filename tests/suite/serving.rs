@@ -1,4 +1,4 @@
-//! Serving files to a known phone, and to nobody else.
+//! Files are served to a known phone only.
 
 use crate::harness::pki::{FACTORY, OTHER_FACTORY};
 use crate::harness::site::Site;

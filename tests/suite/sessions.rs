@@ -1,4 +1,4 @@
-//! Sessions: resumed within a constituency and its TLS part, never across, and judged again each time.
+//! TLS sessions: resumed only within a constituency with unchanged TLS settings, and authorized again each time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use crate::harness::{VVX500, eventually, not_run};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// A client's memory that gives out the session of any server for any other, and counts how many it gave.
+/// A client's session store that offers the sessions of any server to any other, and counts them.
 #[derive(Debug)]
 struct Careless {
     sessions: ClientSessionMemoryCache,
@@ -156,7 +156,7 @@ fn anonymous_session_is_not_resumed_where_a_cert_is_required() {
     }
 }
 
-/// Where the name is the same, nothing but the TLS configuration itself keeps the sessions apart.
+/// With the same name, only the TLS configuration keeps the sessions apart.
 #[test]
 fn session_is_not_resumed_after_its_alias_moved() {
     for version in VERSIONS {
@@ -298,7 +298,7 @@ fn reloaded_bundle_ends_sessions_only_if_it_changed() {
         server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").ok()
     });
     assert_eq!(visit(&phone), (200, false));
-    // A CA that is taken out of a bundle lets nobody in by an old session.
+    // After a CA is removed from a bundle, an old session is useless.
     std::fs::write(site.path("factory.pem"), OTHER_FACTORY.bundle()).unwrap();
     server.signal(Signal::HUP);
     let error = eventually("the factory to be distrusted", || phone.get("/site.cfg").err());
@@ -333,12 +333,12 @@ fn expiring_certificate_ends_connections_and_sessions() {
 /// A device certificate of about this many bytes.
 fn device_of(bytes: usize) -> Identity {
     let mut params = device_params(VVX500);
-    // An extension that nothing knows, of the arc for examples.
+    // An unknown extension with an OID of the arc for examples.
     params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 999, 1], vec![0; bytes]));
     FACTORY.issuing.issue(&params)
 }
 
-/// A ticket holds the client's certificates, and the next hello has to hold the ticket.
+/// A ticket contains the client's certificates, and the next ClientHello has to hold the ticket.
 #[test]
 fn chain_over_8_kib_gets_no_ticket_and_can_reconnect() {
     let site = Site::with_ote();
@@ -353,13 +353,14 @@ fn chain_over_8_kib_gets_no_ticket_and_can_reconnect() {
             let given = memory.given();
             let (status, is_resumed) = visit(&phone);
             assert_eq!(status, 200, "{bytes}, {version:?}");
-            // TLS 1.2 has sessions without a ticket as well.
+            // TLS 1.2 also resumes sessions without a ticket.
             assert!(version == &TLS12 || is_resumed == (has_ticket && given == 0), "{bytes}, {version:?}");
         }
     }
 }
 
-/// Visits twice by openssl in TLS 1.2, remembering the session: was the extended master secret used, and resumed?
+/// Connects twice by openssl in TLS 1.2 with a stored session: whether the extended master secret was used, and whether
+/// the session was resumed.
 fn by_openssl(site: &Site, server: &Running, options: &str) -> (bool, bool) {
     let conf = site.path("openssl.cnf");
     let text =

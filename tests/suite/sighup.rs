@@ -1,4 +1,4 @@
-//! SIGHUP: trust bundles and `no_sni` are read again; what is broken keeps the last good; nobody else notices.
+//! SIGHUP: trust bundles and `no_sni` are reloaded; a broken one keeps the last good one; other connections stay open.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use crate::harness::{VVX500, VVX550, eventually};
 
 const TOKEN: &str = "a-token-of-the-tests-0123456789";
 
-/// Sends SIGHUP and waits until it has been obeyed.
+/// Sends SIGHUP and waits until the reload is complete.
 fn reload(server: &Running) {
     let obeyed = || server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count();
     let before = obeyed();
@@ -41,7 +41,7 @@ fn changed_trust_bundle_ends_connections_of_the_old_one() {
     reload(&server);
     assert_eq!(open.get("/site.cfg").unwrap().status, 403);
     assert!(open.is_closed());
-    // The session of before is offered, and not taken: the device is judged anew, and refused.
+    // The old session is offered but not resumed: the certificate is verified again and refused.
     assert!(refused_as(&old, AlertDescription::UnknownCA));
     assert_eq!(new.get("/site.cfg").unwrap().status, 200);
 }
@@ -91,7 +91,7 @@ fn bundle_broken_at_start_disables_only_its_constituencies() {
     let device = FACTORY.device(VVX500);
     assert_eq!(server.client("ote", &device).get("/site.cfg").unwrap().status, 200);
     for name in ["corp", "both"] {
-        // Never opened to the bundles that are left.
+        // It does not fall back to the remaining bundles.
         assert!(refused_as(&server.client(name, &device), AlertDescription::UnrecognisedName), "{name}");
         server.reason(&format!("{name} is not served: the trust bundle \"corp\" cannot be used"));
     }
@@ -145,7 +145,7 @@ fn new_trust_bundle_applies_on_sighup_without_a_restart() {
     let (old, new) = (FACTORY.device(VVX500), OTHER_FACTORY.device(VVX550));
     let mut open = server.client("ote", &old).connect().unwrap();
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    // A policy may name it before the configuration does, or after.
+    // A policy may name it before or after the configuration does.
     fs::write(site.path("corp.pem"), OTHER_FACTORY.bundle()).unwrap();
     site.constituency("early", &json!({ "trust": ["corp"], "phones": {} }));
     server.says("early: ");
@@ -164,11 +164,11 @@ fn new_trust_bundle_applies_on_sighup_without_a_restart() {
     assert_eq!(open.get("/site.cfg").unwrap().status, 200, "nobody else noticed");
     assert!(!server.stderr().iter().any(|line| line.contains("restart")), "{:?}", server.stderr());
 
-    // It is followed as any other.
+    // It is watched like the others.
     fs::write(site.path("new.pem"), FACTORY.bundle()).unwrap();
     fs::rename(site.path("new.pem"), site.path("corp.pem")).unwrap();
     eventually("the other CA", || refused_as(&server.client("early", &new), AlertDescription::UnknownCA).then_some(()));
-    // One that the configuration names no more stays as long as policies may use it.
+    // A bundle that is removed from the configuration stays as long as policies use it.
     site.config["trust"].as_object_mut().unwrap().remove("corp");
     site.write_config();
     reload(&server);
@@ -180,7 +180,7 @@ fn new_trust_bundle_applies_on_sighup_without_a_restart() {
 fn change_that_needs_a_restart_is_logged_and_not_applied() {
     let mut site = Site::with_ote();
     let mut command = site.command();
-    // What the command line chose is no change of the file.
+    // The command line's setting is no change of the file.
     command.args(["--log", "json"]);
     let server = Running::start(command, 1);
     reload(&server);

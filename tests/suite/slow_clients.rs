@@ -1,4 +1,4 @@
-//! Whoever is slow, on purpose or not, is closed in time, and the log says why where something was refused.
+//! Timeouts: slow clients are disconnected in time, and refusals are logged with their reason.
 
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
@@ -13,7 +13,7 @@ use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::{PATIENCE, VVX500, Watch};
 
-/// Every limit of its own length, so that the one that bites is known by its time.
+/// Each timeout has another length, so that the elapsed time shows which one applied.
 fn impatient() -> Site {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({
@@ -22,7 +22,7 @@ fn impatient() -> Site {
     site
 }
 
-/// Fails unless the time since the start of `watch` is about `seconds`: not less, and not much more.
+/// Asserts that about `seconds` have passed since the start of `watch`: not less, and not much more.
 #[track_caller]
 fn took_about(watch: &Watch, seconds: u64) {
     let took = watch.elapsed();
@@ -30,14 +30,14 @@ fn took_about(watch: &Watch, seconds: u64) {
     watch.at_most(Duration::from_secs(seconds + 2), &format!("what ends after {seconds} s"));
 }
 
-/// Fails unless `line` tells of something that began after `before`, lasted for `seconds` at least, and is over.
+/// Asserts that `line` reports something that began after `before`, lasted at least `seconds`, and is over.
 #[track_caller]
 fn tells_when(line: &Value, before: OffsetDateTime, seconds: i64) {
     let after = OffsetDateTime::now_utc();
     let time = OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap();
     let duration = time::Duration::seconds_f64(line["duration_ms"].as_f64().unwrap() / 1000.0);
     assert!(duration >= time::Duration::seconds(seconds), "{line}");
-    // One is read off a clock that is set now and then, and has milliseconds in the log; the other is measured.
+    // The start is from the wall clock, which may be adjusted, in milliseconds; the duration is measured.
     let blur = time::Duration::milliseconds(5);
     assert!(time >= before - blur && time + duration <= after + blur, "{before} {line} {after}");
 }
@@ -56,7 +56,7 @@ fn wait_for_end(stream: &mut Socket) {
     }
 }
 
-/// The first bytes that a client sends.
+/// The bytes of a ClientHello.
 fn client_hello() -> Vec<u8> {
     let name = format!("ote.{DOMAIN}").try_into().unwrap();
     let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
@@ -118,7 +118,7 @@ fn unfinished_or_dripping_header_times_out_and_is_logged() {
     let client = server.client("ote", &FACTORY.device(VVX500));
     for drips in [false, true] {
         let mut connection = client.connect().unwrap();
-        // An earlier request is none of this one's time.
+        // The timeout does not include an earlier request.
         connection.get("/site.cfg").unwrap();
         let (watch, before) = (Watch::start(), OffsetDateTime::now_utc());
         connection.send(b"GET /site.cfg HTTP/1.1\r\nX: ").unwrap();
@@ -146,19 +146,19 @@ fn idle_connection_is_closed_without_a_log_line() {
     let watch = Watch::start();
     let mut fresh = client.connect().unwrap();
     assert!(fresh.is_closed());
-    // Before its first request a connection has the time of a header.
+    // Before its first request, a connection has the header timeout.
     took_about(&watch, 1);
     let mut used = client.connect().unwrap();
     let mut watch = Watch::start();
     for _ in 0..5 {
-        // Each answer begins a new wait.
+        // The timeout starts again after each response.
         thread::sleep(Duration::from_millis(500));
         watch = Watch::start();
         assert_eq!(used.get("/site.cfg").unwrap().status, 200);
     }
     assert!(used.is_closed());
     took_about(&watch, 2);
-    // Later lines are there, and none for the idling.
+    // Later lines are present, and none about idling.
     assert_eq!(client.get("/absent.cfg").unwrap().status, 404);
     server.access("the last request", |line| line["path"] == "/absent.cfg");
     assert_eq!(server.access_lines().len(), 6);
@@ -179,7 +179,7 @@ fn stalled_upload_is_aborted_and_leaves_no_file() {
     let line = server.reason("no progress for too long");
     assert_eq!((&line["path"], &line["mac"]), (&path.as_str().into(), &VVX500.into()));
     assert!(!site.uploads("ote", VVX500).join(format!("{VVX500}-app.log")).exists());
-    // The place and the claim on the file are free again.
+    // The upload slot and the file are free again.
     let put = server.client("ote", &FACTORY.device(VVX500)).put(&path, "", b"whole").unwrap();
     assert_eq!(put.status, 201);
 }
@@ -210,7 +210,7 @@ fn slow_but_steady_reader_gets_the_whole_file() {
     site.file("ote/firmware.ld", vec![7; whole]);
     let server = site.start();
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
-    // Pauses shorter than stall_s, together longer than any limit; what lies in buffers is read in one go.
+    // Pauses shorter than stall_s, together longer than any timeout; buffered data is read at once.
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let mut received = 0;
     let mut pauses = 0;

@@ -1,4 +1,4 @@
-//! The operators' listener: what it shows, to whom.
+//! The operators' listener: its content and access to it.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -41,7 +41,7 @@ fn overview_lists_waiting_and_well_phones() {
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
 
-/// A site whose operators show [`TOKEN`], or cannot be reached but from here.
+/// A site whose operators' listener requires [`TOKEN`], or is reachable only from this machine.
 fn watched() -> Site {
     let mut site = Site::with_ote();
     write_token(&site, TOKEN, 0o600);
@@ -120,7 +120,7 @@ fn api_phones_are_searched_sorted_and_paged() {
         given("sort=name&constituency=ote&offset=2&limit=2"),
         (31, vec!["00005e005302".to_owned(), "00005e005303".to_owned()])
     );
-    // They came within the same second, perhaps.
+    // They may have sent requests within the same second.
     let mut seen = given("sort=last_seen&limit=2").1;
     seen.sort_unstable();
     assert_eq!(seen, ["00005e005305", STRANGER]);
@@ -203,7 +203,7 @@ fn readyz_fails_only_if_no_phone_can_be_served() {
     let server = site.start();
     let operators = Operators::of(&server);
     assert_eq!((operators.get("/healthz").status, operators.get("/readyz").status), (200, 200));
-    // A bundle that is broken leaves nobody to serve.
+    // With a broken bundle, no phone can be served.
     site.config["trust"]["factory"] = json!(["broken.pem"]);
     std::fs::write(site.path("broken.pem"), "no certificate").unwrap();
     drop(server);
@@ -211,7 +211,7 @@ fn readyz_fails_only_if_no_phone_can_be_served() {
     let not_ready = Operators::of(&server).get("/readyz");
     assert!(not_ready.status == 503 && not_ready.body.contains("ote is not served"), "{not_ready:?}");
     assert_eq!(Operators::of(&server).get("/healthz").status, 200);
-    // Another constituency that can be served is something.
+    // Another constituency can still be served.
     site.constituency("open", &json!({ "client_auth": "none" }));
     eventually("readiness", || (Operators::of(&server).get("/readyz").status == 200).then_some(()));
 }
@@ -253,7 +253,7 @@ fn overview_lists_problems_with_policies_and_the_history() {
     let problem = broken["problem"].as_str().unwrap();
     assert!(problem.contains("constituency.json:1:1: the file ends before the closing }"), "{problem}");
     assert_eq!(overview["constituencies"].as_array().unwrap().len(), 2);
-    // The ledger's folder becomes a file: nothing can be written.
+    // The history's folder becomes a file, so that nothing can be written.
     std::fs::rename(site.path("state/ledger"), site.path("state/ledger.away")).unwrap();
     std::fs::write(site.path("state/ledger"), "").unwrap();
     server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap();

@@ -1,4 +1,4 @@
-//! Who may ask the operators' listener what: tokens, hosts, other sites, sockets, and clients that misbehave.
+//! Access to the operators' listener: tokens, hosts, other sites, sockets, and misbehaving clients.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ fn stranger(server: &Running) -> Operators {
     operators
 }
 
-/// Paths that tell what is served, and to whom.
+/// Paths with information about constituencies and phones.
 const SECRET: [&str; 8] = [
     "/",
     "/metrics",
@@ -52,7 +52,7 @@ const SECRET: [&str; 8] = [
     "/nothing",
 ];
 
-/// Asks for everything without the token: nothing comes back but what anybody may know.
+/// Requests every path without the token, and asserts that only public answers come back.
 #[track_caller]
 fn assert_tells_nothing(client: &Operators, how: &str) {
     for path in SECRET {
@@ -75,7 +75,7 @@ fn assert_tells_nothing(client: &Operators, how: &str) {
     assert_eq!((ready.status, ready.body.as_str()), (200, ""), "{how}");
 }
 
-/// A program in the background, killed and waited for in the end.
+/// A background process, killed and waited for when dropped.
 struct Background(Child);
 
 impl Background {
@@ -172,7 +172,7 @@ fn every_change_needs_the_token_on_every_listener() {
     }
     let policy = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
     assert!(!policy.contains(STRANGER), "{policy}");
-    // Without a token nobody changes anything.
+    // Without a configured token, no change is possible.
     let mut without = Site::with_ote();
     without.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = without.start();
@@ -224,7 +224,7 @@ fn sighup_loads_a_new_token_and_keeps_the_last_if_invalid() {
     assert!(!is_good(TOKEN));
 }
 
-/// What a request looks like that a proxy sends on, in either version of HTTP.
+/// The headers of requests forwarded by proxies, in either version of HTTP.
 const PROXIED: [&[&str]; 9] = [
     &[],
     &["--http1.0"],
@@ -265,7 +265,7 @@ fn forwarding_headers_do_not_change_access_without_a_token() {
     assert_eq!(answer.status, 421, "{answer:?}");
 }
 
-/// nginx as it is mostly configured, in front of a Unix socket.
+/// nginx with a common configuration, in front of a Unix socket.
 #[test]
 fn requests_through_nginx_need_the_token_too() {
     if !is_here("requests_through_nginx_need_the_token_too", "nginx") {
@@ -317,7 +317,7 @@ fn cross_site_requests_and_dns_rebinding_are_refused() {
     let server = site.start();
     let operators = Operators::of(&server);
     let stranger = operators.without_token();
-    // DNS rebinding: the browser asks us by the stranger's name.
+    // DNS rebinding: the browser requests our address under another name.
     for host in ["evil.example.com", "evil.example.com:8444", "localhost.evil.example.com"] {
         let answer = operators.with(&["-H", &format!("Host: {host}")]).get("/api/phones");
         assert_eq!(answer.status, 421, "{host}: {answer:?}");
@@ -328,7 +328,7 @@ fn cross_site_requests_and_dns_rebinding_are_refused() {
         assert_eq!(stranger.with(&["-H", &host]).get("/api/phones").status, 401, "{host}");
         assert_eq!(operators.with(&["-H", &host]).get("/api/phones").status, 200, "{host}");
     }
-    // A page of another site may lead here, but not ask: it would take all the places of those who look.
+    // A page of another site may link here, but not send requests, which could use up the connections.
     for path in ["/events", "/api/phones", "/"] {
         for mode in ["no-cors", "cors"] {
             let mode = format!("Sec-Fetch-Mode: {mode}");
@@ -338,7 +338,7 @@ fn cross_site_requests_and_dns_rebinding_are_refused() {
     }
     let link = ["-H", "Sec-Fetch-Site: cross-site", "-H", "Sec-Fetch-Mode: navigate", "-H", "Sec-Fetch-Dest: document"];
     assert_eq!(operators.with(&link).get("/").status, 200);
-    // A form or a script of another site, should it have the token or a session.
+    // A form or a script of another site, even with the token or a session.
     for other in
         ["Origin: http://evil.example.com", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"]
     {
@@ -381,11 +381,11 @@ fn browser_signs_in_allows_a_phone_and_signs_out() {
 
     let out = browser.with(&["-H", &origin, "--data", ""]).get("/sign-out");
     assert!(out.headers["set-cookie"].contains("Max-Age=0"), "{out:?}");
-    // The session ends with the token.
+    // The session ends when the token changes.
     write_token(&site, "another-token-0123456789", 0o600);
     server.signal(Signal::HUP);
     within_a_second("the session to end", || (browser.get("/api/phones").status == 401).then_some(()));
-    // And with the process.
+    // The session ends with the process.
     write_token(&site, TOKEN, 0o600);
     server.kill();
     let server = site.start();
@@ -505,7 +505,7 @@ fn connect_from(operators: &Operators, from: [u8; 4]) -> Socket {
     stream
 }
 
-/// What comes until the other end closes.
+/// The bytes until the other end closes.
 fn rest(mut stream: Socket) -> String {
     let mut bytes = Vec::new();
     // A reset is an end too.
@@ -530,10 +530,10 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
     let mut garbage = connect(&operators);
     garbage.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
     let mut large = connect(&operators);
-    // It may be refused before all of it is taken.
+    // It may be refused before it is read completely.
     let _ = write!(large, "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     assert!(rest(large).starts_with("HTTP/1.1 431"));
-    // More than there are places for: one address has only some of them.
+    // More than the limit: one address gets only a part of the connections.
     let mut idle: Vec<Socket> = (0..60).map(|_| connect(&operators)).collect();
     server.says("127.0.0.1 has 32 connections; more of it are closed");
     idle.extend((0..200).map(|number| connect_from(&operators, [127, 0, 1, number % 5])));
@@ -580,7 +580,7 @@ fn refused_request_does_not_hold_a_slot_with_its_body() {
         ("/allow", "localhost", "Authorization: Bearer wrong-token-0123456789\r\n", 401),
         ("/sign-in", "evil.example.com", "", 421),
         ("/sign-in", "localhost", "Origin: http://evil.example.com\r\n", 403),
-        // Whoever would sign in has a little while.
+        // A sign-in request has a timeout of its own.
         ("/sign-in", "localhost", "", 408),
         ("/sign-out", "localhost", "", 401),
     ] {
@@ -590,11 +590,11 @@ fn refused_request_does_not_hold_a_slot_with_its_body() {
         let answer = rest(post(path, host, more));
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {host} {more}: {answer}");
     }
-    // An operator has longer than both of them together.
+    // A signed-in operator has longer than both together.
     let mut slow = slow.unwrap();
     slow.set_nonblocking(true).unwrap();
     assert_eq!(slow.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    // Where there is no token, there is nothing to wait for.
+    // Without a token, nothing is delayed.
     let mut without = Site::with_ote();
     without.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = without.start();

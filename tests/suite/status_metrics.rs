@@ -1,4 +1,4 @@
-//! The metrics: exactly what was done, in a form that Prometheus takes.
+//! The metrics: their exact values, and their formats.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::harness::site::{Running, Site};
 use crate::harness::tool::provost;
 use crate::harness::{STRANGER, VVX500, eventually, not_run};
 
-/// A site with operators that has been asked for this and that.
+/// A site with an operators' listener, after various requests.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
@@ -20,7 +20,7 @@ fn site() -> Site {
 }
 
 fn ask_for_this_and_that(server: &Running) {
-    // Before the phone itself, which would be locked out by what is claimed.
+    // Before the phone itself, because this claim would mark it as possibly locked out.
     server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for path in ["/site.cfg", "/site.cfg", "/site.cfg", "/nothing.cfg"] {
@@ -30,7 +30,7 @@ fn ask_for_this_and_that(server: &Running) {
     server.client("nobody", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
 }
 
-/// The metrics, once they tell of all that: what was refused is counted after its client has heard of it.
+/// The metrics, once they include all requests: a refusal is counted after its client has the answer.
 fn metrics(operators: &Operators) -> String {
     let last = [
         r#"code="200"} 3"#,
@@ -108,7 +108,7 @@ fn names(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Has `site` want its certificates from a CA that does not answer.
+/// Configures `site` for a CA that does not answer.
 pub fn cannot_renew(site: &mut Site) {
     std::fs::write(
         site.path("tsig.key"),
@@ -122,7 +122,7 @@ pub fn cannot_renew(site: &mut Site) {
     } });
 }
 
-/// What a server tells that has served, and what one that cannot renew.
+/// The metrics of a server after requests, and of one that cannot renew.
 fn everything() -> String {
     let plain = site();
     let server = plain.start();
@@ -166,7 +166,7 @@ fn alerts_and_dashboard_name_only_existing_metrics() {
     assert!(missing.is_empty(), "{missing:?} are not among {there:?}");
 }
 
-/// Has `promtool check` look at `text`.
+/// Runs `promtool check` on `text`.
 fn check(what: &str, text: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();

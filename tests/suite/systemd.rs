@@ -1,4 +1,4 @@
-//! Under systemd: the units, what a service tells, and sockets that outlive it.
+//! Under systemd: the units, notifications, and activated sockets that outlive the service.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -15,10 +15,10 @@ use crate::harness::tls::Client;
 use crate::harness::tool::{provost, run};
 use crate::harness::{VVX500, eventually, is_here};
 
-/// A watchdog that nobody waits for in vain.
+/// A short watchdog interval, so that the test need not wait.
 const WATCHDOG_US: u64 = 300_000;
 
-/// A listening socket as systemd keeps one, and a site that names it.
+/// A listening socket as systemd holds it, and a site that names it.
 fn kept() -> (TcpListener, Site) {
     let kept = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut site = Site::with_ote();
@@ -49,7 +49,7 @@ fn printed_units_verify_with_an_exposure_below_2() {
     let exposure: f64 = overall.unwrap().split(' ').next().unwrap().parse().unwrap();
     assert_eq!(security.code, 0, "{}", security.stdout);
     assert!(exposure > 0.1 && exposure < 2.0, "{exposure}");
-    // systemd answers openat2(2) with ENOSYS where this is set: nothing would be served.
+    // With this setting, systemd answers openat2(2) with ENOSYS, and nothing could be served.
     let service = std::fs::read_to_string(folder.path().join("provost.service")).unwrap();
     assert!(!service.lines().any(|line| line.starts_with("RestrictSUIDSGID=")), "{service}");
 }
@@ -164,7 +164,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
                 TcpStream::connect(address).expect("a connection");
                 visits += 1;
                 std::thread::yield_now();
-                // As many as may wait are enough.
+                // The backlog suffices for as many connections.
                 if visits % 10 == 0 {
                     std::thread::sleep(std::time::Duration::from_millis(20));
                 }
@@ -179,7 +179,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
         assert_eq!(client(address).get("/site.cfg").unwrap().status, 200);
         server.signal(Signal::TERM);
         assert!(server.wait().success());
-        // Nobody runs now: this phone waits.
+        // No server runs now, so this phone waits.
         let phone = client(address);
         let waits = std::thread::spawn(move || phone.get("/site.cfg").map(|response| response.status));
         let next = service.start(&supervisor, WATCHDOG_US, Some(&kept));
@@ -226,7 +226,7 @@ fn activated_sockets_are_matched_by_address() {
     if !is_here("activated_sockets_are_matched_by_address", "systemd-socket-activate") {
         return;
     }
-    // systemd's own program opens them; it starts the service when somebody comes.
+    // systemd's own program opens them, and starts the service at the first connection.
     let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = free.each_ref().map(|listener| listener.local_addr().unwrap());
     drop(free);

@@ -1,5 +1,5 @@
-//! A machine that systemd boots: what is installed on it is enabled, serves under all that the unit takes away, and is
-//! started again without a connection refused.
+//! A machine booted by systemd: the installed service is enabled, serves under all restrictions of the unit, and
+//! restarts without a refused connection.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,10 +11,10 @@ use crate::harness::pages::{fences, section};
 use crate::harness::tool::{provost, run};
 use crate::harness::{is_here, not_run};
 
-/// What of this machine the other one has, too.
+/// The folders of this machine that the other one has, too.
 const PROGRAMS: [&str; 5] = ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/share"];
 
-/// What is done on it. Each line that it prints is looked at.
+/// The commands that run on it. Each line of their output is checked.
 const DONE: &str = r#"exec >/etc/done 2>&1
 get() { curl -sk --max-time 60 --resolve home.phones.example.com:443:127.0.0.1 https://home.phones.example.com/site.cfg; }
 provost check --config /etc/provost/provost.json
@@ -36,7 +36,7 @@ provost uninstall | grep 'removed$' | head -2
 systemctl is-active provost.service provost.socket
 "#;
 
-/// A machine without anything but systemd, the programs of this one, and an installed provost.
+/// A machine with only systemd, this machine's programs, and an installed provost.
 fn machine(root: &Path) {
     for folder in
         PROGRAMS.iter().chain(&["/etc/systemd/system", "/var/lib", "/run", "/tmp", "/root", "/proc", "/sys", "/dev"])
@@ -62,7 +62,7 @@ fn machine(root: &Path) {
     }
     let installed = provost(Path::new("/"), &["install", "--root", root.to_str().unwrap()]);
     assert_eq!((installed.code, installed.stderr.as_str()), (0, ""));
-    // With certbot's files, as the manual says.
+    // With certbot's files, as in the manual.
     let [("json", config), ("sh", hook)] = fences(section("docs/operating.md", "## Certbot's files"))[..] else {
         panic!("blocks")
     };
@@ -91,7 +91,7 @@ fn booted_systemd_starts_reloads_and_restarts_the_service() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("machine");
     machine(&root);
-    // Nothing of it is seen outside.
+    // None of it is visible outside.
     let script = "mount -t tmpfs none /run && exec timeout 100 systemd-nspawn \"$@\"";
     let mut boot = Command::new("unshare");
     boot.args(["-m", "sh", "-c", script, "sh", "--quiet", "--register=no", "--keep-unit", "--private-network", "-D"]);
@@ -123,7 +123,7 @@ fn booted_systemd_starts_reloads_and_restarts_the_service() {
         assert!(is_there(wanted), "{wanted} in\n{done}");
     }
     let visits: u32 = lines.iter().find_map(|line| line.strip_prefix("visits: ")).unwrap().parse().unwrap();
-    // A handshake that is under way at a stop is broken off: one at most in each of two restarts.
+    // A handshake in progress at a stop is aborted: at most one in each of two restarts.
     assert!((18..=20).contains(&visits), "{done}");
     assert_eq!(lines[lines.len() - 2..], ["inactive", "inactive"], "{done}");
 }

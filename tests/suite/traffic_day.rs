@@ -1,9 +1,9 @@
-//! A day of 300 phones. The ledger must know at its end exactly what they did: they keep a diary of their own, and every
-//! figure is compared.
+//! A day of 300 phones, whose requests must equal the phone history at its end: each simulated phone keeps its own
+//! record, and every number is compared.
 //!
-//! The server is the real one, its clock is not: libfaketime lets it see the time that a file says, and the test moves
-//! that on, half an hour at a time, once all phones are done with what they do at that time. What is measured rather than
-//! read, such as time-outs, goes by real seconds.
+//! The server is the real one with a simulated clock: libfaketime reads the time from a file, and the test advances it
+//! by half an hour once all phones have finished their requests of that time. Timeouts, which are measured, use real
+//! seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,39 +23,39 @@ use crate::harness::pki::{FACTORY, Identity, SERVER_CA, device_params};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tool::provost;
 
-/// How many times of the day there are.
+/// The number of half hours.
 const TICKS: u32 = 48;
 /// The power cut: all phones of one constituency boot at once.
 const POWER_CUT: u32 = 6;
-/// When an operator does things.
+/// When the operator acts.
 const NOON: u32 = 24;
-/// A phone that boots all the time.
+/// The phone that boots all the time.
 const RESTLESS: u32 = 5;
-/// How many requests of one phone are kept one by one: of one that was let in, and of a stranger.
+/// The number of requests that the history keeps individually per phone: for an accepted one, and for an unknown one.
 const HISTORY: usize = 200;
 const HISTORY_OF_STRANGER: usize = 20;
 
 const MASTER: &str = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg"
     LOG_FILE_DIRECTORY="logs" OVERRIDES_DIRECTORY="overrides"/>"#;
 
-/// What one of the 300 is.
+/// The role of a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// Known to `ote`.
+    /// Listed by `ote`.
     Ote,
-    /// Known to `ucs`, by a file of its own.
+    /// Listed by `ucs` by a file of its own.
     Ucs,
-    /// Let in by `open`, as everybody is, where nothing can be uploaded.
+    /// Accepted by `open`, like every phone, but without uploads.
     Anybody,
-    /// A phone that `ote` does not know.
+    /// Unlisted in `ote`.
     Stranger,
-    /// A phone that `ucs` denies.
+    /// Denied by `ucs`.
     Denied,
-    /// Somebody who says to be a phone of `ote`, with a certificate of his own making.
+    /// Claims the MAC of a phone of `ote` with a self-made certificate.
     Impostor,
 }
 
-/// How many there are of each.
+/// The number of phones per role.
 const CREW: [(Role, u32); 6] = [
     (Role::Ote, 110),
     (Role::Ucs, 90),
@@ -65,7 +65,7 @@ const CREW: [(Role, u32); 6] = [
     (Role::Impostor, 10),
 ];
 
-/// One of the 300, with its diary.
+/// A simulated phone with its record.
 struct Member {
     role: Role,
     number: u32,
@@ -74,16 +74,16 @@ struct Member {
     diary: Arc<Mutex<Diary>>,
 }
 
-/// What a phone did, as it saw it.
+/// The record of a phone.
 #[derive(Debug, Default)]
 struct Diary {
     entries: Vec<Entry>,
-    /// Boots that came to no answer at all, by their time.
+    /// The times of boots without any answer.
     shut_out: Vec<u32>,
     tls: Option<(String, String)>,
 }
 
-/// One request and its answer.
+/// A request and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     tick: u32,
@@ -91,7 +91,7 @@ struct Entry {
     path: String,
     status: u16,
     bytes: u64,
-    /// The firmware that the request named.
+    /// The firmware version in the User-Agent.
     firmware: Option<String>,
 }
 
@@ -109,7 +109,7 @@ impl Entry {
     }
 }
 
-/// Writes the diary while a phone boots.
+/// Records the requests of a booting phone.
 struct Writing {
     tick: u32,
     phone: VirtualPhone,
@@ -126,7 +126,7 @@ impl Watch for Writing {
             path: exchange.path.clone(),
             status: status.as_u16(),
             bytes: exchange.received,
-            // The updater has a version of its own.
+            // The updater sends another version.
             firmware: (!is_updater).then(|| self.phone.firmware.clone()),
         });
     }
@@ -166,14 +166,14 @@ impl Member {
         }
     }
 
-    /// Whether it boots at this time: once or twice a day at a time of its own, the first one always.
+    /// Whether it boots at this time: once or twice a day at fixed times, the first phone always.
     fn boots_at(&self, tick: u32) -> bool {
         let own = self.number.wrapping_mul(2_654_435_761) >> 16;
         let is_its_time = tick == own % TICKS || self.number.is_multiple_of(4) && tick == (own / TICKS) % TICKS;
         is_its_time || self.number == RESTLESS || tick == POWER_CUT && self.role == Role::Ote
     }
 
-    /// Asks for a file by hand, as the diary notes too; gives whether the answer is `status`.
+    /// Requests a file outside of a boot and records it; returns whether the answer is `status`.
     fn ask(&self, server: &Running, status: u16) -> bool {
         let answer = server.client("ote", &self.identity).get("/site.cfg").unwrap();
         self.diary.lock().unwrap().entries.push(Entry {
@@ -191,13 +191,13 @@ impl Member {
         let certificate = DeviceCertificate { chain: self.identity.chain.clone(), key: self.identity.key() };
         let mut writing = Writing { tick, phone: self.phone.clone(), diary: Arc::clone(&self.diary) };
         let report = boot(&self.phone, &target, Some(&certificate), &mut writing).await;
-        // A diary with holes in it is none.
+        // An incomplete record is useless.
         let is_whole = |report: &BootReport| report.exchanges.iter().all(|exchange| exchange.status.is_some());
         assert!(self.role == Role::Impostor || is_whole(&report), "{:?}", report.exchanges);
     }
 }
 
-/// The 300, a site that knows some of them, and the time.
+/// The phones, a site that lists some of them, and the time.
 struct Day {
     site: Site,
     crew: Vec<Arc<Member>>,
@@ -239,7 +239,7 @@ impl Day {
         self.at(tick).unix_timestamp() * 1000
     }
 
-    /// Sets the server's clock, in one step.
+    /// Sets the server's clock atomically.
     fn set_clock(&self, tick: u32) {
         let text = self.at(tick).format(&Rfc3339).unwrap().replace('T', " ").replace('Z', "\n");
         let new = self.clock.with_extension("new");
@@ -271,7 +271,7 @@ impl Day {
         }
     }
 
-    /// Lets the day pass; gives how often somebody booted.
+    /// Simulates the day; returns the number of boots.
     fn pass(&self, server: &Running) -> usize {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut boots = 0;
@@ -299,7 +299,7 @@ impl Day {
         boots
     }
 
-    /// At noon some strangers are let in, and some phones are shut out; they notice themselves.
+    /// At noon the operator allows some unknown phones and denies some known ones, which they notice themselves.
     fn operate(&self, server: &Running) {
         let some = |role: Role| self.crew.iter().filter(move |member| member.role == role).take(4);
         for (role, command, status) in [(Role::Stranger, "allow", 200), (Role::Ote, "deny", 403)] {
@@ -314,7 +314,7 @@ impl Day {
     }
 }
 
-/// The crew, numbered through; impostors say to be the first phones.
+/// All phones, numbered; impostors claim the MACs of the first phones.
 fn members() -> impl Iterator<Item = Member> {
     let roles = CREW.into_iter().flat_map(|(role, count)| (0..count).map(move |_| role));
     roles.zip(0..).map(|(role, number)| {
@@ -329,7 +329,7 @@ fn libfaketime() -> PathBuf {
     library.expect("libfaketime, of the package faketime")
 }
 
-/// What the ledger must know of a phone, by its diary.
+/// The expected history of a phone by its record.
 fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequest]) {
     let diary = member.diary.lock().unwrap();
     let (mac, entries) = (member.mac(), &diary.entries);
@@ -377,7 +377,7 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequ
     check_history(day, member, entries, let_in.is_some(), requests);
 }
 
-/// The last requests are known one by one.
+/// The last requests are stored individually.
 fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool, requests: &[StoredRequest]) {
     let kept = if was_let_in { HISTORY } else { HISTORY_OF_STRANGER };
     let expected = &entries[entries.len().saturating_sub(kept)..];
@@ -392,7 +392,7 @@ fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool
     assert_eq!(found, told, "{}", member.mac());
 }
 
-/// Impostors leave nothing but claims, each by its certificate.
+/// Impostors appear only as claims, one per certificate.
 fn check_claims(day: &Day, claims: &[StoredClaim]) {
     let impostors: Vec<_> = day.crew.iter().filter(|member| member.role == Role::Impostor).collect();
     assert_eq!(claims.len(), impostors.len());
@@ -409,7 +409,7 @@ fn check_claims(day: &Day, claims: &[StoredClaim]) {
     }
 }
 
-/// `provost phones --json`, against the diaries.
+/// Compares `provost phones --json` with the records.
 fn check_command(day: &Day, folder: &Path) {
     let printed = provost(folder, &["phones", "--refused", "--json"]);
     let all = provost(folder, &["phones", "--json"]);
@@ -441,7 +441,7 @@ fn check_command(day: &Day, folder: &Path) {
     assert_eq!(refused.len(), expected.len());
 }
 
-/// `provost phone-log`, of the phone that did most, and of one that was shut out.
+/// Compares `provost phone-log` for the phone with the most requests, and for one that was denied.
 fn check_log(day: &Day, folder: &Path) {
     let denied = day.crew.iter().find(|member| member.role == Role::Denied).unwrap();
     for member in [&day.crew[RESTLESS as usize], denied] {
@@ -464,7 +464,8 @@ fn check_log(day: &Day, folder: &Path) {
     }
 }
 
-/// The database itself, with another program's eyes: sums over all tables, and how much went on in each step of the day.
+/// Compares the database itself, read by another program: sums over all tables, and the activity in each step of the
+/// day.
 fn check_database(day: &Day, file: &Path) {
     let database = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let number = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();

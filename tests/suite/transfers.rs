@@ -1,4 +1,4 @@
-//! Large files: what is sent is right, costs no memory, and survives what happens to the file and to the client.
+//! Large files: exact content, little memory, and changes of the file or disconnects during a transfer.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,19 +18,19 @@ fn phone(server: &Running) -> Connection {
     server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
 }
 
-/// Bytes that do not repeat within any power of two, so that a piece in the wrong place is seen.
+/// Bytes that do not repeat at any power of two, so that a misplaced piece is detected.
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|index| u8::try_from((index ^ (index >> 8)) % 251).unwrap()).collect()
 }
 
-/// The most memory that the server ever had in RAM, in bytes.
+/// The server's peak resident memory, in bytes.
 fn peak_memory(server: &Running) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
-/// Asks for a file and reads only the answer's head and `first` bytes.
+/// Requests a file and reads only the response's head and `first` bytes.
 fn begin(phone: &mut Connection, path: &str, first: usize) -> (usize, Vec<u8>) {
     phone.send(format!("GET {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let head = phone.response("HEAD").unwrap();
@@ -52,7 +52,7 @@ fn file_of_80_mib_is_exact_and_costs_no_memory() {
     assert!(got.body == content, "{} of {} bytes, or wrong ones", got.body.len(), content.len());
     let ranged = phone.request("GET", "/firmware.ld", "Range: bytes=300001-41943042\r\n", b"").unwrap();
     assert!(ranged.status == 206 && ranged.body == content[300_001..=41_943_042]);
-    // One that does not read must not make the server gather what it would send.
+    // The server must not buffer for a client that does not read.
     let mut lazy = self::phone(&server);
     begin(&mut lazy, "/firmware.ld", 1);
     assert!(phone.get("/firmware.ld").unwrap().body == content);
@@ -118,7 +118,7 @@ fn file_replaced_while_sent_arrives_in_its_old_version() {
     assert_eq!(phone.get("/firmware.ld").unwrap().status, 404);
 }
 
-/// Real curl as the phone VVX500; `None`, and said, where there is no curl.
+/// Real curl as the phone VVX500; `None`, after NOT RUN, without curl.
 struct Curl {
     folder: tempfile::TempDir,
     resolve: String,
@@ -143,7 +143,7 @@ impl Curl {
         self.folder.path().join(name)
     }
 
-    /// Fetches `name` and prints the status after what it printed otherwise.
+    /// Fetches `name` and prints the status after the other output.
     fn get(&self, args: &[&str], name: &str) -> Ended {
         let mut command = Command::new("curl");
         command.current_dir(self.folder.path()).args(["--silent", "--show-error", "--noproxy", "*"]);
@@ -207,7 +207,7 @@ fn stalled_downloads_hold_little_memory() {
     for lazy in &mut lazy {
         begin(lazy, "/firmware.ld", 1);
     }
-    // They are closed because nothing moved any more: all that they could hold, they held.
+    // They are closed by the stall timeout, so their buffers were full.
     eventually("the end of all", || {
         let lines = server.access_lines();
         let stalled = |line: &&Value| line["reason"].to_string().contains("no progress for too long");

@@ -1,4 +1,5 @@
-//! Trust bundles as operators write them, and `provost trust`, which says whom a constituency would let in.
+//! Trust bundles as operators write them, and `provost trust`, which reports the certificates that a constituency
+//! accepts.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +15,7 @@ use crate::harness::tls::alert;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually};
 
-/// A site with the constituency `acme`, which trusts a bundle of these files, beside `ote`, which trusts another.
+/// A site with the constituency `acme`, which trusts a bundle of these files, and `ote`, which trusts another.
 fn site_trusting(files: &[(&str, Vec<u8>)]) -> Site {
     let mut site = Site::with_ote();
     for (name, content) in files {
@@ -56,7 +57,7 @@ fn trust_bundle_is_read_in_every_common_format() {
     }
 }
 
-/// Bundles that must not be half used, with what is said of each.
+/// Bundles that must be rejected as a whole, with their errors.
 fn broken_bundles() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     let good = FACTORY.bundle();
     let half = format!("{good}-----BEGIN CERTIFICATE-----\nMIIB\n");
@@ -207,7 +208,7 @@ fn trust_verify_at_answers_for_any_time() {
         (text(end - second), 0, let_in.clone()),
         (text(end), 0, let_in),
         (text(end + second), 1, expired.clone()),
-        // The same second, elsewhere on earth.
+        // The same second in another time zone.
         (text((end + second).to_offset(time::macros::offset!(+2))), 1, expired),
         (text(begin - second), 1, early),
     ];
@@ -219,7 +220,7 @@ fn trust_verify_at_answers_for_any_time() {
     site.constituency("ote", &tolerant);
     let ended = verify(&site, &["ote", "--at", &text(end + second)]);
     assert_eq!((ended.code, ended.stdout.trim()), (0, "let in: 00005e00530c (expired, tolerated by policy)"));
-    // Much later the CAs have come to their end as well, and those nobody tolerates.
+    // Much later, the CAs have expired as well, which is never tolerated.
     let ended = verify(&site, &["ote", "--at", &text(now + time::Duration::weeks(1000))]);
     assert_eq!(ended.code, 1);
     assert!(

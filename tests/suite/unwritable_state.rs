@@ -1,4 +1,4 @@
-//! A state directory that cannot be written, or a part of it: phones are served, and what does not work is said.
+//! A state directory that is completely or partly unwritable: phones are served, and the errors are reported.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::harness::{VVX500, eventually, namespace};
 const DIRECTORY: &str = "/00005e00530c-directory.xml";
 const LOG: &str = "/00005e00530c-app.log";
 
-/// A site with operators, whose phones find a master configuration.
+/// A site with an operators' listener, whose phones find a master configuration.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
@@ -24,7 +24,7 @@ fn phone(server: &Running) -> Client {
     server.client("ote", &FACTORY.device(VVX500))
 }
 
-/// Asserts that log, check, page and `/readyz` say so, and that phones are served.
+/// Asserts that log, check, page and `/readyz` report the error, and that phones are served.
 #[track_caller]
 fn assert_all_say(site: &Site, server: &Running, fault: &str, effect: &str) {
     let is_said = |text: &str| text.contains(fault) && text.contains(effect);

@@ -1,4 +1,4 @@
-//! Uploads: what a phone may store, where it lies, and who reads it back.
+//! Uploads: which files a phone may store, where they are stored, and which phones can read them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::harness::{VVX500, VVX550, eventually};
 
 pub const LOG: &str = "/00005e00530c-app.log";
 
-/// The usual phone at the usual constituency.
+/// The usual phone of the usual constituency.
 pub fn phone(server: &Running) -> Client {
     server.client("ote", &FACTORY.device(VVX500))
 }
 
-/// The usual site, its policy given these uploads and a second phone.
+/// The usual site with these `uploads` in its policy and a second phone.
 pub fn site_with(uploads: &serde_json::Value) -> Site {
     let site = Site::with_ote();
     let phones = json!({ VVX500: "vvx500", VVX550: "vvx550" });
@@ -27,7 +27,7 @@ pub fn site_with(uploads: &serde_json::Value) -> Site {
     site
 }
 
-/// An open PUT: `length` bytes are promised, `part` of them is sent.
+/// A PUT under way: it announces `length` bytes and has sent `part` of them.
 pub fn begun(client: &Client, path: &str, headers: &str, length: usize, part: &[u8]) -> Connection {
     let mut connection = client.connect().unwrap();
     connection.send_head("PUT", path, &format!("Content-Length: {length}\r\n{headers}")).unwrap();
@@ -35,12 +35,12 @@ pub fn begun(client: &Client, path: &str, headers: &str, length: usize, part: &[
     connection
 }
 
-/// How many uploads wait beside their files to be complete.
+/// The number of incomplete uploads.
 pub fn waiting(site: &Site) -> usize {
     std::fs::read_dir(site.path("state/uploads/.incoming")).unwrap().count()
 }
 
-/// `length` bytes in which no place looks like another.
+/// `length` bytes without repetitions.
 pub fn content(length: usize, seed: u32) -> Vec<u8> {
     let mut state = seed;
     let step = |_| {
@@ -184,7 +184,7 @@ fn ordinary_uploads_do_not_shadow_a_file_of_the_folder() {
         });
     }
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
-    // A file that comes into the folder later is what is served.
+    // A file that is added to the folder later takes precedence.
     assert_eq!(phone.put(LOG, "", b"the phone's").unwrap().status, 201);
     site.file("ote/00005e00530c-app.log", "the folder's");
     assert_eq!(phone.get(LOG).unwrap().text(), "the folder's");
@@ -298,12 +298,12 @@ fn curl_uploads_replaces_and_resumes_exactly() {
     std::fs::write(&file, &new).unwrap();
     assert_eq!(curl(&site, &server, LOG, &["-T", file_name]).stdout, "204");
     assert!(holds(&stored, &new));
-    // As a phone appends to its log: the file grew, HEAD said what is there, the rest follows.
+    // As a phone appends to its log: HEAD returns the stored size, and the rest follows.
     new.extend(content(600, 5));
     std::fs::write(&file, &new).unwrap();
     assert_eq!(curl(&site, &server, LOG, &["-T", file_name, "-C", "1400000"]).stdout, "204");
     assert!(holds(&stored, &new));
-    // libcurl finds the size itself, by HEAD.
+    // libcurl finds the size itself by HEAD.
     new.extend(content(700_000, 6));
     std::fs::write(&file, &new).unwrap();
     assert_eq!(curl(&site, &server, LOG, &["-T", file_name, "-C", "-"]).stdout, "204");

@@ -1,4 +1,4 @@
-//! Uploads that do not end well: clients that hang up or dawdle, policies that change, servers that die.
+//! Interrupted uploads: disconnects, slow clients, policy changes, server crashes.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::harness::tool::provost;
 use crate::harness::{STRANGER, VVX500, eventually, not_run};
 use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
 
-/// The access-log lines of PUT requests, once there are `count` of them and the server has ended.
+/// Waits until there are `count` access-log lines of PUT requests, and returns them.
 fn lines_of_puts(server: &Running, count: usize) -> Vec<serde_json::Value> {
     let puts = || -> Vec<_> { server.access_lines().into_iter().filter(|line| line["method"] == "PUT").collect() };
     eventually("a line for each PUT", || (puts().len() >= count).then_some(()));
@@ -30,7 +30,7 @@ fn hangup_during_an_upload_is_one_log_line_and_no_error() {
     let mut count = 0;
     for (way, range, sent) in (0..27).map(|case| (ways[case / 9], ranges[case / 3 % 3], [0, 1000, 500_000][case % 3])) {
         count += 1;
-        // A file for each, because a claim may outlive its connection by a moment.
+        // A file for each, because a file's lock may outlive its connection for a moment.
         let path = format!("/00005e00530c-{count}.log");
         let stored = site.uploads("ote", VVX500).join(&path[1..]);
         if range != append {
@@ -57,7 +57,7 @@ fn hangup_during_an_upload_is_one_log_line_and_no_error() {
     assert!(told.is_empty(), "{told:?}");
 }
 
-/// Hangs up so that even what was sent may be lost.
+/// Resets the connection, so that even sent bytes may be lost.
 fn reset(connection: Connection) {
     socket2::SockRef::from(connection.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
     drop(connection);
@@ -103,7 +103,7 @@ fn slow_but_steady_upload_is_stored() {
     let body = content(40, 3);
     let mut slow = begun(&phone(&server), LOG, "", body.len(), b"");
     for byte in &body {
-        // Time itself is what this is about: each pause is far below the limit, all together are above it.
+        // The time itself is tested: each pause is far below the limit, all together are above it.
         std::thread::sleep(Duration::from_millis(60));
         slow.send(&[*byte]).unwrap();
     }
@@ -157,8 +157,8 @@ fn partial_uploads_of_an_earlier_run_are_removed_at_start() {
     assert_eq!(phone(&server).get(LOG).unwrap().status, 404);
 }
 
-/// One round of the crash test: where the upload starts, how much of it is sent, and how long after that the server
-/// dies; without a `delay`, right after its answer. Whether it acknowledged the upload.
+/// A round of the crash test: the upload's start, the number of bytes sent, and the delay until the server is killed;
+/// without a `delay`, right after its answer. Returns whether the upload was acknowledged.
 fn crash(site: &Site, start: Option<usize>, body: &[u8], sent: usize, delay: Option<Duration>) -> bool {
     let server = site.start();
     let range = start
@@ -167,7 +167,7 @@ fn crash(site: &Site, start: Option<usize>, body: &[u8], sent: usize, delay: Opt
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     let killer = delay.map(|delay| {
         std::thread::spawn(move || {
-            // The crash comes at any moment of what the server does with what it gets.
+            // The crash may happen at any step of the server's work.
             std::thread::sleep(delay);
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         })
@@ -191,7 +191,7 @@ fn crash_leaves_the_old_or_new_file_or_an_append_prefix() {
         std::fs::create_dir_all(stored.parent().unwrap()).unwrap();
         std::fs::File::create(&stored).unwrap().write_all(&old).unwrap();
         let body = content(900_000, 200 + u32::try_from(round).unwrap());
-        // A third of the rounds sends all of it, and half of these wait for the answer.
+        // A third of the rounds send everything, and half of these wait for the answer.
         let sent = if round % 3 == 0 { body.len() } else { round * 7_919_777 % body.len() };
         let delay = (round % 6 != 0).then(|| Duration::from_micros(u64::try_from(round * 997).unwrap()));
         let start = [None, Some(old.len()), Some(100_000)][round / 6 % 3];

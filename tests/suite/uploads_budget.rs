@@ -1,4 +1,4 @@
-//! How much may be uploaded: files, phones, constituencies, the disk; and one writer per file.
+//! Upload quotas: per file, phone, constituency and disk; and one writer per file.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::{VVX500, VVX550, eventually, not_run};
 use crate::uploads::{LOG, begun, content, files_below, phone, site_with, waiting};
 
-/// Offers a PUT of `length` bytes and waits for leave to send it. The status, and the connection.
+/// Sends a PUT of `length` bytes with `Expect: 100-continue`; returns the status and the connection.
 fn offered(client: &Client, path: &str, length: usize) -> (u16, Connection) {
     let mut connection = client.connect().unwrap();
     let headers = format!("Content-Length: {length}\r\nExpect: 100-continue\r\n");
@@ -38,7 +38,7 @@ fn second_writer_of_a_file_gets_409() {
         let length = || std::fs::metadata(&stored).map_or(0, |file| file.len());
         let before = length();
         let mut first = begun(&phone, LOG, range, body.len(), &body[..270_000]);
-        // A probe by a request might take the file for itself.
+        // A request as a probe might lock the file itself.
         let has_grown = || length() > before;
         eventually("the first to begin", || (waiting(&site) == 1 || has_grown()).then_some(()));
         assert_eq!(offered(&phone, LOG, 10).0, 409);
@@ -132,7 +132,7 @@ fn concurrent_uploads_do_not_exceed_a_quota() {
         let site = site_with(&limits);
         let server = site.start();
         let phone = phone(&server);
-        // All of them have leave, or not, before the first of them sends a byte.
+        // All of them have their answers before the first sends a byte.
         let offers: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30)).collect();
         let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
         assert_eq!(statuses.iter().filter(|status| **status == 100).count(), allowed, "{limits} {statuses:?}");
@@ -173,7 +173,7 @@ fn upload_into_the_free_space_reserve_gets_507() {
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
 }
 
-/// The seconds after which a refused phone is told to come back.
+/// The value of Retry-After.
 fn retry_after(response: &Response) -> u64 {
     assert_eq!(response.status, 429, "{response:?}");
     response.header("retry-after").unwrap().parse().unwrap()
@@ -187,13 +187,13 @@ fn write_quota_counts_bytes_written_by_a_tail_rewrite() {
     let old = content(300_000, 1);
     assert_eq!(phone.put(LOG, "", &old).unwrap().status, 201);
     let last_byte = || phone.put(LOG, "Content-Range: bytes 299999-299999/300000\r\n", b"!").unwrap();
-    // Three times 300,000 bytes are written; a fourth time would be too much.
+    // 300,000 bytes are written three times; a fourth time would exceed the quota.
     assert_eq!([last_byte().status, last_byte().status], [204, 204]);
     let refused = last_byte();
     assert!((600..=1000).contains(&retry_after(&refused)), "{refused:?}");
     server.reason("max_phone_write_bytes_per_hour is used up (1000000)");
     assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), [&old[..299_999], b"!"].concat()));
-    // What there is room for goes on, and so does another phone.
+    // An upload within the rest of the quota and another phone's are accepted.
     assert_eq!(phone.put(LOG, "Content-Range: bytes 300000-300000/300001\r\n", b"!").unwrap().status, 204);
     assert_eq!(other.put(&LOG.replace(VVX500, VVX550), "", &old).unwrap().status, 201);
 }
@@ -209,7 +209,7 @@ fn write_quota_counts_at_least_4_kib_per_upload() {
         assert!([201, 204, 429].contains(&response.status), "{response:?}");
         response.status != 429
     });
-    // 4 KiB each; a little of it comes back while this runs.
+    // 4 KiB each; a little of the quota is freed meanwhile.
     assert!((256..270).contains(&stored.count()));
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "the connection goes on");
 }
@@ -222,7 +222,7 @@ fn write_quota_counts_aborted_and_refused_uploads() {
     let body = content(400_000, 2);
     let chunked = format!("61a80\r\n{}\r\n1\r\nx\r\n0\r\n\r\n", "z".repeat(400_000));
     let too_large = |path: &str| phone.put(path, "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap().status;
-    // Promised are 400,000 bytes and sent none: nothing is written.
+    // 400,000 bytes are announced and none sent: nothing is written.
     for kind in 0..8 {
         let sending = begun(&phone, &name(kind), "", body.len(), b"");
         eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
@@ -238,7 +238,7 @@ fn write_quota_counts_aborted_and_refused_uploads() {
     // 8 times about 4,000, then about 390,000 and about 400,000 are written.
     assert_eq!(phone.put(LOG, "", &body[..300_000]).unwrap().status, 429);
     assert_eq!(phone.put(LOG, "", &body[..100_000]).unwrap().status, 201);
-    // Of unknown length, it is refused when it has become too much.
+    // An upload of unknown length is refused when it exceeds the quota.
     assert_eq!(phone.put(LOG, "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap().status, 429);
     assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), &body[..100_000]));
 }
@@ -264,13 +264,13 @@ fn raised_write_quota_applies_at_once() {
     assert_eq!(status(&phone, LOG, 900), 204, "what fits is stored");
     let policy = json!({ "trust": ["factory"], "phones": { VVX500: "" }, "uploads": { "max_phone_bytes": 10_000 } });
     site.constituency("ote", &policy);
-    // Ten times as much as the phone's files may take, if the policy does not say.
+    // By default ten times the phone's storage quota.
     eventually("the policy", || (status(&phone, LOG, 9_000) == 204).then_some(()));
     let stored = (0..20).take_while(|_| status(&phone, LOG, 9_000) == 204).count();
     assert!((8..=10).contains(&stored), "{stored}");
 }
 
-/// The site's server with its state on a file system of `kib` KiB that only it sees; where that is seen from here.
+/// The site's server with its state on a private file system of `kib` KiB, if one can be created here.
 pub fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), String> {
     let state = site.path("state");
     std::fs::create_dir_all(&state).unwrap();
@@ -294,7 +294,7 @@ pub fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), St
 #[test]
 fn full_disk_gets_507_and_keeps_stored_files() {
     let site = Site::with_ote();
-    // With room for the ledger, which grows as it likes, beside what is uploaded.
+    // With room for the phone history, whose size varies, besides the uploads.
     let (server, state) = match on_a_small_disk(&site, 1400) {
         Ok(started) => started,
         Err(reason) => return not_run("full_disk_gets_507_and_keeps_stored_files", &reason),
@@ -306,7 +306,7 @@ fn full_disk_gets_507_and_keeps_stored_files() {
     assert_eq!(phone.put(LOG, "", &large).unwrap().status, 507, "known before the body");
     assert!(holds(&stored.join(&LOG[1..]), &old));
 
-    // The disk fills up while bodies come in.
+    // The disk fills up during uploads.
     let range = "Content-Range: bytes 100000-599999/600000\r\n";
     let mut append = begun(&phone, LOG, range, 500_000, &large[..300_000]);
     let mut beside = begun(&phone, &name(1), "", 300_000, &large[..1000]);

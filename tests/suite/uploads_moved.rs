@@ -23,7 +23,7 @@ fn moves(site: &Site, from: &str, to: &str) -> Ended {
     command(site, &["uploads", "move", VVX500, "--from", from, "--to", to])
 }
 
-/// What `check` notes of uploads.
+/// The notes of `check` about uploads.
 fn noted(site: &Site) -> Vec<String> {
     let ended = command(site, &["check"]);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
@@ -46,12 +46,12 @@ fn put(client: &Client, name: &str, content: &str) {
     assert!(matches!(status, 201 | 204), "{name}: {status}");
 }
 
-/// Every file below `state/uploads`, but for the server's own.
+/// Every file below `state/uploads` except the server's own.
 fn stored(site: &Site) -> Vec<String> {
     files_below(&site.path("state/uploads")).into_iter().filter(|file| !file.starts_with('.')).collect()
 }
 
-/// A site with two constituencies, of which the first knows the phone, and what it uploaded there.
+/// A site with two constituencies, of which the first lists the phone, and the phone's uploads there.
 fn site() -> (Site, Running) {
     let site = Site::new();
     site.constituency("old", &knows(&[VVX500, VVX550]));
@@ -116,7 +116,7 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().text(), "<directory/>");
     assert!(!site.path("state/uploads/old").exists(), "nothing is left of it");
     assert_eq!(noted(&site), [] as [&str; 0]);
-    // Where no constituency lists a phone, one that admits any phone may have the folder's new name.
+    // If no constituency lists the phone, one with `"phones": "any"` may be the renamed folder.
     fs::rename(site.served("renamed"), site.served("again")).unwrap();
     site.constituency("again", &json!({ "trust": ["factory"], "phones": "any" }));
     let note = format!(
@@ -125,12 +125,12 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     );
     assert_eq!(noted(&site), [note]);
     assert_eq!(moves(&site, "renamed", "again").code, 0);
-    // It admits the phone, and does not list it.
+    // It accepts the phone without listing it.
     site.constituency("first", &knows(&[VVX500]));
     site.constituency("second", &knows(&[VVX500]));
     let named = format!("provost uploads move {VVX500} --from again --to first (or --to second) moves them");
     assert!(noted(&site).iter().any(|note| note.ends_with(&named)), "{:?}", noted(&site));
-    // Which phones a broken policy lists is unknown.
+    // The phones listed by a broken policy are unknown.
     fs::write(site.served("again/constituency.json"), "{").unwrap();
     let broken = command(&site, &["check"]);
     assert!(broken.code == 1 && !broken.stdout.contains("under again"), "{}", broken.stdout);
@@ -183,7 +183,7 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, constituency).unwrap();
     };
-    // In "new", a file has the name of a folder, and a folder that of a file.
+    // In "new", a file has the name of a folder, and a folder the name of a file.
     for (constituency, name) in [("old", "a-x/1"), ("new", "a-x"), ("old", "b-x"), ("new", "b-x/1"), ("old", "z")] {
         write(constituency, name);
     }
@@ -214,7 +214,7 @@ fn root_moves_uploads_as_their_owner_without_symlinks() {
     fs::set_permissions(site.path(""), PermissionsExt::from_mode(0o755)).unwrap();
     assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(site.path("state"))).code, 0);
     let owner = |path: &Path| fs::symlink_metadata(path).map(|it| (it.uid(), it.gid())).unwrap();
-    // A folder of root's, to which the owner of the state sets links.
+    // A folder of root's, to which the owner of the state sets symlinks.
     let roots = site.path("roots");
     fs::create_dir(&roots).unwrap();
     let nothing_in_roots = || fs::read_dir(&roots).unwrap().count() == 0;
@@ -232,7 +232,7 @@ fn root_moves_uploads_as_their_owner_without_symlinks() {
     assert_eq!(moves(&site, "old", "new").code, 1);
     assert!(nothing_in_roots());
     fs::remove_dir_all(uploads.join("new")).unwrap();
-    // A link among the uploads is left where it is, or moved as what it is.
+    // A symlink among the uploads stays, or is moved as a symlink.
     fs::create_dir_all(site.uploads("new", VVX500).join("logs")).unwrap();
     fs::write(site.uploads("new", VVX500).join("logs/x"), "").unwrap();
     assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(uploads.join("new"))).code, 0);
@@ -249,7 +249,7 @@ fn root_moves_uploads_as_their_owner_without_symlinks() {
         assert_eq!(owner(&site.uploads("new", VVX500).join(path)), (65534, 65533), "{path}");
     }
     assert_eq!(owner(&roots), (0, 0));
-    // Where the other constituency has no folder yet, it belongs to the owner as well.
+    // A new folder of the other constituency belongs to the owner as well.
     fs::remove_file(site.uploads("old", VVX500).join("linked")).unwrap();
     site.constituency("third", &knows(&[VVX500]));
     assert_eq!(moves(&site, "new", "third").code, 0);

@@ -1,4 +1,4 @@
-//! Uploads with Content-Range, chunked bodies and `100 Continue`: what changes the file, and what must not.
+//! Uploads with Content-Range, chunked bodies and `100 Continue`: which of them change the file.
 
 use crate::harness::site::{Site, holds};
 use crate::harness::tls::{Client, Response};
@@ -154,7 +154,7 @@ fn chunked_append_of_a_wrong_length_is_rolled_back() {
     let phone = phone(&server);
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
     assert_eq!(phone.put(LOG, "", OLD).unwrap().status, 201);
-    // Long enough that much of it lies on the disk before the lie is known.
+    // Long enough that much of it is on the disk before the error is known.
     let body = content(700_000, 1);
     let mut sending = phone.connect().unwrap();
     let headers = "Transfer-Encoding: chunked\r\nContent-Range: bytes 10-800009/800010\r\n";
@@ -305,7 +305,7 @@ fn shadowing_upload_is_never_served_partially() {
     for kind in ["-phone.cfg", "-web.cfg", "-directory.xml", "-calls.xml"] {
         let path = format!("/overrides/{VVX500}{kind}");
         site.file(&format!("ote{path}"), "<folder/>");
-        // Without an upload before, and with one of ten bytes: replaced, appended to, its tail rewritten.
+        // Without an earlier upload, and with one of ten bytes: replaced, appended to, with its tail rewritten.
         for (before, range) in [
             (None, ""),
             (None, "bytes 0-599999/600000"),

@@ -1,4 +1,4 @@
-//! Refused uploads: the answer comes at once, whatever the client has still to send, and the connection goes on if it can.
+//! Refused uploads: the answer is sent at once, before the body is read, and the connection stays open if possible.
 
 use std::io::Write;
 use std::process::Command;
@@ -14,17 +14,17 @@ use crate::harness::tool::{Ended, run, s_client};
 use crate::harness::{STRANGER, VVX500, VVX550, Watch, eventually};
 use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
 
-/// More than is read of a refused body, and less than the disk has free.
+/// More than the server reads of a refused body, and less than the free space of the disk.
 const HUGE: u64 = 64 << 20;
 const MIB: usize = 1 << 20;
 
-/// A client, and a PUT of it that is refused.
+/// A client and a PUT that is refused.
 struct Refusal {
     client: Client,
     target: &'static str,
     headers: &'static str,
     status: u16,
-    /// Whether it is refused for how long its body is.
+    /// Whether it is refused for the length of its body.
     by_length: bool,
 }
 
@@ -33,7 +33,7 @@ impl Refusal {
         [403, 421].contains(&self.status) || self.headers.contains("Host")
     }
 
-    /// What is answered to a body that `headers` announce: a range of another length is wrong before it leaves a gap.
+    /// The status for a body announced by `headers`: a range of another length is checked before a gap.
     fn status_of(&self, headers: &str) -> u16 {
         let is_other_length = headers.contains("Content-Length") && !headers.contains(&HUGE.to_string());
         if self.headers.contains("bytes 7-") && is_other_length { 400 } else { self.status }
@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// A site with a constituency for each way to be refused. Nothing in it ends because a client is slow.
+/// A site with a constituency for each kind of refusal, and with long timeouts.
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "free_space_bytes": 0, "stall_s": 3600, "min_bytes_per_s": 0 });
@@ -111,7 +111,7 @@ fn refusals(server: &Running) -> Vec<Refusal> {
     ]
 }
 
-/// Starts it, with one upload of `ote` that is there, which cannot be a folder.
+/// Starts it with an upload of `ote` whose name is then no folder.
 fn start(site: &Site) -> Running {
     let server = site.start();
     assert_eq!(phone(&server).put("/00005e00530c-old.log", "", b"old").unwrap().status, 201);
@@ -138,7 +138,7 @@ fn every_refused_put_is_answered_before_its_body() {
                 continue;
             }
             let mut connection = refusal.begin(&headers);
-            // The first that comes: no `100 Continue` before it.
+            // The first response: no `100 Continue` before it.
             let (status, answer) = connection.head().unwrap();
             assert_eq!(status, refusal.status_of(&headers), "{}", refusal.head(&headers));
             let is_last = refusal.closes() || headers.contains("Expect") || headers.contains(&HUGE.to_string());
@@ -271,7 +271,7 @@ fn client_flooding_after_its_refusal_is_closed() {
         while connection.send(&piece).is_ok() {
             sent += piece.len();
         }
-        // A mebibyte, and what the buffers of both ends hold.
+        // A mebibyte, and the content of both ends' buffers.
         assert!(sent < 24 * MIB, "{status}: {sent}");
         assert!(!watch.is_past(Duration::from_secs(20)), "{:?}", watch.elapsed());
     }
@@ -320,7 +320,7 @@ fn legacy_tls_put_is_refused_at_once() {
     }
 }
 
-/// Real curl, which puts `file` to `path` of the constituency `name`.
+/// Real curl, which uploads `file` to `path` of the constituency `name`.
 fn curl(site: &Site, server: &Running, identity: &Identity, name: &str, path: &str, arguments: &[&str]) -> Ended {
     let (chain, key) = identity.write(&site.path(""), "curl");
     std::fs::write(site.path("server-ca.pem"), SERVER_CA.pem()).unwrap();

@@ -1,4 +1,4 @@
-//! Which configuration a command reads: `--config` or `-c` before or after its name, then `PROVOST_CONFIG`, then
+//! The configuration that a command reads: `--config` or `-c` before or after its name, then `PROVOST_CONFIG`, then
 //! `./provost.json`.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use crate::commands::subcommands;
 use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
-/// A line for every command that reads a configuration.
+/// A command line for every command that reads a configuration.
 const READING: [&str; 28] = [
     "serve",
     "check",
@@ -41,7 +41,7 @@ const READING: [&str; 28] = [
     "print phone-config --constituency ote",
 ];
 
-/// What reads no configuration, or may name one that does not exist yet.
+/// Commands that read no configuration, or accept one that does not exist yet.
 const NOT_READING: [&str; 11] = [
     "demo",
     "install",
@@ -63,7 +63,7 @@ fn provost_in(folder: &Path, variable: Option<&str>, words: &[&str]) -> Ended {
     run(&mut command)
 }
 
-/// Every command of the help, with those below it.
+/// Every command in the help, with its subcommands.
 fn all_commands() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for command in subcommands(&[]) {
@@ -169,7 +169,7 @@ fn every_help_names_the_config_option_and_variable() {
 fn no_command_creates_files_in_a_folder_without_a_site() {
     let folder = tempfile::tempdir().unwrap();
     let mut count = 0;
-    // A CA of one's own may be made anywhere.
+    // A CA may be created anywhere.
     for line in READING.iter().filter(|line| !line.starts_with("ca ")) {
         let words: Vec<&str> = line.split(' ').collect();
         let ended = provost_in(folder.path(), None, &words);

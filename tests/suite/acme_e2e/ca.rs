@@ -1,4 +1,4 @@
-//! What a CA may do to us, through the whole server.
+//! The CA's errors and refusals, tested with the whole server.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn external_account_is_bound_once_configured() {
     server.kill();
     std::fs::write(public.site.path("eab.key"), format!("{key}\n")).unwrap();
     public.acme()["external_account"] = json!({ "key_id": "kid-1", "hmac_key_file": "eab.key" });
-    // Other settings get an attempt at once, whatever failed before.
+    // Changed settings cause an immediate attempt, despite earlier failures.
     let server = public.start();
     public.obtains();
     let said = server.stderr().join("\n");
@@ -134,7 +134,7 @@ fn failed_validation_is_logged_with_the_ca_error_and_counted() {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
-    // It asks elsewhere.
+    // The CA queries another server.
     let (bind, elsewhere) = (primary().start(), primary().start());
     let pebble = Pebble::start(Behaviour::default(), elsewhere.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));

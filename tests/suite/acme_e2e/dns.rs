@@ -1,4 +1,4 @@
-//! What DNS may do to us, through the whole server.
+//! DNS failures, tested with the whole server.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behaviour, Pebble};
 
-/// A site whose zone is on the primary and on this secondary, which has a copy and hears of no change.
+/// A site whose zone is on the primary and on a secondary that gets no NOTIFY.
 fn with_secondary(test: &str) -> Option<(Bind, Bind, Public)> {
     let (primary, mut public) = usual(test, Behaviour::default())?;
     let secondary = BindConfig::new().secondary("example.com", &primary).start();
@@ -55,12 +55,12 @@ fn challenge_cname_into_another_zone_is_followed() {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
-    // The domain's own servers take no updates; the challenge is a CNAME into a zone of ours, on another primary.
+    // The domain's own servers accept no updates; the challenge is a CNAME into a zone on another primary.
     let hosted = "phones A 127.0.0.1\n_acme-challenge.phones CNAME phones.acme.example.net.";
     let hosted = BindConfig::new().primary("example.com", hosted, "").start();
     let policy = "grant provost. name phones.acme.example.net. TXT;";
     let ours = BindConfig::new().key("provost.", "hmac-sha256").primary("acme.example.net", "", policy).start();
-    // Resolvers remember that a name was not there: so the CA has one of its own, as CAs do.
+    // Resolvers cache the absence of a name, so the CA has a resolver of its own.
     let resolver = || {
         let config = BindConfig::new().forward("example.com", &hosted).forward("acme.example.net", &ours);
         config.primary("ready.test", "", "").start()
@@ -103,7 +103,7 @@ fn stale_secondary_is_named_and_spends_no_validation() {
     no_record(&primary);
     assert!(!server.stderr().join("\n").contains("telling the CA"));
     server.kill();
-    // Somebody has mended it, and given it more time.
+    // The operator repairs the secondary and raises the timeout.
     public.acme()["dns"]["propagation_timeout_s"] = json!(20);
     let server = public.start();
     server.says(&format!("{}: lacks 2 of 2 values yet", secondary.address));

@@ -1,4 +1,4 @@
-//! Constituencies with a certificate for their exact names, beside the wildcard of all others.
+//! Constituencies with a certificate for their exact names, beside the wildcard certificate of the others.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::harness::{eventually, within_a_second};
 const NAMES: [&str; 2] = ["ote.phones.example.com", "older.phones.example.com"];
 const EXACT_CHALLENGE: &str = "_acme-challenge.ote.phones.example.com";
 
-/// What one constituency shows: the common name and the names of its certificate.
+/// The certificate that a constituency presents: its common name and names.
 #[derive(Debug, PartialEq)]
 struct Shown {
     common_name: String,
@@ -24,8 +24,8 @@ struct Shown {
     der: Vec<u8>,
 }
 
-/// A site with the constituencies `ote` and `home`, whose zone has these records and grants besides the usual ones; `None`,
-/// and NOT RUN, if this machine lacks what it takes.
+/// A site with the constituencies `ote` and `home`, whose zone has these further records and grants; `None`, after NOT
+/// RUN, if a program is missing.
 fn site(test: &str, records: &str, grants: &str) -> Option<(Bind, Public)> {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return None;
@@ -40,7 +40,7 @@ fn site(test: &str, records: &str, grants: &str) -> Option<(Bind, Public)> {
     Some((bind, public))
 }
 
-/// The same, with addresses and grants for the exact names.
+/// The same with addresses and grants for the exact names.
 fn prepared(test: &str) -> Option<(Bind, Public)> {
     let grants = NAMES.map(|name| format!("grant provost. name _acme-challenge.{name}. TXT;")).join(" ");
     site(test, "ote.phones A 127.0.0.1\nolder.phones A 127.0.0.1", &grants)
@@ -68,7 +68,7 @@ impl Public {
         self.client(server).named(Some(&format!("{label}.{DOMAIN}")))
     }
 
-    /// What is shown to whoever asks for the constituency `label`.
+    /// The certificate that clients of the constituency `label` get.
     fn shown(&self, server: &Running, label: &str) -> Shown {
         shown_to(&self.client_of_label(server, label))
     }
@@ -77,7 +77,7 @@ impl Public {
         self.shown(server, label).names.contains(&format!("*.{DOMAIN}"))
     }
 
-    /// Waits until `ote` shows a certificate for exactly these names.
+    /// Waits until `ote` presents a certificate for exactly these names.
     #[track_caller]
     fn shows_exactly(&self, server: &Running, names: &[&str]) -> Shown {
         let mut names = names.to_vec();
@@ -87,7 +87,7 @@ impl Public {
         })
     }
 
-    /// Waits until there are so many certificates, and all of them are in use.
+    /// Waits until this many certificates are obtained and in use.
     #[track_caller]
     fn obtains_all(&self, count: usize) {
         eventually("all certificates", || {
@@ -122,7 +122,7 @@ fn exact_constituency_is_served_with_its_own_certificate() {
     public.want_exact(&["older"]);
     server.says("certificate (exact/ote): wanted for ote.phones.example.com, older.phones.example.com");
     let shown = public.shows_exactly(&server, &NAMES);
-    // Firmware that refuses wildcards may look at nothing but the common name.
+    // Firmware that refuses wildcards may read only the common name.
     assert_eq!(shown.common_name, NAMES[0]);
     assert_eq!(public.shown(&server, "older"), shown);
     assert!(public.is_wildcard(&server, "home"));
@@ -139,7 +139,7 @@ fn exact_constituency_is_served_with_its_own_certificate() {
         assert_eq!(bind.txt(name), Vec::<String>::new(), "{name}");
     }
 
-    // A restart shows what is stored, also with CA and DNS down.
+    // After a restart the stored certificates are presented, even without CA and DNS.
     let client = public.client_of_label(&server, "ote");
     server.kill();
     public.pebble.stop();
@@ -232,7 +232,7 @@ fn no_challenge_is_published_where_it_would_hide_the_address() {
     let published = |text: &str| server.stderr().iter().any(|line| line.contains(text));
     assert!(!published("certificate (exact/ote): publishing"));
     assert!(bind::dig(bind.address, &["+short", NAMES[0], "A"]).contains("127.0.0.1"));
-    // Somebody does as it says.
+    // The operator adds the record that the message names.
     bind.nsupdate("operator.", "update add ote.phones.example.com. 60 A 127.0.0.1");
     let renewed = public.certificate(&["renew", "--constituency", "ote"]);
     assert!(renewed.code == 0 && renewed.stdout.contains("exact/ote: a new certificate is in use"), "{renewed:?}");
@@ -275,7 +275,7 @@ fn new_alias_is_served_by_the_wildcard_until_certified() {
     public.obtains();
     public.shows_exactly(&server, &NAMES[..1]);
     let folder = public.exact_folder();
-    // Nothing can be stored for a moment, so that there is a time to look at.
+    // Storing fails for a moment, so that the state in between can be observed.
     let aside = public.site.path("aside");
     std::fs::rename(&folder, &aside).unwrap();
     std::fs::write(&folder, "").unwrap();
@@ -314,7 +314,7 @@ fn exact_order_is_finished_after_a_kill_at_any_step() {
         server.kill();
         std::fs::remove_dir_all(folder).unwrap();
     }
-    // Only an order whose URL was not yet on the disk is placed again.
+    // Only an order whose URL was not stored yet is placed again.
     let orders = public.pebble.logged("Added order");
     assert!((1 + steps.len()..=3 + steps.len()).contains(&orders), "{orders} orders");
 }
@@ -359,7 +359,7 @@ fn exact_name_added_during_an_order_is_obtained_and_counted() {
     public.want_exact(&[]);
     let server = public.start();
     server.says("certificate (exact/ote): waiting until all authorities have them");
-    // A folder that is an alias's namesake is a constituency of its own.
+    // A folder with the name of an alias is a constituency of its own.
     public.site.constituency("older", &json!({ "client_auth": "none", "certificate_names": "exact" }));
     public.obtains_all(3);
     assert_eq!(public.shown(&server, "older").names, NAMES[1..]);

@@ -1,4 +1,4 @@
-//! kill -9 at each step of the way to a certificate, and what the next process makes of what is left.
+//! kill -9 at each step of an order, and recovery by the next process.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use crate::harness::PATIENCE;
 use crate::harness::bind;
 use crate::harness::pebble::{Behaviour, Pebble};
 
-/// What the log says at the beginning of each step, in order.
+/// The log line at the beginning of each step, in order.
 const STEPS: [&str; 11] = [
     "asking https://",
     "registering an account",
@@ -28,7 +28,7 @@ const STEPS: [&str; 11] = [
 ];
 
 impl Public {
-    /// Runs the server until it says `step`, and kills it; gives the step that it was at when it died.
+    /// Runs the server until it logs `step`, and kills it; returns the step that it had reached.
     pub(super) fn kill_at(&self, step: &str) -> &'static str {
         let mut command = self.site.command();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -45,31 +45,31 @@ impl Public {
         child.kill().unwrap();
         child.wait().unwrap();
         reader.join().unwrap();
-        // It may have gone on before it died.
+        // It may have logged more before it died.
         said.extend(told);
         assert!(said.iter().any(|line| line.contains(step)), "never said {step:?}: {said:?}");
         let at = |line: &String| STEPS.into_iter().find(|step| line.contains(step));
         said.iter().rev().find_map(at).unwrap()
     }
 
-    /// The key of the order that is under way.
+    /// The certificate key of the pending order.
     fn ordered_for(&self) -> Option<Vec<u8>> {
         let folder = self.site.path("state/certs/ecdsa-p256");
         folder.join("order.json").exists().then(|| std::fs::read(folder.join("order.key")).unwrap())
     }
 }
 
-/// What became of some kills.
+/// The result of several kills.
 #[derive(Default)]
 struct Outcome {
-    /// The steps that processes died at.
+    /// The steps that the processes had reached.
     died_at: BTreeSet<&'static str>,
     orders: usize,
     validations: usize,
     certificates: usize,
 }
 
-/// Kills a process at each of these steps, one site after the other, and lets another finish.
+/// Kills a process at each of these steps, on one site after the other, and lets the next process finish.
 fn kill_at_each(steps: &[&str]) -> Outcome {
     let bind = primary().start();
     let pebble = Pebble::start(Behaviour::default(), bind.address);
@@ -109,9 +109,9 @@ fn order_is_finished_after_a_kill_at_any_step() {
     let sum = |count: fn(&Outcome) -> usize| outcomes.iter().map(count).sum::<usize>();
     let orders = sum(|outcome| outcome.orders);
     eprintln!("killed at {} of {} steps; {orders} orders", died_at.len(), STEPS.len());
-    // A process may die a step or two later than it was meant to.
+    // A process may run a step or two further before it dies.
     assert!(died_at.len() > STEPS.len() / 3, "killed only at {died_at:?}");
-    // Only an order whose URL was not yet on the disk is placed again; nothing is validated or issued twice.
+    // Only an order whose URL was not stored yet is placed again; nothing is validated or issued twice.
     assert!((STEPS.len()..=STEPS.len() + 3).contains(&orders), "{orders} orders");
     assert_eq!(sum(|outcome| outcome.validations), 2 * STEPS.len());
     assert_eq!(sum(|outcome| outcome.certificates), STEPS.len());
@@ -128,7 +128,7 @@ fn finished_order_left_by_a_kill_is_not_resumed() {
     let order = files.each_ref().map(|file| std::fs::read(file).unwrap());
     public.obtains();
     server.kill();
-    // As if it had been killed between storing the certificate and forgetting its order.
+    // The state after a kill between storing the certificate and removing its order.
     for (file, content) in files.iter().zip(order) {
         std::fs::write(file, content).unwrap();
     }

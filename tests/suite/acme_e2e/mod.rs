@@ -1,7 +1,7 @@
-//! All of it together: `provost serve` with nothing but `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
+//! End-to-end tests: `provost serve` with `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
 //!
-//! What stands in the way by the CA's doing is in [`ca`], by DNS's in [`dns`]; [`kills`] ends the process at each step,
-//! [`exact`] is about constituencies with certificates of their own, and [`wishes`] has a CA that says when it wants to be asked, and for what.
+//! [`ca`] is about the CA's errors, [`dns`] about DNS failures, [`kills`] about recovery after kill -9, [`exact`] about
+//! certificates for exact names, [`wishes`] about renewal information and profiles.
 
 mod ca;
 mod dns;
@@ -42,7 +42,7 @@ fn primary() -> BindConfig {
     BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", records, POLICY)
 }
 
-/// A site with the usual primary; `None`, and NOT RUN, if this machine lacks what it takes.
+/// A site with the usual primary; `None`, after NOT RUN, if a program is missing.
 pub fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return None;
@@ -54,7 +54,7 @@ pub fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
 }
 
 impl Public {
-    /// A site that has one kind of key and knows one name server, which takes updates signed with this key.
+    /// A site with one key type and one name server, which accepts updates signed with this key.
     fn new(pebble: Pebble, server: SocketAddr, key_file: &Path) -> Self {
         let mut site = Site::new();
         site.constituency("ote", &json!({ "client_auth": "none" }));
@@ -76,7 +76,7 @@ impl Public {
         &mut self.site.config["certificate"]["acme"]
     }
 
-    /// Starts the server and waits until it takes commands, too.
+    /// Starts the server and waits until it accepts commands, too.
     pub fn start(&self) -> Running {
         let server = self.site.start();
         let socket = self.site.path("state/control.sock");
@@ -84,7 +84,7 @@ impl Public {
         server
     }
 
-    /// A client that trusts what Pebble issues under one of its roots.
+    /// A client that trusts one of Pebble's roots.
     fn client_of(&self, server: &Running, root: u32) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pebble.issuing_root(root).as_bytes()).unwrap()).unwrap();
@@ -99,7 +99,7 @@ impl Public {
         self.client_of(server, 0)
     }
 
-    /// `provost certificate`, for a minute at most.
+    /// Runs `provost certificate`, for a minute at most.
     fn certificate(&self, args: &[&str]) -> tool::Ended {
         let mut command = Command::new("timeout");
         command.args(["60", env!("CARGO_BIN_EXE_provost"), "certificate"]).args(args);
@@ -111,7 +111,7 @@ impl Public {
         serde_json::from_str(&status.stdout).unwrap_or_else(|error| panic!("{error}: {status:?}"))
     }
 
-    /// Waits until there are all the certificates that are wanted, and nothing of them is left in DNS.
+    /// Waits until all configured certificates are obtained and their DNS records are removed.
     #[track_caller]
     pub fn obtains(&self) -> Value {
         eventually("the certificates", || {
@@ -122,7 +122,7 @@ impl Public {
         })
     }
 
-    /// Renews everything, which must succeed; what was said meanwhile.
+    /// Renews all certificates, which must succeed; returns the output.
     #[track_caller]
     fn renew(&self) -> String {
         let renewed = self.certificate(&["renew", "--now"]);
@@ -130,7 +130,7 @@ impl Public {
         renewed.stdout
     }
 
-    /// Tries to renew everything, which must fail with this reason; what was said meanwhile.
+    /// Renews all certificates, which must fail with this reason; returns the output.
     #[track_caller]
     fn fails(&self, reason: &str) -> String {
         let renewed = self.certificate(&["renew", "--now"]);
@@ -149,12 +149,12 @@ impl Public {
         tool::run(&mut command).stdout.trim().trim_start_matches("serial=").to_ascii_lowercase()
     }
 
-    /// What is remembered of attempts and budgets.
+    /// The stored record of attempts and budgets.
     fn memory(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.site.path("state/renewal.json")).unwrap()).unwrap()
     }
 
-    /// Whether validations have been spent of the budget, which the CA's limits are the reason for.
+    /// Whether failed validations were counted against the budget, which is limited like the CA's.
     fn has_spent_validations(&self) -> bool {
         let memory = self.memory();
         let account = &memory["directories"][self.pebble.directory()];
@@ -191,7 +191,7 @@ fn certificates_are_obtained_and_kept_across_a_restart() {
     assert!(second.code != 0 && second.stderr.contains("in use by another provost"), "{second:?}");
 }
 
-/// Whoever fetches for as long as this lives ends with it, also if the test fails meanwhile.
+/// Stops the fetching threads when dropped, so that a failing test ends.
 struct Load<'a>(&'a AtomicBool);
 
 impl Drop for Load<'_> {

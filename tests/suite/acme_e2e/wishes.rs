@@ -1,5 +1,5 @@
-//! A CA that says when it wants a certificate renewed (RFC 9773), and that offers profiles: the Pebble that `tests/run`
-//! fetches, and a stand-in that needs no such Pebble.
+//! Renewal information (RFC 9773) and profiles, with the Pebble that `tests/run` downloads, or with a proxy in front of
+//! an old one.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::harness::site::Running;
 
 const DAY: u64 = 86_400;
 
-/// A site whose CA offers the profiles that Let's Encrypt does; `None`, and NOT RUN, if there is no such CA here.
+/// A site whose CA offers the same profiles as Let's Encrypt; `None`, after NOT RUN, if there is no such CA here.
 fn with_wishes(test: &str) -> Option<(Bind, Public)> {
     let program = bind::is_here(test).then(|| Pebble::fetched(test))??;
     let profiles = [("classic", 90), ("shortlived", 6)].map(|(name, days)| (name.to_owned(), days * DAY));
@@ -68,7 +68,7 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
     assert_eq!(public.pebble.logged("is a replacement of"), 0);
     server.kill();
 
-    // The CA moves the window: now, all at once. It is not asked again before its Retry-After, six hours, is over.
+    // The CA moves the window to the present. It is not queried before its Retry-After, six hours, has passed.
     let before = std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap();
     let leaf = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
     let (start, end) = now_at_once();
@@ -81,7 +81,7 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
     server.says("a new certificate is in use");
     assert_ne!(std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap(), before);
     assert_eq!(public.pebble.logged("is a replacement of"), 1);
-    // What the CA itself asked for is exempt from its limit, and so from our budget.
+    // A renewal within the CA's window is exempt from the CA's limit, and so from the budget.
     let budget = &public.memory()["directories"][public.pebble.directory()]["budget"];
     assert!(budget["wanted_certificates"].is_i64(), "{budget}");
 }
@@ -122,7 +122,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
     assert!(early.stdout.starts_with(said) && early.stdout.lines().count() == 1, "{early:?}");
     assert_eq!(ca.asked_about().len(), asked + 1);
 
-    // The CA moves the window to now. Its Retry-After, six hours, is for servers, and not for operators.
+    // The CA moves the window to the present. Its Retry-After, six hours, does not bind an operator's command.
     let (start, end) = now_at_once();
     ca.wants_renewal(start, end);
     let renewed = public.certificate(&["renew"]);
@@ -137,7 +137,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
     assert!(unheard.stdout.contains("by its last answer it is not due"), "{unheard:?}");
 }
 
-/// A site whose CA has its wishes from a stand-in, for wherever there is only an old Pebble.
+/// A site whose CA is a proxy with renewal information, for machines with an old Pebble.
 fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wishing)> {
     let (bind, mut public) = usual(test, Behaviour::default())?;
     let ca = Wishing::start(&public.pebble, echoes_replaces);
@@ -145,14 +145,14 @@ fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wis
     Some((bind, public, ca))
 }
 
-/// A window in which almost any time has passed already, and which is not over yet.
+/// A window that began long ago and ends soon, so that almost any time in it is past.
 fn now_at_once() -> (OffsetDateTime, OffsetDateTime) {
     let now = OffsetDateTime::now_utc();
     (now - Duration::days(10), now + Duration::minutes(5))
 }
 
 impl Public {
-    /// Gets a certificate, and then another one, because the CA has moved its window.
+    /// Gets a certificate, then another after the CA moved its window.
     fn renew_in_a_window(&self, ca: &Wishing) -> Running {
         let server = self.start();
         self.obtains();
@@ -166,7 +166,7 @@ impl Public {
         server
     }
 
-    /// Waits until the CA has said when it wants the certificate renewed, and that is kept; the certificate's status.
+    /// Waits until the window is queried and stored; returns the certificate's status.
     fn knows_the_window(&self) -> Value {
         eventually("a window", || {
             let certificate = self.status()["certificates"][0].clone();
@@ -174,7 +174,7 @@ impl Public {
         })
     }
 
-    /// As if the CA's Retry-After for its window were over.
+    /// Changes the state as if the CA's Retry-After had passed.
     fn forget_when_to_look_again(&self) {
         let mut memory = self.memory();
         let recheck = memory["certificates"]["ecdsa-p256"].as_object_mut().unwrap().remove("recheck");

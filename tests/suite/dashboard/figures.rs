@@ -1,4 +1,4 @@
-//! Every figure that is a link leads to exactly what it counts, on a site where phones are in every state.
+//! Every linked figure leads to exactly the phones that it counts, on a site with phones in every state.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::harness::operators::Operators;
 use crate::harness::pki::{FACTORY, Identity, device_params};
 use crate::harness::site::{Running, Site};
 
-/// So many phones are in each state, in the first constituency. All numbers differ.
+/// The number of phones in each state in the first constituency. All numbers differ.
 const STATES: [(&str, u32); 10] = [
     ("well", 3),
     ("silent", 4),
@@ -27,7 +27,7 @@ const STATES: [(&str, u32); 10] = [
     ("gone", 9),
 ];
 
-/// The phones of `state`, of those of the constituency `name`.
+/// The phones in `state` of the constituency `name`.
 fn macs(name: &str, state: &str) -> Vec<String> {
     let (index, count) =
         STATES.iter().enumerate().find_map(|(index, it)| (it.0 == state).then_some((index, it.1))).unwrap();
@@ -35,14 +35,14 @@ fn macs(name: &str, state: &str) -> Vec<String> {
     (0..if name == "lab" { 1 } else { count }).map(|number| format!("00005e{of:02x}{index:02x}{number:02x}")).collect()
 }
 
-/// Gives the constituency `name` a list of the phones in `known`, and a list of the `denied`.
+/// Writes the policy of the constituency `name` with the phones in `known` and in `denied`.
 fn list(site: &Site, name: &str, known: &[&str], denied: &[&str]) {
     let all = |states: &[&str]| states.iter().flat_map(|state| macs(name, state)).collect::<Vec<String>>();
     let phones: BTreeMap<String, &str> = all(known).into_iter().map(|mac| (mac, "")).collect();
     site.constituency(name, &json!({ "trust": ["factory"], "phones": phones, "denied": all(denied) }));
 }
 
-/// Has the phones of `state` ask for `path`.
+/// Requests `path` as each phone in `state`.
 fn ask(server: &Running, name: &str, state: &str, path: &str, status: u16) {
     for mac in macs(name, state) {
         assert_eq!(
@@ -98,13 +98,13 @@ fn in_every_state() -> (Site, Running) {
     (site, server)
 }
 
-/// The links with a figure: where each stands, its words, and where it leads.
+/// The links with a figure: place, text, target.
 const FIGURES: &str = "return [...document.querySelectorAll('#summary a, #constituencies td a, #waiting > p a')]
     .filter((link) => /[0-9]/.test(link.textContent))
     .map((link) => [link.closest('td')?.dataset.label ?? link.parentElement.previousElementSibling?.textContent ?? '',
         link.textContent, link.getAttribute('href')])";
 
-/// How many phones what is open shows in all: cards, or what is said above the list.
+/// The number of phones that the open page shows: cards, or the count above the list.
 const SHOWN: &str = "
     if (location.hash === '#waiting') return document.querySelectorAll('#waiting .card').length;
     const found = document.getElementById('found').textContent.replaceAll(/[\\u00a0\\u202f]/g, '');
@@ -120,7 +120,7 @@ fn every_linked_figure_opens_the_phones_that_it_counts() {
     let counts = operators.json("/api/overview")["counts"].clone();
     let known = ["well", "silent", "never", "allowed", "refused", "locked_out"];
     for (state, count) in STATES {
-        // The second constituency has one more in each, but none that is not served.
+        // The second constituency has one more in each state, except phones that are no longer served.
         let count = count + u32::from(state != "gone");
         assert_eq!(counts[state], count, "{state}: {counts}");
         let listed = operators.json(&format!("/api/phones?state={state}&limit=1000"));
@@ -154,7 +154,7 @@ fn every_linked_figure_opens_the_phones_that_it_counts() {
         let agrees = || (shown().as_u64() == Some(number)).then_some(());
         eventually(&format!("{place:?} {words:?} to open {number} phones at {link}, not {}", shown()), agrees);
     }
-    // Seven in the summary, three headlines, four of each of two constituencies.
+    // Seven in the summary, three headlines, four for each of two constituencies.
     assert_eq!(seen.len(), 18, "{seen:?}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! The operators' page as people see it: a real browser looks at what the real binary shows of real phones.
+//! The operators' page in a real browser, with the real server and phones.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ mod pictures;
 const TOKEN: &str = "a-token-for-tests-0123456789";
 const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
 
-/// A site that two phones know, whose operators may sign in.
+/// A site of two phones whose operators may sign in.
 fn watched() -> Site {
     let mut site = Site::with_ote();
     let phones = json!({ VVX500: "the <b>kitchen</b>", VVX550: "the cellar" });
@@ -28,7 +28,7 @@ fn watched() -> Site {
     site
 }
 
-/// A known phone, a stranger, and somebody who only claims to be a phone.
+/// Requests of a known phone, of an unknown one, and of a client without a certificate that claims a phone's MAC.
 fn visitors(server: &Running) {
     let known = server.client("ote", &FACTORY.device(VVX500));
     assert_eq!(known.request("GET", "/site.cfg", AGENT, b"").unwrap().status, 200);
@@ -42,8 +42,8 @@ fn visitors(server: &Running) {
     });
 }
 
-/// A browser, a site whose operators may sign in, its server that had these visitors, and where its page is; `None` if no
-/// browser is here.
+/// A browser, a site whose operators may sign in, its server after these requests, and the page's URL; `None` without a
+/// browser.
 fn opened(test: &str) -> Option<(Browser, Site, Running, String)> {
     let browser = Browser::start(test)?;
     let site = watched();
@@ -63,7 +63,7 @@ fn sign_in(browser: &Browser, base: &str) {
     });
 }
 
-/// The page's list of phones: what stands in each row, by MAC address.
+/// The rows of the page's list of phones, by MAC address.
 fn rows(browser: &Browser) -> BTreeMap<String, String> {
     let script = "return Object.fromEntries([...document.querySelectorAll('.phones tbody tr')].map(
         (row) => [row.querySelector('.mac').textContent, row.innerText]))";
@@ -82,7 +82,7 @@ fn order(browser: &Browser) -> Vec<String> {
     browser.run(script).as_array().unwrap().iter().map(|mac| mac.as_str().unwrap().to_owned()).collect()
 }
 
-/// Marks the open page, so as to see whether it is still the same one.
+/// Marks the open page, to detect a reload.
 fn mark(browser: &Browser) {
     browser.run("window.isMarked = true");
 }
@@ -92,7 +92,7 @@ fn assert_still_marked(browser: &Browser) {
     assert_eq!(browser.run("return window.isMarked === true"), true, "the page was loaded again");
 }
 
-/// No browser complained, and nobody but the listener was asked for anything.
+/// Asserts that the browser reported no error and sent requests only to the listener.
 #[track_caller]
 fn assert_kept_to_itself(browser: &Browser, base: &str) {
     assert_eq!(browser.complaints(), Vec::<String>::new());
@@ -136,7 +136,7 @@ fn page_shows_the_phone_history() {
     assert_kept_to_itself(&browser, &operators.base);
 }
 
-/// A constituency of this many phones, of which every tenth has a note of its own, with its server.
+/// A server with a constituency of this many phones, of which every tenth has its own note.
 fn crowd(count: u32) -> (Site, Running) {
     let site = watched();
     let mac = |n: u32| format!("00005e{n:06x}");
@@ -169,7 +169,7 @@ fn page_searches_sorts_and_pages_fifty_thousand_phones() {
     assert_eq!(order(&browser)[0], "00005e000064");
     browser.click("[rel=prev]");
     found("the first page again", "1–100 of");
-    // By the heading that sorts already, the other way round.
+    // The heading of the sorted column reverses the order.
     browser.click("[aria-sort=ascending] a");
     eventually("the last phone first", || (order(&browser)[0] == "00005e00c34f").then_some(()));
     browser.type_into("#search", "room 4990");
@@ -220,7 +220,7 @@ fn failed_page_action_shows_the_reason_or_the_command() {
         let config = site.path("provost.json");
         format!("provost allow {STRANGER} --constituency ote --note \"…\" --config {}", config.display())
     };
-    // Somebody breaks the policy while the page is open.
+    // The policy breaks while the page is open.
     sign_in(&browser, &base);
     mark(&browser);
     std::fs::write(site.served("ote/constituency.json"), "{").unwrap();

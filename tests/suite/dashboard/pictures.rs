@@ -1,4 +1,4 @@
-//! How the page looks: on a desk and on a telephone, in light and dark; and the picture of it in the README.
+//! The page's layout and contrast, on a desktop and a telephone, in light and dark mode; and the README's screenshot.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,7 +13,8 @@ use crate::harness::operators::Operators;
 use crate::harness::pki::{DAY, FACTORY, Identity, SERVER_CA, device_params, valid};
 use crate::harness::site::{DOMAIN, Running, Site};
 
-/// A phone of the picture: constituency, address, note, User-Agent, whence, and seconds since it was seen.
+/// A phone of the screenshot: constituency, address, note, User-Agent, source address, and seconds since its last
+/// request.
 type Visitor = (&'static str, &'static str, &'static str, &'static str, &'static str, i64);
 
 const VISITORS: [Visitor; 11] = [
@@ -41,7 +42,7 @@ fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
-/// A site that looks like one that has been there for a while.
+/// A site with the history of a longer time.
 fn lived_in() -> Site {
     let site = watched();
     std::fs::remove_dir_all(site.served("ote")).unwrap();
@@ -70,7 +71,7 @@ fn lived_in() -> Site {
     site
 }
 
-/// Lets every phone ask, then puts back the time and says that they asked from elsewhere.
+/// Lets every phone send a request, then changes times and source addresses in the history.
 fn visited(site: &Site) -> Running {
     let server = site.start();
     for (constituency, mac, note, agent, _, _) in VISITORS {
@@ -79,7 +80,7 @@ fn visited(site: &Site) -> Running {
         let status = phone.request("GET", "/site.cfg", &agent, b"").unwrap().status;
         assert_eq!(status, if note.is_empty() { 403 } else { 200 }, "{mac}");
     }
-    // Another phone's file: refused, though it is on the list.
+    // Another phone's file, which is refused although it is listed.
     let curious = server.client("ucs-5-9", &FACTORY.device("00005e005321"));
     assert_eq!(curious.get("/00005e00530c.cfg").unwrap().status, 403);
     server.client("ucs-5-9", &Identity::self_signed(&device_params("00005e00530c"))).get("/").unwrap_err();
@@ -107,7 +108,7 @@ fn visited(site: &Site) -> Running {
     site.start()
 }
 
-/// A day of offices and homes: quiet at night, a peak when phones are restarted, now and then a refusal.
+/// A day of an office: quiet at night, a peak when phones restart, some refusals.
 fn fill_day(ledger: &Connection) {
     const STEP_S: i64 = 600;
     let last = now() / STEP_S;
@@ -126,7 +127,7 @@ fn fill_day(ledger: &Connection) {
     }
 }
 
-/// Texts whose contrast to what is behind them is below what WCAG 2.2 wants (AA).
+/// Texts whose contrast is below WCAG 2.2 AA.
 const FAINT: &str = "
     const channels = (colour) => {
         const parts = colour.match(/[\\d.]+/g).map(Number);
@@ -158,7 +159,7 @@ const FAINT: &str = "
     }
     return [seen, faint];";
 
-/// What sticks out of the page to the right.
+/// Elements that extend beyond the page's right edge.
 const WIDE: &str = "
     const width = document.documentElement.clientWidth;
     const isHidden = (element) => element.closest('.unseen, .skip, svg, thead, .command') !== null;
@@ -193,7 +194,7 @@ fn page_fits_and_has_contrast_on_desktop_and_mobile() {
     }
     assert_eq!(browser.complaints(), Vec::<String>::new());
 
-    // What the README shows.
+    // The screenshot of the README.
     browser.look(Look::DESK);
     browser.open(&format!("{base}/"));
     let picture = browser.picture(Some(PICTURE.1));
@@ -203,7 +204,7 @@ fn page_fits_and_has_contrast_on_desktop_and_mobile() {
     }
 }
 
-/// Keeps a picture where somebody wants to look at them.
+/// Stores a screenshot in the folder that the environment names, if any.
 fn keep(name: &str, picture: &[u8]) {
     if let Some(folder) = std::env::var_os("PROVOST_PICTURES") {
         std::fs::create_dir_all(&folder).unwrap();
@@ -211,7 +212,7 @@ fn keep(name: &str, picture: &[u8]) {
     }
 }
 
-/// The size of the README's picture.
+/// The size of the README's screenshot.
 const PICTURE: (u32, u32) = (1280, 1070);
 
 fn picture_path() -> PathBuf {

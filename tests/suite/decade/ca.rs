@@ -1,4 +1,4 @@
-//! A CA and a DNS that follow a script: Let's Encrypt's limits as token buckets, and everything that goes wrong.
+//! A scripted CA and DNS with Let's Encrypt's limits as token buckets, and with every kind of failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use super::{START, system_time};
 
 type Now = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// A limit as Let's Encrypt has it: so many at once, and one more every so many seconds.
+/// A limit like Let's Encrypt's: a burst, and one more every so many seconds.
 struct Bucket {
     capacity: f64,
     period: f64,
@@ -47,9 +47,9 @@ impl Bucket {
 struct Limits {
     accounts: Bucket,
     orders: Bucket,
-    /// By the set of names.
+    /// By set of names.
     certificates: BTreeMap<Vec<String>, Bucket>,
-    /// All names below the registered domain.
+    /// For all names of the registered domain.
     registered_domain: Bucket,
     /// By name.
     failed_validations: BTreeMap<String, Bucket>,
@@ -124,23 +124,23 @@ impl ScriptedCa {
         }
     }
 
-    /// How many certificates there were for this name.
+    /// How many certificates were issued for this name.
     pub fn issued_for(&self, name: &str) -> u32 {
         self.issued.lock().unwrap().get(name).copied().unwrap_or(0)
     }
 
-    /// Waits until the script wants the process killed.
+    /// Waits until the script kills the process.
     pub async fn killed(&self) {
         self.kill.notified().await;
     }
 
-    /// Whether CA and DNS have worked of late.
+    /// Whether CA and DNS have worked recently.
     pub fn is_fair(&self) -> bool {
         let now = (self.now)();
         self.weather.was_calm(now - 2 * DAY, now)
     }
 
-    /// Lifetimes shrink as they will: 90, 64, 45, 6 days.
+    /// The lifetimes that Let's Encrypt has announced: 90, 64, 45, 6 days.
     fn lifetime(&self) -> i64 {
         let years = ((self.now)() - START) / (365 * DAY);
         match years {
@@ -151,7 +151,7 @@ impl ScriptedCa {
         }
     }
 
-    /// Any request: takes a moment, may find the CA down, may be forbidden, may be where the process dies.
+    /// Any request: it takes time, and it may find the CA down, be rate-limited, or be where the process dies.
     async fn request(&self) -> Result<(), AcmeFailure> {
         let wait = self.dice.between(1, 20);
         tokio::time::sleep(Duration::from_secs(wait.unsigned_abs())).await;
@@ -179,7 +179,7 @@ impl ScriptedCa {
     async fn maybe_die(&self) {
         if self.dice.chance(0.004) {
             self.kill.notify_waiters();
-            // If nobody was waiting, nobody dies.
+            // If the process is not being awaited, it does not die.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -188,7 +188,7 @@ impl ScriptedCa {
         bucket(&mut self.limits.lock().unwrap()).take(what, (self.now)());
     }
 
-    /// RFC 9773: from the certificate's own dates, unless the script moved it forward.
+    /// The window by the certificate's own dates (RFC 9773), unless the script moved it forward.
     fn window_of(&self, leaf: &CertificateDer<'static>) -> RenewalWindow {
         if let Some(moved) = self.moved.lock().unwrap().get(&leaf.to_vec()) {
             return *moved;
@@ -239,7 +239,7 @@ impl ScriptedCa {
         };
         let url = format!("order-{number}");
         self.placed.lock().unwrap().insert(url.clone(), placed);
-        // The answer may get lost although the order exists.
+        // The answer may get lost after the order was created.
         self.maybe_die().await;
         if self.dice.chance(0.01) {
             return Err(AcmeFailure::retry("the connection broke"));
@@ -273,7 +273,7 @@ fn dates(leaf: &CertificateDer<'static>) -> (i64, i64) {
     (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp())
 }
 
-/// The CA as the flow sees it; orders hold on to it.
+/// The CA's interface to the flow; orders keep a reference to it.
 pub struct CaPort(pub Arc<ScriptedCa>);
 
 impl Ca for CaPort {
@@ -309,7 +309,7 @@ impl Ca for CaPort {
             self.0.request().await?;
             let now = (self.0.now)();
             if self.0.dice.chance(0.002) {
-                // An incident: this certificate must go.
+                // An incident: this certificate is to be replaced soon.
                 let soon = RenewalWindow { start: now - DAY, end: now + self.0.dice.between(-HOUR, 2 * DAY) };
                 self.0.moved.lock().unwrap().insert(leaf.to_vec(), soon);
             }
@@ -377,7 +377,7 @@ impl Order for ScriptedOrder {
             let published = self.ca.published.lock().unwrap().clone();
             for challenge in self.with(|order| order.challenges.clone()) {
                 self.ca.validations.fetch_add(1, Ordering::Relaxed);
-                // The CA may see DNS from where we do not.
+                // The CA may get other DNS answers than the server.
                 if !published.contains(&challenge.value) || self.ca.dice.chance(0.03) {
                     self.ca.failed_validations.fetch_add(1, Ordering::Relaxed);
                     self.ca.take("failed validations", |limits| {
@@ -438,7 +438,7 @@ impl ScriptedDns {
         Self { weather, dice, now, ca }
     }
 
-    /// The values that are in DNS.
+    /// The values that are published in DNS.
     pub fn records(&self) -> BTreeSet<String> {
         self.ca.published.lock().unwrap().clone()
     }
@@ -467,7 +467,7 @@ impl ChallengeDns for ScriptedDns {
         Box::pin(async move {
             self.exchange().await?;
             self.ca.published.lock().unwrap().extend(values.iter().cloned());
-            // Published, but nobody may ever hear of it.
+            // Published, although the answer may get lost.
             self.exchange().await
         })
     }

@@ -1,5 +1,4 @@
-//! The rules of certificates for exact names, on the virtual clock: they never stand in the wildcard's way, nor in that of
-//! one another.
+//! Certificates for exact names on the virtual clock: none delays the wildcard certificate or another exact name.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use super::weather::{DAY, HOUR};
 
 const CA: &str = "https://first.example";
 
-/// What constituencies of these names want.
+/// The exact names of constituencies with these labels.
 fn wanted(names: &[&str]) -> Arc<ExactNames> {
     let wants = |name: &&str| (name.parse().unwrap(), vec![format!("{name}.phones.example.com")]);
     Arc::new(names.iter().map(wants).collect())
@@ -30,7 +29,7 @@ impl Simulated {
         shown.is_some_and(|shown| shown.iter().any(|it| it.names == [format!("{name}.phones.example.com")]))
     }
 
-    /// How many orders there were for this name, and when the first came among all.
+    /// How many orders were for this name, and the position of the first among all orders.
     fn orders(&self, name: &str) -> (usize, Option<usize>) {
         let ordered = self.cas[0].ordered.lock().unwrap();
         let is_for = |names: &&Vec<String>| names.contains(&format!("{name}.phones.example.com"));
@@ -54,10 +53,10 @@ fn wildcard_is_ordered_first_and_exact_names_over_days() {
         assert_eq!(status.certificates.len(), 1 + names.len());
         let shown = || names.iter().filter(|name| site.shows(name)).count();
         assert_eq!(shown(), 20, "what may be had at once");
-        // Whoever is held up by our own budget has not failed.
+        // A certificate that waits for the budget has not failed.
         assert!(status.certificates.iter().all(|certificate| certificate.failures == 0), "{status:?}");
         site.live_for(7 * DAY - 2 * HOUR).await;
-        // Let's Encrypt: 50 for a registered domain in a week.
+        // Let's Encrypt allows 50 per registered domain and week.
         assert_eq!(shown(), names.len());
         assert!(site.cas[0].ordered.lock().unwrap().len() <= 50);
     });
@@ -98,7 +97,7 @@ fn failing_exact_name_delays_no_other_certificate() {
         assert_eq!(failed.names, ["a.phones.example.com"]);
         assert!(failed.next_attempt - status.now <= 2 * HOUR);
         assert_eq!((of("exact/b").failures, of("ecdsa-p256").failures), (0, 0));
-        // Somebody has mended it: it is never given up.
+        // After the repair it is obtained: the attempts never stop.
         *site.cas[0].refused_name.lock().unwrap() = None;
         site.live_for(2 * DAY).await;
         assert!(site.shows("a"));
@@ -166,7 +165,7 @@ fn exact_certificate_is_renewed_early_and_for_a_new_alias() {
         site.wanted.send_replace(Arc::new(wanted));
         site.live_for(HOUR).await;
         assert_eq!(site.live.exact().values().next().unwrap()[0].names, both);
-        // One less is no reason for another order.
+        // A name less causes no new order.
         site.want(&["a"]);
         site.live_for(HOUR).await;
         assert_eq!(site.orders("a").0, 3);

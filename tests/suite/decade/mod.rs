@@ -1,9 +1,8 @@
-//! A simulated decade: the real flow, store and schedule against a scripted CA and DNS, on a clock that runs in jumps.
+//! Ten simulated years: the real flow, store and schedule with a scripted CA and DNS, on a virtual clock.
 //!
-//! What may go wrong does: outages of hours and of days, 429 with Retry-After, windows moved forward, forgotten accounts,
-//! orders that do not echo, a process that is killed at any step. What must hold is asserted on every change and at
-//! the end: no limit of Let's Encrypt's is ever exceeded, no record stays in DNS, and there is always a valid
-//! certificate wherever there could be one.
+//! The script contains outages of hours and days, 429 with Retry-After, windows moved forward, lost accounts, orders
+//! without `replaces`, and kills at any step. The tests assert, on every change and at the end, that no limit of Let's
+//! Encrypt is exceeded, that no record stays in DNS, and that there is a valid certificate whenever that was possible.
 
 mod ca;
 mod exact;
@@ -31,15 +30,15 @@ const KINDS: [KeyKind; 2] = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
 const START: i64 = 1_800_000_000;
 const DECADE: i64 = 3653 * DAY;
 
-/// A few keys for all: making RSA keys is slow, and not what this is about.
+/// A few shared keys, because generating RSA keys is slow.
 static KEYS: LazyLock<Vec<(KeyKind, Vec<String>)>> = LazyLock::new(|| {
     let some = |kind: KeyKind| (kind, (0..4).map(|_| kind.generate().unwrap().serialize_pem()).collect());
     KINDS.map(some).to_vec()
 });
 
-/// Time that passes as fast as nothing happens.
+/// Virtual time, which advances when nothing else happens.
 struct VirtualWorld {
-    /// When the simulation began, as its own clock said.
+    /// The start of the simulation on the runtime's clock.
     start: i64,
     began: tokio::time::Instant,
     dice: Arc<Dice>,
@@ -60,12 +59,12 @@ impl Env for VirtualWorld {
     }
 }
 
-/// The constituencies that have exact names all the time, with their labels.
+/// The labels of the constituencies that always have exact names.
 const STEADY: [&[&str]; 2] = [&["ucs-3"], &["old", "older"]];
-/// The one that comes and goes.
+/// The constituency that is added and removed repeatedly.
 const GUEST: &[&str] = &["guest"];
 
-/// The exact names that are wanted, with those of the guest or without.
+/// The exact names, with or without those of the guest.
 fn wanted(with_guest: bool) -> Arc<ExactNames> {
     let names = |labels: &&[&str]| {
         let names = labels.iter().map(|label| format!("{label}.phones.example.com")).collect();
@@ -74,17 +73,17 @@ fn wanted(with_guest: bool) -> Arc<ExactNames> {
     Arc::new(STEADY.iter().chain(with_guest.then_some(&GUEST)).map(names).collect())
 }
 
-/// What a decade came to.
+/// The result of ten years.
 #[derive(Debug, Default)]
 struct Figures {
     restarts: u32,
     kills: u32,
     gaps_excused: i64,
-    /// For how long the wildcard was shown where there should have been a certificate for exact names.
+    /// For how long the wildcard was presented instead of a certificate for exact names.
     exact_missing: i64,
 }
 
-/// As soon as all has worked for so long, there must be one for exact names: they are tried again less often.
+/// After everything has worked for this long, there must be a certificate for exact names, whose attempts are rarer.
 const CALM_FOR_EXACT: i64 = 3 * DAY;
 
 #[test]
@@ -125,7 +124,7 @@ async fn decade(seed: u64) -> String {
         if is_orderly {
             renewer.run(commands, look(span, &world, &weather, &live, &wanting, &mut figures)).await;
         } else {
-            // The process is killed in the middle of whatever it does, also between two words with CA or DNS.
+            // The process is killed at any point, also between two requests to CA or DNS.
             let run = renewer.run(commands, std::future::pending());
             let killed = ca.killed();
             tokio::select! {
@@ -135,7 +134,7 @@ async fn decade(seed: u64) -> String {
             }
         }
         figures.restarts += 1;
-        // A machine needs a moment to start it again.
+        // The supervisor restarts it after a moment.
         tokio::time::sleep(Duration::from_secs(u64::try_from(dice.between(1, 300)).unwrap())).await;
     }
     assert_clean_end(&ca, &dns, &live, &world, folder.path());
@@ -177,7 +176,7 @@ fn parts(
     }
 }
 
-/// Looks, for as long as `span`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
+/// Checks for `span` whether there is a valid certificate of each kind: at each expiry and every hour.
 async fn look(
     span: Duration,
     world: &VirtualWorld,
@@ -196,7 +195,7 @@ async fn look(
                 pause = pause.min(left);
                 continue;
             }
-            // Also later: as soon as all has worked for so long, there must be one again.
+            // The same later on: after everything has worked for this long, there must be a certificate again.
             let calm = DAY.min((certificate.not_after - certificate.not_before) / 6);
             assert!(
                 !weather.was_calm(now - calm, now),
@@ -235,13 +234,12 @@ fn assert_clean_end(ca: &ScriptedCa, dns: &ScriptedDns, live: &LiveCertificates,
     assert!(guest <= steady, "who comes and goes needs no more than who stays: {guest}, {steady}");
 }
 
-/// A folder in memory where there is one: a decade writes a lot.
+/// A folder in memory if possible, because ten years write a lot.
 fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-/// Unix time as the certificates' library wants it.
 fn system_time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())
 }

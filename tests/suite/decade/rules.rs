@@ -1,4 +1,4 @@
-//! Single rules of the flow on the virtual clock: whom to ask, when not to ask, and what not to use.
+//! Single rules of the flow on the virtual clock: which CA to use, when to wait, which certificates to reject.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
@@ -19,22 +19,22 @@ use super::{START, VirtualWorld, scratch, system_time};
 
 const KIND: KeyKind = KeyKind::EcdsaP256;
 
-/// A CA that does what a test says; it believes in any name.
+/// A CA controlled by the test, without validation.
 pub(super) struct Stub {
     directory: String,
     world: Arc<VirtualWorld>,
     issuer: Issuer<'static, KeyPair>,
-    /// What every request is answered with.
+    /// The error of every request, if any.
     refusal: Mutex<Option<AcmeFailure>>,
-    /// What every order for this name is answered with.
+    /// The error of every order for this name.
     pub(super) refused_name: Mutex<Option<(String, AcmeFailure)>>,
     /// The names of all orders.
     pub(super) ordered: Mutex<Vec<Vec<String>>>,
     skew: AtomicI64,
-    /// The CA dies of a certificate request, and so do we.
+    /// A certificate request never ends, and the process is killed.
     hangs: AtomicBool,
     names_are_wrong: AtomicBool,
-    /// It never answers a revocation.
+    /// A revocation is never answered.
     is_deaf: AtomicBool,
     requests: AtomicU32,
     orders: AtomicU32,
@@ -85,7 +85,7 @@ impl Stub {
     }
 }
 
-/// The stub as the flow sees it.
+/// The stub's interface to the flow.
 struct Port(Arc<Stub>);
 
 impl Ca for Port {
@@ -127,7 +127,7 @@ impl Ca for Port {
     }
 
     fn order_at<'a>(&'a self, _: &'a str) -> PortFuture<'a, Box<dyn Order>> {
-        // It forgets orders, which is the worst for budgets.
+        // It does not know old orders, which is the worst case for budgets.
         Box::pin(async {
             self.0.request().await?;
             Err(AcmeFailure::retry("no such order").with_sign(provost::acme::FailureKind::Refused))
@@ -184,7 +184,7 @@ impl Order for StubOrder {
     }
 }
 
-/// No record is ever needed here.
+/// DNS without any effect, because no record is needed here.
 struct NoDns;
 
 impl ChallengeDns for NoDns {
@@ -209,7 +209,7 @@ impl ChallengeDns for NoDns {
     }
 }
 
-/// A site on the virtual clock, with the CAs that it may ask.
+/// A site on the virtual clock, with its CAs.
 pub(super) struct Simulated {
     pub(super) folder: tempfile::TempDir,
     pub(super) world: Arc<VirtualWorld>,
@@ -242,7 +242,7 @@ impl Simulated {
         Renewer::open(parts, self.folder.path(), Arc::clone(&self.live)).unwrap()
     }
 
-    /// Lives for a while and is then killed; what the status was at the end.
+    /// Runs for a while and is then killed; returns the last status.
     pub(super) async fn live_for(&self, seconds: i64) -> AcmeStatus {
         let (commands, received) = mpsc::channel(1);
         let end = Duration::from_secs(seconds.unsigned_abs());
@@ -281,7 +281,7 @@ fn fallback_directory_is_used_late_and_then_the_first_again() {
         let site = Simulated::new(&["https://first.example", "https://second.example"]);
         site.live_for(HOUR).await;
         site.cas[0].refuse(Some(AcmeFailure::retry("down for weeks")));
-        // A sixth of 90 days is 15: until then, the first alone.
+        // The fallback is used after a sixth of 90 days, which is 15.
         site.live_for(site.not_after() - 16 * DAY - site.world.now()).await;
         assert!(site.cas[0].requests.load(Ordering::SeqCst) > 10);
         assert_eq!(site.cas[1].requests.load(Ordering::SeqCst), 0);
@@ -316,13 +316,13 @@ fn crash_loop_stays_below_the_ca_rate_limits() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.cas[0].hangs.store(true, Ordering::SeqCst);
-        // A supervisor that starts it again every ten seconds, for two days.
+        // A supervisor restarts it every ten seconds, for two days.
         for _ in 0..2 * 8640 {
             site.live_for(10).await;
         }
         let (orders, finalized) =
             (site.cas[0].orders.load(Ordering::SeqCst), site.cas[0].finalized.load(Ordering::SeqCst));
-        // It goes on trying; five at once and one more in 34 hours is what Let's Encrypt allows.
+        // The attempts continue within Let's Encrypt's limit: a burst of five, and one more in 34 hours.
         assert!((5..=6).contains(&finalized), "{finalized} certificates asked for, by {orders} orders");
         assert!((5..=100).contains(&orders), "{orders} orders");
     });
@@ -335,7 +335,7 @@ fn clock_a_year_ahead_orders_and_overwrites_nothing() {
         site.live_for(HOUR).await;
         let chain = site.folder.path().join("certs/ecdsa-p256/current/chain.pem");
         let (before, orders) = (read(&chain), site.cas[0].orders.load(Ordering::SeqCst));
-        // Ours says that the certificate is due, but is a year ahead.
+        // By the local clock the certificate is due, but that clock is a year ahead.
         site.cas[0].skew.store(-365 * DAY, Ordering::SeqCst);
         let status = site.live_for(80 * DAY).await;
         let error = status.certificates[0].last_error.clone().unwrap();
@@ -379,7 +379,7 @@ fn unanswered_revocation_does_not_delay_shutdown() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.cas[0].is_deaf.store(true, Ordering::SeqCst);
-        // Asked for while the first certificate is obtained, and asked for while there is nothing to do.
+        // Revocation requests during the first order, and while idle.
         for moment in [Duration::from_millis(500), Duration::from_mins(30)] {
             let (commands, received) = mpsc::channel(1);
             let (done, answer) = oneshot::channel();

@@ -1,11 +1,11 @@
-//! Chance, by a seed; and when CA and DNS are down.
+//! Outages of CA and DNS, by a seeded random generator.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
 
-/// Numbers that only look random (splitmix64).
+/// A seeded random generator (splitmix64).
 pub struct Dice(AtomicU64);
 
 impl Dice {
@@ -20,7 +20,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// From 0 up to, not including, 1.
+    /// A number from 0 up to, but not including, 1.
     pub fn roll(&self) -> f64 {
         f64::from(u32::try_from(self.next() >> 32).unwrap()) / 4_294_967_296.0
     }
@@ -38,18 +38,18 @@ impl Dice {
     }
 }
 
-/// From when until when something is down.
+/// The start and end of an outage.
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     from: i64,
     to: i64,
 }
 
-/// When the CA, DNS or both are down.
+/// The outages of CA, DNS or both.
 pub struct Weather {
     ca: Vec<Outage>,
     dns: Vec<Outage>,
-    /// When the CA forbade attempts by a Retry-After.
+    /// When the CA forbade attempts by Retry-After.
     forbidden: std::sync::Mutex<Vec<Outage>>,
 }
 
@@ -74,7 +74,7 @@ impl Weather {
         self.forbidden.lock().unwrap().push(Outage { from, to });
     }
 
-    /// Whether everything worked, and nothing was forbidden, all the time between `from` and `to`.
+    /// Whether everything worked and nothing was forbidden from `from` to `to`.
     pub fn was_calm(&self, from: i64, to: i64) -> bool {
         let touches = |outage: &Outage| outage.from < to && outage.to > from;
         let forbidden = self.forbidden.lock().unwrap();
@@ -90,7 +90,7 @@ fn is_up(outages: &[Outage], now: i64) -> bool {
     !outages.iter().any(|outage| (outage.from..outage.to).contains(&now))
 }
 
-/// Minutes or hours often, days now and then, three weeks once in a while.
+/// Minutes or hours often, days sometimes, three weeks rarely.
 fn outages(dice: &Dice, start: i64, length: i64) -> Vec<Outage> {
     let mut all = Vec::new();
     let mut at = start;

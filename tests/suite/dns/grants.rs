@@ -1,4 +1,4 @@
-//! The grants that `provost print` prints, given to the servers that they are for.
+//! The grants that `provost print` prints, used by the real servers.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ async fn printed_bind_policy_allows_only_the_challenge() {
     let mut below = place();
     below.name = format!("below.{CHALLENGE}");
     dns.add(&below, &values(&["one"])).await.unwrap_err();
-    // The whole of it is what named.conf takes, once the zone has a file and the key is there.
+    // The whole output is valid in named.conf once the zone has a file and the key exists.
     let whole = printed.replace("type primary;", "type primary; file \"example.com.zone\";");
     let file = primary.key_file("provost").with_file_name("printed.conf");
     let keys = std::fs::read_to_string(primary.key_file("provost")).unwrap();

@@ -1,4 +1,4 @@
-//! What we say to DNS, said to BIND and Knot: where values go, adding and removing them, refusals, authorities.
+//! Our DNS client with real BIND and Knot: where records go, adding and removing them, refusals, authorities.
 
 mod grants;
 mod places;
@@ -17,7 +17,7 @@ const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
 const NEIGHBOUR: &str = "somebody else's";
 
-/// The usual primary: `example.com`, with somebody else's value at the challenge's name.
+/// The usual primary: `example.com`, with another program's value at the challenge's name.
 fn example_config() -> BindConfig {
     let records = format!("phones A 127.0.0.1\n*.phones A 127.0.0.1\n_acme-challenge.phones TXT \"{NEIGHBOUR}\"");
     BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, POLICY)
@@ -35,7 +35,7 @@ fn open(settings: &DnsSettings) -> Dns {
     Dns::open(settings).unwrap()
 }
 
-/// As patient as a test may be with those that must answer, and no more than it must be with the others.
+/// Long timeouts for servers that must answer, and short ones for the others.
 fn quick() -> PropagationTimeouts {
     PropagationTimeouts {
         between_looks: Duration::from_millis(20),
@@ -49,5 +49,5 @@ fn values(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
 }
 
-/// For those that need not hear what is said.
+/// A progress callback that ignores its lines.
 fn nobody(_: String) {}

@@ -1,4 +1,4 @@
-//! Where values go: CNAME records followed, zones found.
+//! Where records go: CNAMEs and zones.
 
 use provost::dns::{DnsError, RecordLocation};
 
@@ -40,7 +40,7 @@ async fn challenge_cname_to_another_primary_is_followed() {
     if !bind::is_here("dns::places::challenge_cname_to_another_primary_is_followed") {
         return;
     }
-    // The domain's own servers take no updates; the challenge is a CNAME into a zone of ours, on another primary.
+    // The domain's own servers accept no updates; the challenge is a CNAME into a zone on another primary.
     let records = "phones A 127.0.0.1\n_acme-challenge.phones CNAME phones.acme.example.net.";
     let hosted = BindConfig::new().primary("example.com", records, "").start();
     let ours = BindConfig::new()
@@ -81,7 +81,7 @@ async fn cname_of_a_wildcard_record_is_not_followed() {
     dns.add(&found, &one).await.unwrap();
     dns.wait_until_visible(&found, &one, &nobody).await.unwrap();
     assert_eq!(server.txt(CHALLENGE), ["one"]);
-    // One that was made on purpose is followed, under the same wildcard.
+    // An explicit CNAME under the same wildcard is followed.
     let found = dns.locate("explicit.phones.example.com").await.unwrap();
     assert_eq!(found, at("other.elsewhere.example", "elsewhere.example", &["explicit.phones.example.com"]));
 }
@@ -125,7 +125,7 @@ async fn nonexistent_name_has_no_zone() {
     if !bind::is_here("dns::places::nonexistent_name_has_no_zone") {
         return;
     }
-    // A root zone of our own: everything that is not in it does not exist.
+    // A root zone of the test: all names outside of it do not exist.
     let root = "$TTL 300\n@ SOA ns.test. host.test. 1 3600 600 86400 60\n@ NS ns.test.\nns.test. A 127.0.0.1\n";
     let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from(".", root, "").start();
     let error = open(&server.settings("provost")).locate(CHALLENGE).await.unwrap_err();

@@ -10,7 +10,7 @@ use super::{CHALLENGE, NEIGHBOUR, example, nobody, open, place, quick, values};
 use crate::harness::PATIENCE;
 use crate::harness::bind::{self, Bind, BindConfig};
 
-/// A primary and a secondary that has a copy of its zone and hears of no change.
+/// A primary and a secondary that gets no NOTIFY.
 fn with_lagging_secondary() -> (Bind, Bind) {
     let primary = example();
     let secondary = BindConfig::new().secondary("example.com", &primary).start();
@@ -18,7 +18,7 @@ fn with_lagging_secondary() -> (Bind, Bind) {
     (primary, secondary)
 }
 
-/// Updates the primary, and asks these authorities.
+/// A client that updates the primary and queries these authorities.
 fn asking(primary: &Bind, authorities: &[String]) -> Dns {
     let settings = DnsSettings { authorities: authorities.to_vec(), ..primary.settings("provost.") };
     open(&settings).with_patience(quick())
@@ -116,7 +116,7 @@ async fn unreachable_authority_is_named_and_skipped() {
         return;
     }
     let primary = example();
-    // TCP has no way to a multicast address, on any machine.
+    // TCP cannot reach a multicast address on any machine.
     let dns = asking(&primary, &["224.0.0.1".to_owned(), primary.address.to_string()]);
     let one = values(&["one"]);
     dns.add(&place(), &one).await.unwrap();
@@ -133,7 +133,7 @@ async fn silent_server_that_answers_later_without_values_blocks() {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
-    // Refuses the first connections, then is a wire to the secondary.
+    // Refuses the first connections, then forwards to the secondary.
     let address = bind::free_address();
     let dns =
         asking(&primary, &[address.to_string(), primary.address.to_string()]).with_patience(PropagationTimeouts {
@@ -167,7 +167,7 @@ async fn propagation_fails_if_no_authority_answers() {
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
     assert!(error.to_string().contains(&dead.to_string()), "{error}");
     assert!(error.to_string().contains("nowhere.example.com"), "{error}");
-    // Where none has an address, waiting would change nothing.
+    // If none has an address, waiting is useless.
     let dns = asking(&primary, &["nowhere.example.com".to_owned()]);
     let began = Instant::now();
     let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
@@ -195,7 +195,7 @@ async fn all_addresses_of_all_name_servers_are_queried() {
     if !bind::is_here("dns::propagation::all_addresses_of_all_name_servers_are_queried") {
         return;
     }
-    // So many that the answer is truncated by UDP. Nobody listens where they are.
+    // So many that the UDP answer is truncated. None of them listens.
     let servers = (0..24).map(|server| {
         let name = format!("a-name-server-with-a-long-name-{server}");
         format!("@ NS {name}\n{name} A 127.77.0.{}\n", server + 1)
@@ -233,7 +233,7 @@ async fn settle_time_follows_the_agreement_of_all_authorities() {
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
-/// Passes connections at one address on to another, until the test ends.
+/// Forwards connections from one address to another until the test ends.
 struct Wire;
 
 impl Wire {

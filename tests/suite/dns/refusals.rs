@@ -1,4 +1,4 @@
-//! What goes wrong with an update, and what the operator is told.
+//! Refused updates and their error messages.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +28,7 @@ fn refusal(error: &DnsError) -> Refusal {
     refused.refusal
 }
 
-/// Settings with a key that the server does not have like this.
+/// Settings with a key that differs from the server's.
 fn with_other_key(settings: &DnsSettings, file: &std::path::Path, name: &str, algorithm: &str) -> Dns {
     let other = BindConfig::new().key(name, algorithm).primary("example.net", "", "").start();
     std::fs::copy(other.key_file(name), file).unwrap();
@@ -108,7 +108,7 @@ async fn update_of_a_foreign_zone_names_the_settings_to_correct() {
         &["NOTAUTH", "it is not the primary of a zone example.net", "\"dns\".\"primary\"", "\"dns\".\"zone\""],
     );
     assert!(error.needs_human());
-    // A name that its zone does not hold is not even sent.
+    // A name outside of the zone is not sent.
     let outside = RecordLocation { name: "_acme-challenge.example.net".to_owned(), ..place() };
     assert!(matches!(refused(&dns, &outside).await, DnsError::OutsideZone { .. }));
 }
@@ -134,12 +134,13 @@ async fn unreachable_primary_is_tried_at_every_address() {
     let primary = example();
     let settings = primary.settings("provost.");
     let dead = dead_address();
-    // The key's folder goes with the server.
+    // The key's folder is removed with the server.
     let dns = open(&DnsSettings { primary: dead.to_string(), ..settings.clone() });
     let error = refused(&dns, &place()).await;
     says(&error, &[&format!("{dead}: it refuses the connection"), "is it running"]);
     assert!(!error.needs_human());
-    // By name: 127.0.0.1 answers, whatever else localhost is. The system's resolver knows it from /etc/hosts.
+    // By name: 127.0.0.1 answers, whatever other addresses localhost has. The system's resolver reads it from
+    // /etc/hosts.
     let port = primary.address.port();
     let named = DnsSettings { primary: format!("localhost:{port}"), resolvers: vec![], ..settings };
     open(&named).add(&place(), &values(&["one"])).await.unwrap();
@@ -153,7 +154,7 @@ async fn update_is_retried_after_a_broken_connection() {
         return;
     }
     let primary = example();
-    // Closes the first connection as a restarting server does, and is a wire to the primary from then on.
+    // Closes the first connection like a restarting server, and forwards to the primary from then on.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut settings = primary.settings("provost.");
     settings.primary = listener.local_addr().unwrap().to_string();
@@ -184,13 +185,13 @@ async fn unsigned_or_forged_success_is_rejected() {
     if !bind::is_here("dns::refusals::unsigned_or_forged_success_is_rejected") {
         return;
     }
-    // Has a key of the same name, says yes to everything, and is not who it says.
+    // An impostor with a key of the same name and another secret accepts every update.
     let (real, impostor) = (example(), example());
     let mut settings = real.settings("provost.");
     settings.primary = impostor.address.to_string();
     let error = refused(&open(&settings), &place()).await;
     assert_eq!(refusal(&error), Refusal::BadSig);
-    // One that answers without any key.
+    // A server that answers without any key.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     settings.primary = listener.local_addr().unwrap().to_string();
     let yes = std::thread::spawn(move || {
@@ -228,7 +229,7 @@ async fn knot_updates_work_and_its_refusals_are_understood() {
     assert_eq!(bind::txt(knot.address, CHALLENGE), ["one", "two"]);
     dns.remove(&found, &values(&["one"])).await.unwrap();
     assert_eq!(bind::txt(knot.address, CHALLENGE), ["two"]);
-    // Knot says of a policy that does not allow it what BIND says of a key that it does not know.
+    // Knot refuses a name outside of its ACL with the code that BIND uses for an unknown key.
     let outside = RecordLocation { name: "_acme-challenge.other.example.com".to_owned(), ..place() };
     let error = refused(&dns, &outside).await;
     assert_eq!(refusal(&error), Refusal::BadKey);

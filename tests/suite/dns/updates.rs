@@ -153,7 +153,7 @@ async fn probe_left_on_a_secondary_is_reported_with_its_serial() {
     let mut settings = primary.settings("provost.");
     settings.authorities = vec![behind.address.to_string()];
     let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(5), ..quick() });
-    // It hears of the first change and of no other.
+    // It is notified of the first change only.
     let say = |line: String| {
         if line.ends_with("lacks 1 of 1 values yet") {
             behind.notify("example.com");

@@ -1,5 +1,5 @@
-//! A stand-in for a CA with renewal information (RFC 9773) and profiles: it passes requests on to a Pebble that has
-//! neither, adds them to what comes back, and remembers what was ordered.
+//! A proxy that adds renewal information (RFC 9773) and profiles to a Pebble that has neither. It forwards the other
+//! requests to that Pebble and records the orders.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use super::pebble::{Pebble, identity};
 use super::socket::Socket;
 use super::tls::Client;
 
-/// The stand-in. Dropped, it ends.
+/// The proxy. Dropped, it stops.
 pub struct Wishing {
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -28,7 +28,7 @@ struct Shared {
     address: SocketAddr,
     pebble: Client,
     tls: Arc<ServerConfig>,
-    /// Certificates that it wants renewed at other times than usual.
+    /// Certificates with another renewal window than the default.
     windows: Mutex<BTreeMap<String, (OffsetDateTime, OffsetDateTime)>>,
     orders: Mutex<Vec<Value>>,
     asked_about: Mutex<Vec<String>>,
@@ -37,8 +37,8 @@ struct Shared {
 }
 
 impl Wishing {
-    /// Stands in front of `pebble`, and wants certificates renewed in a month; it may fail to say that an order
-    /// replaces a certificate.
+    /// Starts in front of `pebble`, with a renewal window that begins in a month. Without `echoes_replaces`, its orders
+    /// lack the field `replaces`.
     pub fn start(pebble: &Pebble, echoes_replaces: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -65,7 +65,7 @@ impl Wishing {
                 if theirs.is_over.load(Ordering::SeqCst) {
                     break;
                 }
-                // A client that goes away in the middle is its own business.
+                // A client that disconnects early is no error of the proxy.
                 let _ = theirs.serve(client);
             }
         });
@@ -76,18 +76,18 @@ impl Wishing {
         format!("https://{}/dir", self.shared.address)
     }
 
-    /// From now on, it wants the certificates that it was asked about renewed from `start` until `end`.
+    /// Sets the renewal window of all certificates that were queried so far.
     pub fn wants_renewal(&self, start: OffsetDateTime, end: OffsetDateTime) {
         let windows = self.asked_about().into_iter().map(|certificate| (certificate, (start, end)));
         self.shared.windows.lock().unwrap().extend(windows);
     }
 
-    /// What was ordered, oldest first.
+    /// The payloads of the orders, oldest first.
     pub fn orders(&self) -> Vec<Value> {
         self.shared.orders.lock().unwrap().clone()
     }
 
-    /// The certificates whose window was asked for, by the CA's name for them.
+    /// The certificates whose renewal window was queried, by their ARI identifiers.
     pub fn asked_about(&self) -> Vec<String> {
         self.shared.asked_about.lock().unwrap().clone()
     }
@@ -96,7 +96,7 @@ impl Wishing {
 impl Drop for Wishing {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        // Wakes it.
+        // Wakes up the thread, which is waiting in `accept`.
         let _ = TcpStream::connect(self.shared.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -155,7 +155,8 @@ impl Shared {
         format!("HTTP/1.0 200 OK\r\nRetry-After: 21600\r\n\r\n{}", json!({ "suggestedWindow": window })).into_bytes()
     }
 
-    /// In HTTP/1.0, whose answers are whole and end with the connection. The Host stays, since Pebble makes its URLs of it.
+    /// Forwards in HTTP/1.0, whose answers end with the connection. The Host stays, because Pebble builds its URLs from
+    /// it.
     fn pass_on(&self, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut connection = self.pebble.connect()?;
         connection.send(head.replacen("HTTP/1.1\r\n", "HTTP/1.0\r\n", 1).as_bytes())?;
@@ -164,7 +165,7 @@ impl Shared {
     }
 }
 
-/// An answer with other JSON in it.
+/// An answer with changed JSON.
 fn changed(answer: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let text = std::str::from_utf8(answer).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -174,7 +175,7 @@ fn changed(answer: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     format!("{}\r\n\r\n{body}", head.join("\r\n")).into_bytes()
 }
 
-/// What a signed request says (RFC 7515 §7.2.2).
+/// The payload of a JWS request (RFC 7515 §7.2.2).
 fn payload(request: &[u8]) -> Value {
     let request: Value = serde_json::from_slice(request).unwrap();
     let payload = URL_SAFE_NO_PAD.decode(request["payload"].as_str().unwrap()).unwrap();

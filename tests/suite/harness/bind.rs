@@ -1,5 +1,5 @@
-//! BIND on a port of its own, from a test's own configuration: primaries, secondaries, resolvers. Nothing of the machine's
-//! own configuration is read, and nothing outlives the test.
+//! BIND on a port of its own with a configuration of the test: primaries, secondaries, resolvers. The machine's own
+//! configuration is not read, and the server ends with the test.
 
 use std::fmt::{self, Write as _};
 use std::fs::Permissions;
@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use super::site::Lines;
 use super::{PATIENCE, eventually, tool};
 
-/// What a server shall be, before it runs.
+/// The configuration of a server.
 #[derive(Default)]
 pub struct BindConfig {
     keys: Vec<(String, String)>,
@@ -25,7 +25,7 @@ pub struct BindConfig {
     more_addresses: String,
 }
 
-/// A server that answers. Dropped, it is killed and waited for.
+/// A running server. Dropped, it is killed and waited for.
 pub struct Bind {
     folder: tempfile::TempDir,
     child: Child,
@@ -33,7 +33,7 @@ pub struct Bind {
     log: Lines,
 }
 
-/// Whether the programs are here; without them the test says NOT RUN.
+/// Whether BIND is installed; if not, `test` is reported as NOT RUN.
 pub fn is_here(test: &str) -> bool {
     let missing: Vec<&str> =
         ["named", "tsig-keygen", "dig"].into_iter().filter(|name| program(name).is_none()).collect();
@@ -43,7 +43,7 @@ pub fn is_here(test: &str) -> bool {
     missing.is_empty()
 }
 
-/// Where a program is; a user's PATH may lack sbin, where daemons live.
+/// The path of a program, also from sbin, which a user's PATH may lack.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
@@ -83,7 +83,7 @@ impl BindConfig {
         Self::default()
     }
 
-    /// Has `tsig-keygen` make a key.
+    /// Adds a key made by `tsig-keygen`.
     pub fn key(mut self, name: &str, algorithm: &str) -> Self {
         let made = tool::run(Command::new(program("tsig-keygen").unwrap()).args(["-a", algorithm, name]));
         assert_eq!(made.code, 0, "{}", made.stderr);
@@ -91,14 +91,14 @@ impl BindConfig {
         self
     }
 
-    /// Takes the keys of another server.
+    /// Uses the keys of another server.
     pub fn keys_of(mut self, other: &Bind) -> Self {
         let text = std::fs::read_to_string(other.folder.path().join("keys.conf")).unwrap();
         self.keys.push(("keys-of-another".to_owned(), text));
         self
     }
 
-    /// A zone with these `records` beside SOA and NS, that takes updates as `policy` says.
+    /// A zone with these `records` beside SOA and NS, with the update policy `policy`.
     pub fn primary(self, zone: &str, records: &str, policy: &str) -> Self {
         let text = format!(
             "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n{records}\n"
@@ -106,20 +106,20 @@ impl BindConfig {
         self.primary_from(zone, &text, policy)
     }
 
-    /// A zone whose file is all `text`.
+    /// A zone with the file content `text`.
     pub fn primary_from(mut self, zone: &str, text: &str, policy: &str) -> Self {
         self.files.push((zone.to_owned(), text.to_owned()));
         let policy = if policy.is_empty() { String::new() } else { format!("update-policy {{ {policy} }};") };
         self.zone(zone, &format!("type primary; file \"{zone}.zone\"; {policy}"))
     }
 
-    /// A copy of a zone of `primary`, which never says when something has changed: it lags until [`Bind::notify`].
+    /// A copy of a zone of `primary`, which sends it no NOTIFY: it lags until [`Bind::notify`].
     pub fn secondary(self, zone: &str, primary: &Bind) -> Self {
         let (address, port) = (primary.address.ip(), primary.address.port());
         self.zone(zone, &format!("type secondary; file \"{zone}.copy\"; primaries {{ {address} port {port}; }};"))
     }
 
-    /// Answers for names in `zone` what `server` answers, as a resolver does.
+    /// Answers for names in `zone` what `server` answers, like a resolver.
     pub fn forward(mut self, zone: &str, server: &Bind) -> Self {
         self.recursion = true;
         let (address, port) = (server.address.ip(), server.address.port());
@@ -167,12 +167,12 @@ impl BindConfig {
 
     /// Starts it and waits until it answers for its first zone.
     pub fn start(&self) -> Bind {
-        // Between finding a free port and listening on it, somebody else may take it.
+        // Another process may take the port before the server binds it.
         let mut attempts = (0..5).map(|_| self.try_at(free_address()));
         attempts.find_map(|started| started).expect("named found no port")
     }
 
-    /// The same at an address: where one was that has ended.
+    /// The same at a given address, such as that of a server that has ended.
     pub fn start_at(&self, address: SocketAddr) -> Bind {
         self.try_at(address).unwrap_or_else(|| panic!("{address} is in use"))
     }
@@ -181,13 +181,13 @@ impl BindConfig {
         let folder = tempfile::tempdir().unwrap();
         let config = self.write(folder.path(), address);
         let (child, log) = run_named(folder.path(), &config);
-        // Dropped, it is ended.
+        // Dropped, it is killed.
         let mut bind = Bind { folder, child, address, log };
         answers(address, self.first_zone.as_deref().unwrap_or("."), &mut bind.child, &bind.log).then_some(bind)
     }
 }
 
-/// A server that runs on a configuration of somebody else's. Dropped, it is killed and waited for.
+/// A server with a configuration file from elsewhere. Dropped, it is killed and waited for.
 pub struct Named {
     child: Child,
     pub log: Lines,
@@ -195,7 +195,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// Starts it; the log tells when it is `running`.
+    /// Starts it; its log contains `running` when it is ready.
     pub fn start(config: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (child, log) = run_named(folder.path(), config);
@@ -228,7 +228,7 @@ fn run_named(folder: &Path, config: &Path) -> (Child, Lines) {
     (child, log)
 }
 
-/// `AppArmor` confines `/usr/sbin/named` to the machine's own folders; a copy it does not know.
+/// A copy of the program: `AppArmor` confines `/usr/sbin/named` to the machine's own folders.
 fn unconfined(named: &Path, folder: &Path) -> PathBuf {
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
     if !enabled.is_ok_and(|enabled| enabled.starts_with('Y')) {
@@ -239,7 +239,7 @@ fn unconfined(named: &Path, folder: &Path) -> PathBuf {
     copy
 }
 
-/// Waits until the server at `address` answers for `zone`; `false` if it has to be tried on another port.
+/// Waits until the server at `address` answers for `zone`; `false` if its port was taken.
 fn answers(address: SocketAddr, zone: &str, child: &mut Child, log: &Lines) -> bool {
     eventually("named to answer", || {
         if log.all().iter().any(|line| line.contains("address in use")) {
@@ -281,7 +281,7 @@ impl Bind {
         self.folder.path().join(format!("{}.key", key.trim_end_matches('.')))
     }
 
-    /// Settings that update this server with `key`, ask it for everything, and hold it for the only authority.
+    /// Settings that send updates and queries only to this server.
     pub fn settings(&self, key: &str) -> DnsSettings {
         settings(self.address, &self.key_file(key))
     }
@@ -291,13 +291,13 @@ impl Bind {
         txt(self.address, name)
     }
 
-    /// Tells this secondary that `zone` has changed, as its primary would.
+    /// Sends this secondary a NOTIFY for `zone`.
     pub fn notify(&self, zone: &str) {
         let answer = dig(self.address, &["+opcode=notify", zone, "SOA"]);
         assert!(answer.contains("status: NOERROR"), "{answer}");
     }
 
-    /// Changes a zone as its operator does, with `key`: one line of `nsupdate`.
+    /// Changes a zone with `key` by one line of `nsupdate`.
     pub fn nsupdate(&self, key: &str, line: &str) {
         let file = self.folder.path().join("update");
         let (ip, port) = (self.address.ip(), self.address.port());
@@ -312,7 +312,7 @@ impl Bind {
         self.log.all().join("\n")
     }
 
-    /// Ends it as a crash would, and says where it was.
+    /// Kills it and returns its address.
     pub fn kill(self) -> SocketAddr {
         self.address
     }
@@ -326,7 +326,7 @@ impl Drop for Bind {
     }
 }
 
-/// Settings that know one server only.
+/// Settings with this server as resolver, primary and only authority.
 pub fn settings(address: SocketAddr, key_file: &Path) -> DnsSettings {
     DnsSettings {
         primary: address.to_string(),

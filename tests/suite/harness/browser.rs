@@ -1,7 +1,7 @@
-//! A real browser, Chromium, driven by `WebDriver`, to see pages as people do.
+//! A real browser, Chromium, driven by `WebDriver`.
 //!
-//! One at a time: a browser takes a machine. Its profile is new and goes with it, and it is asked to speak to nobody by
-//! itself.
+//! Only one runs at a time, because a browser uses the whole machine. Its profile is temporary, and its own background
+//! requests are disabled.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,11 +24,11 @@ use super::bind::program;
 use super::site::Lines;
 use super::{PATIENCE, Watch, eventually, not_run};
 
-/// Where `WebDriver` keeps the name of an element.
+/// The key of an element's identifier in `WebDriver` answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-/// How long a command may take: a page that is drawn by a loaded machine.
+/// The timeout of a command, long enough for a page on a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
-/// What no browser of a test needs.
+/// Switches that disable what no test needs.
 const SWITCHES: [&str; 13] = [
     "--headless=new",
     "--no-sandbox",
@@ -47,7 +47,7 @@ const SWITCHES: [&str; 13] = [
 
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A browser with one page. Dropped, it is ended, with all that it started.
+/// A browser with one page. Dropped, it is killed with all its child processes.
 pub struct Browser {
     driver: Child,
     port: u16,
@@ -57,13 +57,13 @@ pub struct Browser {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// How a page is looked at.
+/// A size and kind of screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
     pub width: u32,
     pub height: u32,
     pub is_dark: bool,
-    /// A telephone's: fingers, and two dots for one.
+    /// Whether it is a telephone: touch input and two device pixels per CSS pixel.
     pub is_telephone: bool,
 }
 
@@ -77,7 +77,7 @@ impl Look {
 }
 
 impl Browser {
-    /// Starts one, or says that the test cannot run here.
+    /// Starts a browser; where that is impossible, `test` is reported as NOT RUN.
     pub fn start(test: &str) -> Option<Self> {
         if program("chromium").is_none() || program("chromedriver").is_none() {
             not_run(test, "no chromium and chromedriver (Debian: chromium, chromium-driver)");
@@ -112,7 +112,7 @@ impl Browser {
         } } });
         let begun = Self::insist(|| self.ask(Method::POST, "/session", &wanted));
         self.session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
-        // What it shows first is its own.
+        // The browser starts with a page of its own.
         self.open("about:blank");
         self.complaints();
         self.requests();
@@ -123,7 +123,7 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
-    /// Where it is.
+    /// The URL of the page.
     pub fn url(&self) -> String {
         self.command(Method::GET, "/url", &Value::Null).unwrap().as_str().unwrap().to_owned()
     }
@@ -133,16 +133,16 @@ impl Browser {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// The text that is seen of each element that `selector` takes.
+    /// The visible text of each element that matches `selector`.
     #[track_caller]
     pub fn texts(&self, selector: &str) -> Vec<String> {
         let text = |element: &String| self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null);
-        // Where one is replaced meanwhile, those that were read before it may be of a page that is gone.
+        // If an element is replaced meanwhile, the texts read before it may be from the old page.
         let texts = || self.elements(selector).iter().map(text).collect::<Result<Vec<Value>, String>>();
         Self::insist(texts).iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     }
 
-    /// The text of the one element that `selector` takes.
+    /// The text of the only element that matches `selector`.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
         Self::insist(|| match <[String; 1]>::try_from(self.texts(selector)) {
@@ -151,13 +151,13 @@ impl Browser {
         })
     }
 
-    /// Clicks the first element that `selector` takes, as a mouse does: it must be seen and not be covered.
+    /// Clicks the first element that matches `selector`, which must be visible and not covered.
     #[track_caller]
     pub fn click(&self, selector: &str) {
         self.act_on(selector, "click", &json!({}));
     }
 
-    /// Types `text` into the first field that `selector` takes, after what is there.
+    /// Types `text` into the first field that matches `selector`, after its content.
     #[track_caller]
     pub fn type_into(&self, selector: &str, text: &str) {
         self.act_on(selector, "value", &json!({ "text": text }));
@@ -179,7 +179,7 @@ impl Browser {
         found.as_array().unwrap().iter().map(|it| it[ELEMENT].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Attempts it until it succeeds: a page may be on its way, or be drawn anew between a look and an act.
+    /// Retries `act` until it succeeds, because a page may still load or be redrawn.
     #[track_caller]
     fn insist<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
         let watch = Watch::start();
@@ -191,7 +191,7 @@ impl Browser {
         }
     }
 
-    /// Looks at the page in another way.
+    /// Changes the viewport.
     pub fn look(&self, look: Look) {
         let scale = if look.is_telephone { 2 } else { 1 };
         let metrics = json!({
@@ -205,14 +205,14 @@ impl Browser {
         );
     }
 
-    /// Runs no script of any page from now on.
+    /// Disables scripts on all later pages.
     pub fn forbid_scripts(&self) {
         self.tools("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     }
 
-    /// A PNG of the page's first `height` points, or of all of it.
+    /// A PNG of the page, or of its first `height` points.
     pub fn picture(&self, height: Option<u32>) -> Vec<u8> {
-        // A page that was not laid out yet has no size.
+        // A page without layout has no size yet.
         let picture = Self::insist(|| {
             let size = self.try_tools("Page.getLayoutMetrics", &json!({}))?["cssContentSize"].clone();
             let height = height.map_or_else(|| size["height"].clone(), Value::from);
@@ -223,13 +223,13 @@ impl Browser {
         BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
     }
 
-    /// What the browser complained of since this was last asked: errors of scripts, files that were refused or missing.
+    /// Errors on the browser's console since the last call: of scripts, and files refused or missing.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.post("/se/log", &json!({ "type": "browser" }));
         log.as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Every URL that pages asked others for since this was last asked.
+    /// The URLs that pages requested since the last call.
     pub fn requests(&self) -> BTreeSet<String> {
         let log = self.post("/se/log", &json!({ "type": "performance" }));
         let url = |line: &Value| {
@@ -243,7 +243,7 @@ impl Browser {
         log.as_array().unwrap().iter().filter_map(url).collect()
     }
 
-    /// A command of the developers' tools.
+    /// Runs a command of the `DevTools` protocol.
     pub fn tools(&self, command: &str, parameters: &Value) -> Value {
         self.try_tools(command, parameters).unwrap_or_else(|error| panic!("{command} {parameters}: {error}"))
     }
@@ -288,14 +288,14 @@ async fn exchange(port: u16, request: Request<Full<Bytes>>) -> Result<Bytes, Box
     };
     tokio::select! {
         answer = asked => answer,
-        // It goes on as long as the exchange does.
+        // The connection is driven as long as the exchange lasts.
         Err(error) = connection => Err(error.into()),
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It ends the browser; what does not obey is ended all the same.
+        // Closing the session ends the browser; remaining processes are killed.
         let _ = self.command(Method::DELETE, "", &Value::Null);
         let _ = self.driver.kill();
         let _ = self.driver.wait();
@@ -315,7 +315,7 @@ impl Drop for Browser {
     }
 }
 
-/// The processes that belong to the browser with this profile, by their arguments or their environment.
+/// The processes that name the profile in their arguments or environment.
 fn processes_of(profile: &Path) -> Vec<rustix::process::Pid> {
     let profile = profile.as_os_str().as_encoded_bytes();
     let mentions = |pid: i32, file: &str| {

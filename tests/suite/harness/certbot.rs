@@ -1,4 +1,4 @@
-//! The files of certbot, as it leaves them: folders for root alone, links to numbered files.
+//! The files of certbot: folders that only root may read, symlinks to numbered files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -26,7 +26,7 @@ impl Certbot {
         Self(folder)
     }
 
-    /// The `number`-th certificate of `lineage`: ECDSA if its name ends so.
+    /// The `number`-th certificate of `lineage`: ECDSA if the lineage's name ends in `-ec`.
     pub fn renew(&self, lineage: &str, number: u32) -> Identity {
         let identity = server_certificate(DOMAIN, !lineage.ends_with("-ec"));
         let (live, archive) = (self.0.join("live").join(lineage), self.0.join("archive").join(lineage));

@@ -1,4 +1,4 @@
-//! A CA's directory that says what a test wants. Behind it there is nothing but nonces, or another CA.
+//! An ACME directory with the content that a test needs. It serves only nonces, or links to another CA.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::pebble::identity;
 use super::pki::SERVER_CA;
 
-/// A directory that is served. Dropped, it ends.
+/// A directory that is served. Dropped, it stops.
 pub struct Directory {
     pub url: String,
     folder: tempfile::TempDir,
@@ -26,7 +26,7 @@ impl Directory {
         Self::leading_to(meta, &json!({}))
     }
 
-    /// The same with these `links` instead of its own: to another CA, for example.
+    /// The same with these `links`, to another CA for example, instead of its own.
     pub fn leading_to(meta: &Value, links: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = format!("https://{}", listener.local_addr().unwrap());
@@ -44,7 +44,7 @@ impl Directory {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that does not like us has gone already.
+                // A client that rejects the certificate disconnects early.
                 let _ = answer(&config, stream.unwrap(), &directory.to_string());
             }
         });
@@ -56,11 +56,11 @@ impl Directory {
         self.folder.path().join("root.pem")
     }
 
-    /// Ends it; its files stay.
+    /// Stops serving; its files stay.
     pub fn stop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         self.is_over.store(true, Ordering::SeqCst);
-        // Wakes it.
+        // Wakes up the thread, which is waiting in `accept`.
         let _ = TcpStream::connect(self.url.trim_start_matches("https://").trim_end_matches("/dir"));
         let _ = thread.join();
     }
@@ -80,7 +80,7 @@ fn tls() -> Arc<ServerConfig> {
     Arc::new(config.with_no_client_auth().with_single_cert(identity.chain, key).unwrap())
 }
 
-/// Answers one request, whatever it is, with `text`.
+/// Answers any request with `text`.
 fn answer(config: &Arc<ServerConfig>, stream: TcpStream, text: &str) -> std::io::Result<()> {
     let connection = ServerConnection::new(Arc::clone(config)).map_err(std::io::Error::other)?;
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));

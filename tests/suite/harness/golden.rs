@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::tool::run;
 use super::{PATIENCE, Watch};
 
-/// Set to 1, the files are written instead of compared.
+/// If this variable is 1, the files are written instead of compared.
 const ACCEPT: &str = "PROVOST_ACCEPT_OUTPUTS";
-/// When the files are written: for how many looks in a row the same lines must be found.
+/// When the files are written: how many times in a row the same lines must be found.
 const STABLE_LOOKS: usize = 5;
-/// The time between two looks.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Lines in any order, each once.
@@ -27,7 +27,6 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Compares `lines` with the file `name`.
     pub fn check(&mut self, name: &str, lines: impl IntoIterator<Item = String>) {
         let (file, found) = (file_of(name), text(lines));
         if is_accepted() {
@@ -37,8 +36,8 @@ impl Golden {
         }
     }
 
-    /// The same, where logs, metrics and the phone history lag behind the requests that they are about: `find` is asked
-    /// again until its lines are those of the file.
+    /// The same, where logs, metrics and the phone history lag behind the requests that they are about: `find` is
+    /// repeated until its lines equal the file's.
     pub fn check_eventually<T: IntoIterator<Item = String>>(&mut self, name: &str, mut find: impl FnMut() -> T) {
         let expected = expected(&file_of(name));
         let (mut last, mut stable, watch) = (None, 0, Watch::start());
@@ -55,7 +54,7 @@ impl Golden {
         self.check(name, lines);
     }
 
-    /// Fails the test if anything differed.
+    /// Fails the test if any comparison failed.
     #[track_caller]
     pub fn finish(self) {
         let differences = self.differences.join("\n");
@@ -81,7 +80,7 @@ fn text(lines: impl IntoIterator<Item = String>) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// What a file holds; a new one holds nothing yet.
+/// The content of a file; empty if it does not exist.
 fn expected(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_default()
 }
@@ -95,10 +94,10 @@ fn difference(file: &Path, found: &str) -> String {
 
 /// The paths of all values in `value`, each with its type: `phones[].last_seen: number`.
 ///
-/// - The value itself stands there, in quotes, where its key is one of `enumerated`.
-/// - A key that is data and no name is a placeholder.
-/// - `null` is the type of a value that was never anything else; of an optional value that is so only for moments, the
-///   keys in `changing`, no type is given.
+/// - A key in `enumerated` gives the quoted value instead of the type.
+/// - A key that is data, such as a MAC address, becomes a placeholder.
+/// - A value that is always null has the type `null`. A key in `changing`, whose value is null only at times, has the
+///   type `?`.
 pub fn paths<'a>(values: impl IntoIterator<Item = &'a Value>, enumerated: &[&str], changing: &[&str]) -> Lines {
     let mut found = BTreeSet::new();
     for value in values {
@@ -143,7 +142,7 @@ fn walk(
     found.insert((path, kind));
 }
 
-/// A name as it is, and a placeholder for what is data: a MAC address, a digest, a serial number, a URL.
+/// A key, or the placeholder of a key that is data: a MAC address, a digest, a serial number, a URL.
 pub fn placeholder(name: &str) -> String {
     let is_hex = name.len() >= 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     match name {

@@ -1,4 +1,4 @@
-//! Knot on a port of its own: a second dialect of updates.
+//! Knot on a port of its own, whose updates and answers differ from BIND's.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use super::bind::{dig, free_address, program, settings};
 use super::site::Lines;
 use super::{eventually, tool};
 
-/// A server that answers. Dropped, it is killed and waited for.
+/// A running server. Dropped, it is killed and waited for.
 pub struct Knot {
     folder: tempfile::TempDir,
     child: Child,
     pub address: SocketAddr,
 }
 
-/// Whether the programs are here; without them the test says NOT RUN.
+/// Whether Knot is installed; if not, `test` is reported as NOT RUN.
 pub fn is_here(test: &str) -> bool {
     let is_here = ["knotd", "tsig-keygen", "dig"].iter().all(|name| program(name).is_some());
     if !is_here {
@@ -29,9 +29,9 @@ pub fn is_here(test: &str) -> bool {
 }
 
 impl Knot {
-    /// A primary of `zone` with the key `key.`, and `more` of configuration: its acl.
+    /// A primary of `zone` with the key `key.`, and the further configuration `more`: its ACL.
     pub fn start(zone: &str, key: &str, more: &str) -> Self {
-        // Between finding a free port and listening on it, somebody else may take it.
+        // Another process may take the port before the server binds it.
         (0..5).find_map(|_| Self::try_at(free_address(), zone, key, more)).expect("knotd found no port")
     }
 
@@ -56,12 +56,12 @@ impl Knot {
         );
         std::fs::write(folder.path().join("knot.conf"), config).unwrap();
         let (child, log) = run(&folder.path().join("knot.conf"));
-        // Dropped, it is ended.
+        // Dropped, it is killed.
         let mut knot = Self { folder, child, address };
         answers(address, zone, &mut knot.child, &log).then_some(knot)
     }
 
-    /// Settings that update this server, ask it for everything, and hold it for the only authority.
+    /// Settings that send updates and queries only to this server.
     pub fn settings(&self) -> DnsSettings {
         settings(self.address, &self.folder.path().join("knot.key"))
     }

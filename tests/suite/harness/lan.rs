@@ -1,5 +1,5 @@
-//! A LAN inside a [namespace](super::namespace): a DHCP server at one end of a virtual cable, and at the other a client that
-//! sends DISCOVER and reads the OFFER, as a phone does that boots.
+//! A LAN inside a [namespace](super::namespace): a DHCP server at one end of a veth pair, and at the other a client
+//! that sends DISCOVER and reads the OFFER, like a booting phone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ const SERVER_END: &str = "lan0";
 const CLIENT_END: &str = "lan1";
 const SERVER: &str = "192.0.2.1";
 
-/// What the server says, in its folder.
+/// The file name of the server's log.
 const LOG: &str = "log";
 
 /// What a DHCP server offers.
@@ -29,7 +29,6 @@ pub struct Offer {
     pub options: BTreeMap<u8, Vec<u8>>,
 }
 
-/// The DHCP servers that the tests know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     Dhcpd,
@@ -43,7 +42,7 @@ pub struct DhcpServer {
     folder: tempfile::TempDir,
 }
 
-/// Makes the LAN; false where the machine has no virtual cables.
+/// Creates the LAN; false if the machine has no veth devices.
 pub fn make() -> bool {
     let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
     if ip(&format!("link add {SERVER_END} type veth peer name {CLIENT_END}")).code != 0 {
@@ -57,7 +56,7 @@ pub fn make() -> bool {
         let ended = ip(line);
         assert_eq!(ended.code, 0, "{line}: {}", ended.stderr);
     }
-    // Both ends are on one machine, so each packet comes from an address of its receiver.
+    // Both ends belong to one machine, so the source of each packet is a local address.
     for end in ["all", SERVER_END, CLIENT_END] {
         let settings = Path::new("/proc/sys/net/ipv4/conf").join(end);
         fs::write(settings.join("accept_local"), "1").unwrap();
@@ -85,7 +84,7 @@ impl DhcpServer {
             Program::Kea => ("kea-dhcp4", vec!["-c".to_owned(), at("dhcp.conf")]),
             Program::Dnsmasq => ("dnsmasq", vec!["--no-daemon".to_owned(), "-C".to_owned(), at("dhcp.conf")]),
         };
-        // Where AppArmor confines these programs, they may not read files anywhere: a copy is not confined.
+        // AppArmor may confine these programs to some folders; a copy is not confined.
         let copy = folder.path().join(name);
         let found = run(Command::new("sh").args(["-c", "command -v \"$1\"", "sh", name]));
         copy_program(Path::new(found.stdout.trim()), &copy);
@@ -97,13 +96,14 @@ impl DhcpServer {
         Self { child: command.spawn().unwrap(), folder }
     }
 
-    /// What it offers to the client `mac` that asks for the options `wanted`. The client asks again until it is answered.
+    /// The offer to the client `mac` that requests the options `wanted`. The client repeats its DISCOVER until it gets
+    /// one.
     #[track_caller]
     pub fn offer(&mut self, mac: &str, wanted: &[u8]) -> Offer {
         self.offer_for(mac, wanted, None)
     }
 
-    /// The same for a client that wants to keep its address for `lease` seconds.
+    /// The same for a client that requests a lease of `lease` seconds.
     #[track_caller]
     pub fn offer_for(&mut self, mac: &str, wanted: &[u8], lease: Option<u32>) -> Offer {
         let socket = client_socket();
@@ -113,7 +113,7 @@ impl DhcpServer {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the DHCP server ended with {status}:\n{}", self.log());
             }
-            // Nothing listens at first.
+            // Fails until the server listens.
             let _ = socket.send_to(&discover, SocketAddr::from((Ipv4Addr::BROADCAST, 67)));
             let mut packet = [0; 1500];
             while let Ok(length) = socket.recv(&mut packet) {
@@ -138,7 +138,7 @@ impl Drop for DhcpServer {
     }
 }
 
-/// The options of a server that serves the LAN in `folder`, for `program`; `more` follows.
+/// The configuration of a server of the LAN with the further options `more`.
 pub fn config(program: Program, more: &str) -> String {
     match program {
         Program::Dhcpd => format!(
@@ -173,10 +173,10 @@ fn client_socket() -> UdpSocket {
 /// RFC 2131 §2: the fixed fields, then options, and of these first the type DISCOVER.
 fn discover(mac: &str, wanted: &[u8], lease: Option<u32>) -> Vec<u8> {
     let hardware: Vec<u8> = (0..6).map(|pair| u8::from_str_radix(&mac[2 * pair..2 * pair + 2], 16).unwrap()).collect();
-    // BOOTREQUEST, Ethernet, six bytes of address, no hops; the transaction is named after the phone.
+    // BOOTREQUEST, Ethernet, six bytes of address, no hops; the transaction number is from the MAC address.
     let mut packet = vec![1, 1, 6, 0];
     packet.extend(&hardware[2..6]);
-    // The answer is to be broadcast.
+    // The broadcast flag.
     packet.extend([0, 0, 0x80, 0]);
     packet.extend([0; 16]);
     packet.extend(&hardware);

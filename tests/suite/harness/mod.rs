@@ -1,24 +1,24 @@
-//! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
+//! What all tests use: a site in a temporary folder, the real binary serving it, and its clients.
 //!
-//! - [`bind`], [`knot`]: name servers of a test's own.
-//! - [`browser`]: a real browser, to see pages as people do.
-//! - [`certbot`]: certbot's files, as it leaves them.
-//! - [`directory`]: a CA's directory that says what a test wants.
-//! - [`golden`]: golden files, and how a difference is shown and accepted.
-//! - [`lan`]: a DHCP server and a client that asks it.
-//! - [`namespace`]: a network and a file system of a test's own.
+//! - [`ari_proxy`]: a proxy that adds renewal information and profiles to a CA.
+//! - [`bind`], [`knot`]: name servers of a test.
+//! - [`browser`]: a real browser.
+//! - [`certbot`]: certbot's files.
+//! - [`directory`]: an ACME directory with chosen content.
+//! - [`golden`]: comparisons with golden files.
+//! - [`lan`]: a DHCP server and a client.
+//! - [`namespace`]: a network and a file system of a test.
 //! - [`operators`]: an operator with curl.
 //! - [`pages`]: the manual.
-//! - [`patience`]: how long a test waits, and time on a machine that is crowded or stands still.
-//! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
-//! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
+//! - [`patience`]: timeouts, and time limits on a machine that is overloaded or suspended.
+//! - [`pebble`]: a test CA as a process.
+//! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.
-//! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
-//! - [`socket`]: a connection whose other end is waited for with patience.
-//! - [`systemd`]: what a unit starts, as systemd would start it, and what it tells.
-//! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
+//! - [`site`]: folders and `provost.json`; the server as a process.
+//! - [`socket`]: a TCP connection with timeouts.
+//! - [`systemd`]: a service started as its unit states, and its notifications.
+//! - [`tls`]: a client with full control of TLS and HTTP/1.1.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
-//! - [`wishing`]: a stand-in for a CA that says when it wants to be asked, and offers profiles.
 
 pub mod ari_proxy;
 pub mod bind;
@@ -43,12 +43,12 @@ pub mod tool;
 
 pub use patience::{PATIENCE, Watch, eventually, within_a_second};
 
-/// The three phones of the documentation range.
+/// Phones of the documentation range: the first two are listed in policies, the third is not.
 pub const VVX500: &str = "00005e00530c";
 pub const VVX550: &str = "00005e0053c7";
 pub const STRANGER: &str = "00005e0053aa";
 
-/// Says that a test cannot run on this machine, and why; `tests/run` counts these.
+/// Reports that a test cannot run on this machine; `tests/run` counts these reports.
 pub fn not_run(test: &str, reason: &str) {
     use std::io::Write;
     let line = format!("NOT RUN: {test}: {reason}\n");
@@ -60,7 +60,7 @@ pub fn not_run(test: &str, reason: &str) {
     }
 }
 
-/// Whether `program` is installed; where it is not, says that `test` cannot run.
+/// Whether `program` is installed; if not, `test` is reported as NOT RUN.
 pub fn is_here(test: &str, program: &str) -> bool {
     let is_here = std::process::Command::new(program).arg("--version").output().is_ok();
     if !is_here {

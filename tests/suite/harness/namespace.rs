@@ -1,4 +1,4 @@
-//! A network and a file system of a test's own, where port 53 is free and `/etc` is the test's: the test runs itself again
+//! A network and a file system of a test, where port 53 is free and `/etc` can be changed. The test runs itself again
 //! inside them.
 
 use std::fs;
@@ -9,15 +9,16 @@ use super::{not_run, tool};
 
 const INSIDE: &str = "PROVOST_TEST_INSIDE";
 
-/// Whether this is the run inside, with these `addresses` beside loopback's. Outside, `test`, by its full name, is run
-/// inside first and must have passed; or it is said why it cannot run.
+/// Whether this process runs inside the namespace, which has loopback and these `addresses`. Outside, it runs `test`,
+/// given by its full path, inside and asserts that it passed; if no namespace can be made, `test` is reported as NOT
+/// RUN.
 pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == test) {
         return true;
     }
     let mut script = "set -e; ip link set lo up; ".to_owned();
     script.extend(addresses.iter().map(|address| format!("ip addr add {address} dev lo; ")));
-    // Root keeps the machine's users; others have none but themselves.
+    // Root keeps the machine's user IDs; another user has only its own.
     let is_root = rustix::process::geteuid().is_root()
         && Command::new("unshare").args(["-nm", "true"]).output().is_ok_and(|output| output.status.success());
     let flags = if is_root { "-nm" } else { "-rnm" };
@@ -37,23 +38,23 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
     false
 }
 
-/// Lays `source` over `path`, which exists; only inside.
+/// Mounts `source` over the existing `path`; only inside.
 pub fn lay(source: &Path, path: &Path) {
     mount(&[Path::new("--bind"), source, path]);
 }
 
-/// Makes the folder `path`, which exists, an empty one; only inside.
+/// Mounts an empty folder over the existing `path`; only inside.
 pub fn empty(path: &str) {
     mount(&["-t", "tmpfs", "none", path].map(Path::new));
 }
 
-/// Makes the folder `path`, which exists, one where nothing more finds room; only inside.
+/// Mounts a full file system over the existing `path`; only inside.
 pub fn full(path: &Path) {
     mount(&["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), "size=4k".as_ref(), "none".as_ref(), path]);
     fs::write(path.join("everything"), [0; 4096]).unwrap();
 }
 
-/// Lets nothing be written to the folder `path`, until it is [`writable`]; only inside.
+/// Makes the folder `path` read-only until [`writable`]; only inside.
 pub fn read_only(path: &Path) {
     lay(path, path);
     mount(&["-o".as_ref(), "remount,bind,ro".as_ref(), path]);
@@ -64,13 +65,13 @@ pub fn writable(path: &Path) {
     mount(&["-o".as_ref(), "remount,bind,rw".as_ref(), path]);
 }
 
-/// Whether there are other users than one; only inside.
+/// Whether there is more than one user ID; only inside.
 pub fn has_users() -> bool {
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     users.split_whitespace().nth(2).is_some_and(|count| count != "1")
 }
 
-/// Lets everything that is written to `path` stay inside, beside what is there; only inside. `folder` is a test's own.
+/// Keeps all changes below `path` in an overlay in `folder`; only inside.
 pub fn cover(path: &str, folder: &Path) {
     let above = folder.join(path.replace('/', "_"));
     fs::create_dir(&above).unwrap();
@@ -87,12 +88,12 @@ fn mount(arguments: &[&Path]) {
     assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
 }
 
-/// Lets the system's resolver be the one at `address`; only inside. `folder` keeps the file that says so.
+/// Makes the server at `address` the system's resolver by a file in `folder`; only inside.
 pub fn resolve_through(address: &str, folder: &Path) {
     let file = folder.join("resolv.conf");
     fs::write(&file, format!("nameserver {address}\n")).unwrap();
     let system = Path::new("/etc/resolv.conf");
-    // A link may lead to where a folder was made empty.
+    // `resolv.conf` may be a symlink into a folder that the test has emptied.
     let real = fs::read_link(system).map_or(system.to_owned(), |target| Path::new("/etc").join(target));
     if !real.exists() {
         fs::create_dir_all(real.parent().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! An operator with curl, who asks the operators' own listener.
+//! An operator who uses the operators' listener with curl.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::site::Running;
 use super::tool::run;
 
-/// Where the listener is, how it is reached, and with which token.
+/// The listener's URL, the token and curl's arguments.
 #[derive(Clone)]
 pub struct Operators {
     pub base: String,
@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Operators {
-    /// Those of `server`, which says where its status page is, and in which file the token, if there is one.
+    /// The operator of `server`, whose log names the URL and the token file.
     pub fn of(server: &Running) -> Self {
         let line = server.says("status page at ");
         let url = line.split("status page at ").nth(1).unwrap().split([' ', '"']).next().unwrap();
@@ -38,7 +38,7 @@ impl Operators {
         Self { base: base.to_owned(), token, arguments }
     }
 
-    /// The same, with further arguments of curl.
+    /// The same with further arguments of curl.
     #[must_use]
     pub fn with(&self, arguments: &[&str]) -> Self {
         let mut with = self.clone();
@@ -46,19 +46,19 @@ impl Operators {
         with
     }
 
-    /// The same, who shows this token.
+    /// The same with this token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
-    /// The same, who shows no token.
+    /// The same without a token.
     #[must_use]
     pub fn without_token(&self) -> Self {
         Self { token: None, ..self.clone() }
     }
 
-    /// The command that asks for `path`, and prints the answer with its head.
+    /// The curl command for `path`, which prints the headers too.
     pub fn curl(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--include", "--max-time", "20", "--path-as-is"]);
@@ -67,7 +67,6 @@ impl Operators {
         curl
     }
 
-    /// Asks for `path`.
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         let ended = run(&mut self.curl(path));
@@ -75,13 +74,12 @@ impl Operators {
         Answer::parse(&ended.stdout)
     }
 
-    /// Posts `json` to `path`.
     #[track_caller]
     pub fn post(&self, path: &str, json: &Value) -> Answer {
         self.with(&["-H", "Content-Type: application/json", "--data", &json.to_string()]).get(path)
     }
 
-    /// Asks for `path`, which must be there, and JSON.
+    /// Gets `path`, which must be JSON with status 200.
     #[track_caller]
     pub fn json(&self, path: &str) -> Value {
         let answer = self.get(path);

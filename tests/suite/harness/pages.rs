@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Every page, by its path from the project's folder: names and texts, sorted.
+/// Every page's path from the project's folder and its text, sorted.
 ///
-/// They are read when the test runs, so that an edited page needs no new build of the tests.
+/// They are read at run time, so that an edited page needs no new build of the tests.
 pub static PAGES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -15,7 +15,6 @@ pub static PAGES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     names.into_iter().map(|name| (name.clone(), std::fs::read_to_string(root.join(name)).unwrap())).collect()
 });
 
-/// The page `name`.
 pub fn page(name: &str) -> &'static str {
     &PAGES.iter().find(|page| page.0 == name).unwrap_or_else(|| panic!("no page {name}")).1
 }
@@ -58,7 +57,7 @@ pub fn anchor(heading: &str) -> String {
     kept.chars().filter(|it| it.is_alphanumeric() || matches!(it, '-' | '_')).collect()
 }
 
-/// The links of `text` to other places of the project: path and anchor, either of which may be empty.
+/// The internal links of `text`: path and anchor, either of which may be empty.
 pub fn internal_links(text: &str) -> Vec<(String, String)> {
     let prose = prose(text).collect::<Vec<&str>>().join("\n");
     let targets = prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned());
@@ -71,7 +70,7 @@ pub fn internal_links(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `link` of the page `from`, from the project's folder.
+/// The target of `link` on the page `from`, relative to the project's folder.
 pub fn resolved(from: &str, link: &str) -> String {
     if link.is_empty() {
         return from.to_owned();

@@ -1,22 +1,22 @@
-//! How long tests wait, and how they judge time on a machine that may be crowded, or frozen for a while and thawed.
+//! Timeouts of tests, and time limits that hold on a machine that is overloaded or was suspended for a while.
 
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long anything may take that a test waits for.
+/// The timeout of everything that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether this process runs at all.
+/// How often a thread checks that this process runs.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How much later than that is no standstill yet, but a crowd.
+/// A check that is later than this means that the process was suspended; less is load.
 const LATE: Duration = Duration::from_millis(100);
 
-/// What was seen of this process, or the whole machine.
+/// When this process ran, and when it, or the whole machine, was suspended.
 struct Sightings {
-    /// When it was last seen to run.
+    /// The last check.
     last: Instant,
-    /// From when to when it stood still.
+    /// From when to when it was suspended.
     standstills: Vec<(Instant, Instant)>,
 }
 
@@ -35,7 +35,7 @@ static SIGHTINGS: LazyLock<Mutex<Sightings>> = LazyLock::new(|| {
     Mutex::new(Sightings { last: Instant::now(), standstills: Vec::new() })
 });
 
-/// A stopwatch that knows when this machine stood still.
+/// A stopwatch that knows when this process was suspended.
 pub struct Watch(Instant);
 
 impl Watch {
@@ -44,12 +44,12 @@ impl Watch {
         Self(Instant::now())
     }
 
-    /// What a clock on the wall says.
+    /// The wall-clock time.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
 
-    /// Whether more than `time` has gone by in which the machine ran.
+    /// Whether more than `time` has passed, suspensions excluded.
     pub fn is_past(&self, time: Duration) -> bool {
         let end = Instant::now();
         if end - self.0 <= time {
@@ -57,7 +57,7 @@ impl Watch {
         }
         loop {
             let sightings = SIGHTINGS.lock().unwrap();
-            // Whoever notes standstills is perhaps just waking up as well.
+            // After a suspension the thread that records it may wake up later than this one.
             if sightings.last > end {
                 let within =
                     |(from, to): &(Instant, Instant)| (*to).min(end).saturating_duration_since((*from).max(self.0));
@@ -68,8 +68,8 @@ impl Watch {
         }
     }
 
-    /// Fails the test if `what` took longer than `time`: more is allowed only where more work is waiting than the machine
-    /// has processors for, and what it stood still does not count.
+    /// Fails the test if `what` took longer than `time`, suspensions excluded. On an overloaded machine the limit grows
+    /// with the number of waiting processes.
     #[track_caller]
     pub fn at_most(&self, time: Duration, what: &str) {
         let took = self.elapsed();
@@ -78,7 +78,7 @@ impl Watch {
     }
 }
 
-/// Waits until `probe` gives something; fails the test, saying `what` was waited for, when that takes too long.
+/// Repeats `probe` until it returns a value; fails the test, naming `what`, after the timeout.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let watch = Watch::start();
@@ -88,13 +88,13 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(!is_over, "waited {PATIENCE:?} in vain for {what}");
-        // Not to wait for something by time, only to leave the processor to whom we wait for.
+        // Leaves the processor to the other process; the loop's end does not depend on this time.
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Waits until `probe` gives something, from the change on that was just made, and fails the test unless that was so
-/// within the second that a change may take. Gives the time it took, too.
+/// Repeats `probe` until it returns a value, and fails the test if that took more than the second that a change may
+/// take to apply. Returns the time too.
 #[track_caller]
 pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, Duration) {
     let watch = Watch::start();
@@ -104,10 +104,10 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
     (found, took)
 }
 
-/// How many processes want each processor, at least 1: by how much a limit on our own slowness must be stretched.
+/// How many processes there are per processor, at least 1: the factor for time limits.
 fn crowding() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    // Over the last minute, and at this moment: what has just begun weighs nothing yet in the one.
+    // The average of a minute, and the current count, because the average does not show recent load yet.
     let (minute, now) = (load.split(' ').next(), load.split([' ', '/']).nth(3));
     let most = [minute, now].into_iter().flatten().filter_map(|load| load.parse::<f64>().ok()).fold(1.0, f64::max);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,7 +1,7 @@
-//! Pebble, a CA for tests, as a process.
+//! Pebble, a test CA, as a process.
 //!
-//! The installed one may be old: Debian 12's knows neither renewal information (RFC 9773) nor profiles. `tests/run`
-//! fetches one that does into the target directory, for the tests that are about these.
+//! The installed one may be old: Debian 12's supports neither renewal information (RFC 9773) nor profiles. `tests/run`
+//! downloads one that does into the target directory.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -20,20 +20,21 @@ use super::site::Lines;
 use super::tool;
 use super::{eventually, not_run};
 
-/// How Pebble is to behave.
+/// Pebble's settings.
 #[derive(Clone)]
 pub struct Behaviour {
-    /// How many requests in a hundred are told that their nonce is bad.
+    /// The percentage of requests that are rejected with `badNonce`.
     pub rejected_nonces: u32,
-    /// How many authorizations in a hundred are reused.
+    /// The percentage of authorizations that are reused.
     pub reused_authorizations: u32,
-    /// How many roots there are beside the first.
+    /// How many roots there are in addition to the first.
     pub alternate_roots: u32,
     /// Keys of external accounts, base64url; if there are any, one is required.
     pub external_accounts: BTreeMap<String, String>,
-    /// For how long certificates are valid.
+    /// The validity of certificates.
     pub validity_s: u64,
-    /// Profiles with their validity in seconds; only the [fetched](Pebble::fetched) one has them, and it needs some.
+    /// Profiles with their validity in seconds; only the [downloaded](Pebble::fetched) program supports and requires
+    /// them.
     pub profiles: BTreeMap<String, u64>,
 }
 
@@ -58,13 +59,13 @@ pub struct Pebble {
     child: Option<Child>,
     port: u16,
     management_port: u16,
-    /// The name server that it asks.
+    /// The name server that it queries.
     asks: SocketAddr,
     log: Lines,
 }
 
 impl Pebble {
-    /// Whether Pebble is installed here; without it the test says NOT RUN.
+    /// Whether Pebble is installed; if not, `test` is reported as NOT RUN.
     pub fn is_here(test: &str) -> bool {
         let is_here = program("pebble").is_some();
         if !is_here {
@@ -73,7 +74,7 @@ impl Pebble {
         is_here
     }
 
-    /// The one that `tests/run` has fetched; without it the test says NOT RUN.
+    /// The program that `tests/run` has downloaded; without it, `test` is reported as NOT RUN.
     pub fn fetched(test: &str) -> Option<PathBuf> {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("pebble").join("usr/bin/pebble");
         if !file.is_file() {
@@ -83,12 +84,12 @@ impl Pebble {
         Some(file)
     }
 
-    /// Starts it to ask the name server at `address`.
+    /// Starts it with the name server at `address`.
     pub fn start(behaviour: Behaviour, address: SocketAddr) -> Self {
         Self::start_program(program("pebble").unwrap(), behaviour, address)
     }
 
-    /// Starts this `program` to ask the name server at `address`.
+    /// Starts this `program` with the name server at `address`.
     pub fn start_program(program: PathBuf, behaviour: Behaviour, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         identity().write(folder.path(), "localhost");
@@ -96,7 +97,7 @@ impl Pebble {
         let log = Lines::default();
         let (port, management_port) = (0, 0);
         let mut pebble = Self { folder, program, behaviour, child: None, port, management_port, asks: address, log };
-        // Between finding a free port and listening on it, somebody else may take it.
+        // Another process may take the port before Pebble binds it.
         for _ in 0..5 {
             (pebble.port, pebble.management_port) = (free_address().port(), free_address().port());
             if pebble.launch() {
@@ -106,13 +107,13 @@ impl Pebble {
         panic!("Pebble found no ports:\n{}", pebble.log());
     }
 
-    /// Starts it, with all that it knew forgotten.
+    /// Starts it again; its accounts and orders are lost.
     pub fn start_again(&mut self) {
         self.stop();
         assert!(self.launch(), "Pebble did not start again:\n{}", self.log());
     }
 
-    /// Whether it now listens where it shall.
+    /// Whether it listens on its port.
     fn launch(&mut self) -> bool {
         let mut child = Command::new(&self.program)
             .arg("-config")
@@ -120,7 +121,7 @@ impl Pebble {
             .args(["-strict", "-dnsserver", &self.asks.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
-            // Pebble reuses one in a hundred more than it is told.
+            // Pebble reuses one percent more than configured.
             .env("PEBBLE_AUTHZREUSE", self.behaviour.reused_authorizations.to_string())
             .env("PEBBLE_ALTERNATE_ROOTS", self.behaviour.alternate_roots.to_string())
             .stdin(Stdio::null())
@@ -130,7 +131,7 @@ impl Pebble {
             .unwrap();
         self.log.follow(child.stdout.take().unwrap());
         self.log.follow(child.stderr.take().unwrap());
-        // From now on, dropping ends it.
+        // Dropped from here on, it is killed.
         let child = self.child.insert(child);
         let accepts = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         eventually("Pebble to listen", || {
@@ -181,17 +182,17 @@ impl Pebble {
         self.folder.path().join("root.pem")
     }
 
-    /// What its directory says.
+    /// Its directory object.
     pub fn links(&self) -> Value {
         serde_json::from_str(&self.fetch(&self.directory(), &[])).unwrap()
     }
 
-    /// The PEM of one of the roots that it issues under.
+    /// One of the roots of its certificates, in PEM.
     pub fn issuing_root(&self, index: u32) -> String {
         self.manage(&format!("roots/{index}"), &[])
     }
 
-    /// The common name of one of the roots that it issues under.
+    /// The common name of one of the roots of its certificates.
     pub fn issuing_root_name(&self, index: u32) -> String {
         let pem = self.issuing_root(index);
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
@@ -199,7 +200,7 @@ impl Pebble {
         root.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
     }
 
-    /// Has it say, from now on, that it wants `certificate` (PEM) renewed from `start` until `end` (RFC 9773 §4.2).
+    /// Sets the renewal window of `certificate` (PEM, RFC 9773 §4.2).
     pub fn wants_renewal(&self, certificate: &str, start: OffsetDateTime, end: OffsetDateTime) {
         let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
         let answer = json!({ "suggestedWindow": window }).to_string();
@@ -207,7 +208,7 @@ impl Pebble {
         self.manage("set-renewal-info/", &["--data-binary", &request]);
     }
 
-    /// Asks its management interface.
+    /// Requests `path` of its management interface.
     fn manage(&self, path: &str, arguments: &[&str]) -> String {
         self.fetch(&format!("https://127.0.0.1:{}/{path}", self.management_port), arguments)
     }
@@ -220,14 +221,14 @@ impl Pebble {
         got.stdout
     }
 
-    /// What it says of the certificate with this serial number, in hexadecimal: `Valid` or `Revoked`.
+    /// The status of the certificate with this hexadecimal serial number: `Valid` or `Revoked`.
     pub fn verdict(&self, serial: &str) -> String {
         let status: Value =
             serde_json::from_str(&self.manage(&format!("cert-status-by-serial/{serial}"), &[])).unwrap();
         status["Status"].as_str().unwrap().to_owned()
     }
 
-    /// What it has logged, in all its lives.
+    /// Its log since the first start.
     pub fn log(&self) -> String {
         self.log.all().join("\n")
     }
@@ -244,7 +245,7 @@ impl Drop for Pebble {
     }
 }
 
-/// How a CA on this machine shows itself.
+/// The TLS certificate of a CA on this machine.
 pub fn identity() -> Identity {
     let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     params.distinguished_name = named("localhost");

@@ -13,7 +13,6 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A CA that tests issue from.
 pub struct Ca {
     pub certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
@@ -32,7 +31,7 @@ pub struct Factory {
     pub issuing: Ca,
 }
 
-/// One factory for the whole suite, and one that nobody trusts.
+/// The factory of the suite, and one outside of its trust bundle.
 pub static FACTORY: LazyLock<Factory> = LazyLock::new(|| Factory::new("Test Factory"));
 pub static OTHER_FACTORY: LazyLock<Factory> = LazyLock::new(|| Factory::new("Other Factory"));
 /// The CA of server certificates.
@@ -114,7 +113,7 @@ impl Ca {
         self.certificate.pem()
     }
 
-    /// A list of revoked certificates (CRL) that this CA signs, of these serial numbers and until this time.
+    /// A CRL of this CA with these serial numbers, valid until `until`.
     pub fn revokes(&self, serials: &[SerialNumber], until: SystemTime) -> CertificateRevocationList {
         let revoked = |serial: &SerialNumber| RevokedCertParams {
             serial_number: serial.clone(),
@@ -132,29 +131,30 @@ impl Ca {
         })
     }
 
-    /// A list that says just what a test wants.
+    /// A CRL with any parameters.
     pub fn lists(&self, params: &CertificateRevocationListParams) -> CertificateRevocationList {
         params.signed_by(&self.issuer).unwrap()
     }
 
-    /// One that claims to be the CA of the certificate `pem`, but has a key of its own of the kind `algorithm`.
+    /// A CA with the name of the certificate `pem`, but with a key of its own.
     pub fn impostor(pem: &str, algorithm: &'static SignatureAlgorithm) -> Self {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let certificate = ca_params("impostor").self_signed(&key).unwrap();
         Self { certificate, issuer: Issuer::from_ca_cert_pem(pem, key).unwrap() }
     }
 
-    /// This CA's certificate made anew, for the same name and key, with other dates.
+    /// A new certificate of this CA with the same name and key, and other dates.
     pub fn renewed(&self, params: &CertificateParams) -> Certificate {
         params.self_signed(self.issuer.key()).unwrap()
     }
 
-    /// What only openssl makes: a certificate for `subject` (`/CN=x+O=y`) with a new key, by further `req` arguments.
+    /// A certificate for `subject` (`/CN=x+O=y`) with a new key, made by openssl with further `req` arguments, for what
+    /// rcgen cannot make.
     pub fn issue_by_openssl(&self, subject: &str, arguments: &[&str]) -> Identity {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), self.pem()).unwrap();
         std::fs::write(folder.path().join("ca.key"), self.issuer.key().serialize_pem()).unwrap();
-        // Not Debian's configuration, which makes every such certificate a CA's.
+        // Debian's configuration would make it a CA certificate.
         std::fs::write(folder.path().join("openssl.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n").unwrap();
         let mut command = Command::new("openssl");
         command.args(
@@ -178,19 +178,19 @@ impl Factory {
         Self { root, issuing }
     }
 
-    /// A device's leaf alone, as some phones send it.
+    /// A device's leaf certificate alone, as some phones send it.
     pub fn device(&self, mac: &str) -> Identity {
         self.issuing.issue(&device_params(mac))
     }
 
-    /// The CAs that an operator names in a bundle, PEM.
+    /// The PEM bundle of both CAs.
     pub fn bundle(&self) -> String {
         self.root.pem() + &self.issuing.pem()
     }
 }
 
 impl Identity {
-    /// What stands in PEM files; both may be one.
+    /// Reads PEM files; both may be the same.
     pub fn read(chain: &Path, key: &Path) -> Self {
         let chain = CertificateDer::pem_file_iter(chain).unwrap().collect::<Result<_, _>>().unwrap();
         Self { chain, key: Arc::new(PrivateKeyDer::from_pem_file(key).unwrap()) }
@@ -212,18 +212,17 @@ impl Identity {
         self
     }
 
-    /// A chain and its key.
     pub fn of(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
         Self { chain, key: Arc::new(key) }
     }
 
-    /// A certificate of these parameters, signed by itself, with the key of this one.
+    /// A self-signed certificate of these parameters, with the key of this one.
     pub fn signed_again(&self, params: &CertificateParams) -> Self {
         let certificate = params.self_signed(&KeyPair::try_from(&*self.key).unwrap()).unwrap();
         Self { chain: vec![certificate.der().clone()], key: Arc::clone(&self.key) }
     }
 
-    /// The same identity with one bit of its certificate's signature turned.
+    /// The same identity with one bit of its certificate's signature flipped.
     pub fn forged(mut self) -> Self {
         let mut der = self.chain[0].to_vec();
         *der.last_mut().unwrap() ^= 1;
@@ -231,7 +230,7 @@ impl Identity {
         self
     }
 
-    /// A certificate that nobody but its own key signed.
+    /// A self-signed certificate.
     pub fn self_signed(params: &CertificateParams) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         Self {
@@ -240,7 +239,7 @@ impl Identity {
         }
     }
 
-    /// Makes a CA of what is none: whoever holds a device's key can sign with it.
+    /// A certificate signed with this one's key, which is no CA's.
     pub fn signs(&self, params: &CertificateParams) -> Self {
         let key = KeyPair::try_from(&*self.key).unwrap();
         let issuer = Issuer::from_ca_cert_der(&self.chain[0], key).unwrap();

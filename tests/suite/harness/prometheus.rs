@@ -1,4 +1,4 @@
-//! Prometheus itself, to say which alerts fire.
+//! Which alerts fire in a real Prometheus.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -6,11 +6,11 @@ use std::process::Command;
 
 use super::tool::{provost, run};
 
-/// How many minutes what is measured lasts: longer than any alert waits.
+/// For how many minutes the metrics last: longer than any alert's `for`.
 const MINUTES: u32 = 180;
 
-/// The alerts that fire where `/metrics` gives `metrics` for hours, of those that provost prints; `None` if Prometheus is
-/// not installed.
+/// Which of the alerts that provost prints fire if `/metrics` returns `metrics` for hours; `None` if Prometheus is not
+/// installed.
 pub fn firing(metrics: &str) -> Option<BTreeSet<String>> {
     let folder = tempfile::tempdir().unwrap();
     let printed = provost(folder.path(), &["print", "prometheus-alerts"]);
@@ -35,7 +35,7 @@ pub fn firing(metrics: &str) -> Option<BTreeSet<String>> {
     if promtool.output().is_err() {
         return None;
     }
-    // What is expected is that none fires: each that does is named in a complaint.
+    // The test expects that no alert fires; each that does is named in an error.
     let ended = run(&mut promtool);
     let said = ended.stdout + &ended.stderr;
     assert!(said.contains("SUCCESS") || said.contains("FAILED"), "{said}");

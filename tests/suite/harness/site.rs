@@ -24,10 +24,9 @@ pub struct Site {
     pub config: Value,
 }
 
-/// The server as a process. Dropped, it is killed and waited for.
 pub struct Running {
     child: Child,
-    /// Where it listens.
+    /// The addresses that it listens on.
     pub addresses: Vec<SocketAddr>,
     stdout: Lines,
     stderr: Lines,
@@ -71,22 +70,20 @@ impl Site {
         site
     }
 
-    /// A path in the site's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// A path in `constituencies`.
     pub fn served(&self, name: &str) -> PathBuf {
         self.path("constituencies").join(name)
     }
 
-    /// Where uploads of a phone are kept.
+    /// The upload folder of a phone.
     pub fn uploads(&self, constituency: &str, mac: &str) -> PathBuf {
         self.path("state/uploads").join(constituency).join(mac)
     }
 
-    /// Makes the constituency `name`, or gives it another policy, in one step.
+    /// Creates the constituency `name` or replaces its policy, atomically.
     pub fn constituency(&self, name: &str, policy: &Value) {
         std::fs::create_dir_all(self.served(name)).unwrap();
         let new = self.served(name).join(".policy.new");
@@ -94,7 +91,7 @@ impl Site {
         std::fs::rename(new, self.served(name).join("constituency.json")).unwrap();
     }
 
-    /// Writes a file below `constituencies`, folders included.
+    /// Writes a file below `constituencies`, with its folders.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.served(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -102,19 +99,19 @@ impl Site {
         path
     }
 
-    /// Writes `provost.json` as it stands in `self.config`.
+    /// Writes `self.config` to `provost.json`.
     pub fn write_config(&self) -> PathBuf {
         let path = self.path("provost.json");
         std::fs::write(&path, serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
         path
     }
 
-    /// The command that would serve this site.
+    /// The command that serves this site.
     pub fn command(&self) -> Command {
         self.command_under(&[])
     }
 
-    /// The command that would serve this site, run by another program such as `prlimit`, in the same process.
+    /// The command that serves this site, run by another program such as `prlimit` in the same process.
     pub fn command_under(&self, wrapper: &[&str]) -> Command {
         let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_provost"), "serve", "--config"]);
         let mut command = Command::new(words.next().unwrap());
@@ -135,13 +132,13 @@ impl Running {
         Self::start_with_log(command, listeners)
     }
 
-    /// The same, where `command` says already what becomes of its standard output.
+    /// The same for a `command` with its own standard output.
     pub fn start_with_log(mut command: Command, listeners: usize) -> Self {
         command.stdin(Stdio::null());
         Self::start_with_input(command, listeners)
     }
 
-    /// The same, where `command` says already what its standard input is.
+    /// The same for a `command` with its own standard input.
     pub fn start_with_input(mut command: Command, listeners: usize) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
@@ -174,7 +171,6 @@ impl Running {
         self.child.id()
     }
 
-    /// Seconds of processor time that the process has used.
     pub fn processor_time(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -182,7 +178,7 @@ impl Running {
         ticks / 100.0
     }
 
-    /// How much memory of its own the process has, in KiB.
+    /// The private memory of the process.
     pub fn memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
@@ -194,7 +190,7 @@ impl Running {
         Client::new(self.address(), Some(&format!("{name}.{DOMAIN}"))).with_identity(identity)
     }
 
-    /// Waits for an access-log line that `is_it` takes, among all that were written so far and will be.
+    /// Waits for an access-log line that satisfies `is_it`, past or future.
     #[track_caller]
     pub fn access(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = || self.access_lines().into_iter().find(|line| is_it(line));
@@ -225,7 +221,7 @@ impl Running {
         self.access(text, |line| line["reason"].as_str().is_some_and(|reason| reason.contains(text)))
     }
 
-    /// Waits for a line of diagnostics that contains `text`.
+    /// Waits for a diagnostic line that contains `text`.
     #[track_caller]
     pub fn says(&self, text: &str) -> String {
         eventually(&format!("{text:?} in the diagnostics"), || {
@@ -246,7 +242,7 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Lets the server have no file descriptors with this number or a higher one: at 0, nothing more can be opened.
+    /// Lowers the server's limit of open files to `count`: at 0, it can open nothing more.
     pub fn limit_descriptors(&self, count: u64) {
         use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
         let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
@@ -254,19 +250,19 @@ impl Running {
         prlimit(pid, Resource::Nofile, Rlimit { current: Some(count), maximum }).unwrap();
     }
 
-    /// Waits until the server has ended by itself.
+    /// Waits until the server ends.
     pub fn wait(self) -> ExitStatus {
         self.ended().0
     }
 
-    /// Waits until the server has ended by itself; gives how, and its whole access log (JSON).
+    /// Waits until the server ends; returns its status and the whole access log (JSON).
     pub fn ended(mut self) -> (ExitStatus, Vec<Value>) {
         let status = eventually("the server to end", || self.child.try_wait().unwrap());
         eventually("the end of its output", || self.stdout.is_complete().then_some(()));
         (status, self.access_lines())
     }
 
-    /// Ends the server as a crash would, and waits for it.
+    /// Kills the server and waits for it.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

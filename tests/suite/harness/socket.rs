@@ -1,4 +1,4 @@
-//! A socket whose other end is waited for with patience.
+//! A TCP socket with timeouts.
 
 use std::io::{ErrorKind, IoSlice, Read, Result, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -6,11 +6,11 @@ use std::ops::Deref;
 
 use super::PATIENCE;
 
-/// A connection that gives up when patience ends, and at nothing before.
+/// A connection whose reads and writes fail only after the timeout.
 pub struct Socket(TcpStream);
 
-/// Does it until nothing interrupts it. A machine that is frozen for a moment and thawed interrupts whoever waits for a
-/// socket with a time limit, without any signal (signal(7)).
+/// Repeats `act` while it is interrupted: a suspended machine interrupts waits with a time limit, without any signal
+/// (signal(7)).
 pub fn uninterrupted<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match act() {
@@ -60,7 +60,7 @@ impl Write for Socket {
         uninterrupted(|| self.0.write(bytes))
     }
 
-    /// All at once, as the records of one flight go out.
+    /// Writes all parts at once, so that the records of a flight stay together.
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<usize> {
         uninterrupted(|| self.0.write_vectored(parts))
     }

@@ -1,5 +1,5 @@
-//! What a unit starts, as systemd would start it: as a user of its own, with a socket to tell how it is, and with sockets
-//! that are kept for it.
+//! A service started as its unit states and as systemd would: as its own user, with a notification socket and activated
+//! sockets.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -13,10 +13,10 @@ use super::socket::uninterrupted;
 use super::tool::{self, copy_program, run};
 use super::{PATIENCE, Watch};
 
-/// A user who exists nowhere: what belongs to others is closed to it.
+/// A user ID that owns nothing, so that other users' files are closed to it.
 const USER: u32 = 64_123;
 
-/// systemd's end of the socket by which a service tells how it is.
+/// The supervisor's end of the notification socket (`sd_notify`).
 pub struct Supervisor {
     socket: UnixDatagram,
     path: PathBuf,
@@ -50,7 +50,7 @@ impl Supervisor {
         Self { socket, path, _folder: folder }
     }
 
-    /// What is told next.
+    /// The next notification.
     #[track_caller]
     pub fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
@@ -58,7 +58,7 @@ impl Supervisor {
         std::str::from_utf8(&buffer[..length]).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// Waits until a line is told that begins with `start`; gives all that was told with it.
+    /// Waits for a notification line that begins with `start`; returns the whole notification.
     #[track_caller]
     pub fn hears(&self, start: &str) -> Vec<String> {
         let watch = Watch::start();
@@ -71,7 +71,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until a line is told that begins with each of `starts`, in any order; gives all that was told meanwhile.
+    /// Waits for notification lines that begin with each of `starts`, in any order; returns all of them.
     #[track_caller]
     pub fn hears_all(&self, starts: &[&str]) -> Vec<String> {
         let watch = Watch::start();
@@ -85,7 +85,7 @@ impl Supervisor {
 }
 
 impl Service {
-    /// The unit that provost prints for `site`, which then belongs to the user that the service runs as.
+    /// The unit that provost prints for `site`, whose files then belong to the service's user.
     pub fn of(site: &Site) -> Self {
         let folder = site.path(".");
         site.write_config();
@@ -100,9 +100,9 @@ impl Service {
         Self { unit: printed.stdout, folder }
     }
 
-    /// Starts what the unit says, with `supervisor` and the socket `kept`.
+    /// Starts the unit's command with the `supervisor` and the activated socket `kept`.
     pub fn start(&self, supervisor: &Supervisor, watchdog_us: u64, kept: Option<&TcpListener>) -> Running {
-        // Where the unit has systemd set the number of this process, a shell does it.
+        // systemd sets `WATCHDOG_PID` to the process's own number; here a shell does.
         let mut script = format!("export WATCHDOG_PID=$$ WATCHDOG_USEC={watchdog_us}; ");
         if kept.is_some() {
             script.push_str("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=listen; ");
@@ -119,7 +119,7 @@ impl Service {
     }
 }
 
-/// What makes a command run as the unit says, where this may be done.
+/// A wrapper that runs a command as the service's user, if possible.
 fn as_user() -> Vec<String> {
     if !is_root() {
         return Vec::new();

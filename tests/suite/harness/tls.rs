@@ -1,4 +1,4 @@
-//! A client that speaks TLS and raw HTTP/1.1, blocking, to say exactly what a test wants to say.
+//! A blocking client with full control of TLS and HTTP/1.1.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use super::pki::{Identity, SERVER_CA};
 use super::socket::Socket;
 
-/// How to connect. Clones share their session store.
+/// The settings of a connection. Clones share their session store.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -28,7 +28,6 @@ pub struct Connection {
     host: String,
 }
 
-/// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
@@ -38,7 +37,7 @@ pub struct Response {
 }
 
 impl Client {
-    /// A client without certificate; without `server_name` it sends no SNI and is content with any certificate name.
+    /// A client without certificate; without `server_name` it sends no SNI and accepts a certificate for any name.
     pub fn new(address: SocketAddr, server_name: Option<&str>) -> Self {
         let mut client = Self {
             address,
@@ -58,7 +57,7 @@ impl Client {
         self
     }
 
-    /// Speaks only `version`; must come after the identity, which it takes.
+    /// Offers only `version`; must come last, because it replaces the identity.
     pub fn only(mut self, version: &'static SupportedProtocolVersion, identity: Option<&Identity>) -> Self {
         let enable_sni = self.config.enable_sni;
         self.config = config(identity, &[version]);
@@ -66,18 +65,17 @@ impl Client {
         self
     }
 
-    /// The Host header, where it should differ from the server name.
+    /// Sets a Host header that differs from the server name.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);
         self
     }
 
-    /// The Host header that it sends.
     pub fn host_name(&self) -> &str {
         &self.host
     }
 
-    /// Sends another server name, or none; sessions stay shared with whom this was cloned from.
+    /// Sends another server name, or none; the session store stays shared with the clones.
     pub fn named(mut self, server_name: Option<&str>) -> Self {
         self.server_name = server_name.map(str::to_owned);
         self.config.enable_sni = server_name.is_some();
@@ -91,7 +89,7 @@ impl Client {
         self
     }
 
-    /// Connects to another address: the same server, started again.
+    /// Connects to another address, that of the restarted server.
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
@@ -103,18 +101,18 @@ impl Client {
         self
     }
 
-    /// Other TLS settings.
+    /// The TLS settings.
     pub fn config(&mut self) -> &mut ClientConfig {
         &mut self.config
     }
 
-    /// Connects and finishes the handshake as the client sees it. In TLS 1.3 the server's refusal of a certificate
-    /// comes with the first answer instead.
+    /// Connects and finishes the handshake as the client sees it. In TLS 1.3, a rejection of its certificate arrives
+    /// only with the first answer.
     pub fn connect(&self) -> io::Result<Connection> {
         self.finish(self.begin()?, self.tcp()?)
     }
 
-    /// The same, with the ClientHello in records of at most `size` bytes.
+    /// The same with the ClientHello in records of at most `size` bytes.
     pub fn connect_in_pieces(&self, size: usize) -> io::Result<Connection> {
         let mut connection = self.begin()?;
         let mut tcp = self.tcp()?;
@@ -131,9 +129,9 @@ impl Client {
         hello
     }
 
-    /// The client's side of a handshake that was not begun.
+    /// A handshake that has not begun.
     pub fn begin(&self) -> io::Result<ClientConnection> {
-        // Whatever certificate comes, the name in it is checked against the SNI or, without one, any name under it.
+        // Any certificate is checked against the SNI or, without one, against a name below the domain.
         let name = self.server_name.clone().unwrap_or_else(|| "any.phones.example.com".to_owned());
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)
@@ -154,7 +152,8 @@ impl Client {
         Ok(Connection { stream, host: self.host.clone() })
     }
 
-    /// Whether a new connection resumes the session of an earlier one. Asks for something, so as to get the next ticket.
+    /// Whether a new connection resumes the session of an earlier one. It sends a request, because the next ticket
+    /// comes with the answer.
     pub fn resumes(&self) -> bool {
         let mut connection = self.connect().unwrap();
         let _ = connection.get("/");
@@ -177,7 +176,7 @@ impl Client {
     }
 }
 
-/// What a record carries, in records of at most `size` bytes.
+/// Splits a record into records of at most `size` bytes.
 pub fn in_pieces(record: &[u8], size: usize) -> Vec<u8> {
     let (header, message) = record.split_at(5);
     assert_eq!(usize::from(u16::from_be_bytes([header[3], header[4]])), message.len(), "one record");
@@ -203,7 +202,8 @@ fn config(identity: Option<&Identity>, versions: &[&'static SupportedProtocolVer
 }
 
 impl Connection {
-    /// A request with Host and, if there is a body or the method is PUT, Content-Length; unless `headers` say otherwise.
+    /// A request with Host and, if there is a body or the method is PUT, Content-Length; unless `headers` contain
+    /// Transfer-Encoding.
     pub fn request(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
         let length =
             if (method == "PUT" || !body.is_empty()) && !headers.to_ascii_lowercase().contains("transfer-encoding") {
@@ -213,7 +213,7 @@ impl Connection {
             };
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{length}{headers}\r\n", self.host);
         let written = self.send(head.as_bytes()).and_then(|()| self.send(body));
-        // The answer may have come, and the connection closed, before everything was written.
+        // The server may answer and close before it has read everything.
         match self.response(method) {
             Ok(response) => Ok(response),
             Err(error) => Err(written.err().filter(|_| error.kind() == ErrorKind::UnexpectedEof).unwrap_or(error)),
@@ -243,7 +243,7 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
-    /// Reads one status line with its headers, `100 Continue` too.
+    /// Reads a status line with its headers, `100 Continue` too.
     pub fn head(&mut self) -> io::Result<(u16, BTreeMap<String, String>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -274,12 +274,12 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads what there is, up to a record's worth of bytes, whatever it means; gives how many.
+    /// Reads up to a record's worth of bytes, and returns how many.
     pub fn read_some(&mut self) -> io::Result<usize> {
         self.stream.read(&mut [0; 16 << 10])
     }
 
-    /// Reads until the server closes; gives what came. An end without `close_notify` is an end.
+    /// Reads until the server closes, with or without `close_notify`.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
@@ -296,15 +296,16 @@ impl Connection {
         }
     }
 
-    /// Whether the server has closed, or does so before patience ends.
+    /// Whether the server closes within the timeout.
     pub fn is_closed(&mut self) -> bool {
         self.read_to_close().is_ok()
     }
 
-    /// Ends in the middle of whatever it is, as a network would: all that was sent arrives, and then nothing more.
+    /// Ends the connection without `close_notify` after all sent bytes have arrived, like a broken network.
     pub fn hang_up(mut self) {
         self.tcp().shutdown(std::net::Shutdown::Write).unwrap();
-        // A socket closed with something unread in it would take back what the server has not read yet.
+        // Closing a socket with unread bytes would reset the connection, and the server would lose what it has not
+        // read.
         let _ = self.stream.sock.read_to_end(&mut Vec::new());
     }
 
@@ -333,14 +334,14 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Everything but the date: what must be alike in all refusals.
+    /// The answer without its date, to compare refusals.
     pub fn without_date(mut self) -> Self {
         self.headers.remove("date");
         self
     }
 }
 
-/// The TLS alert that an error carries, if it carries one.
+/// The TLS alert that an error carries, if any.
 pub fn alert(error: &io::Error) -> Option<rustls::AlertDescription> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),

@@ -30,8 +30,8 @@ pub fn run(command: &mut Command) -> Ended {
     }
 }
 
-/// Makes a copy of `program` that can be run. By a program of its own: were the copy open for writing in this process,
-/// another test's child could hold it open, and nobody could run it ("Text file busy").
+/// Copies `program` to an executable file. Another process makes the copy, because a file that is open for writing here
+/// could be inherited by another test's child and could then not be run (`ETXTBSY`).
 pub fn copy_program(program: &Path, copy: &Path) {
     let ended = run(Command::new("cp").arg(program).arg(copy));
     assert_eq!(ended.code, 0, "{}: {}", program.display(), ended.stderr);
@@ -39,13 +39,13 @@ pub fn copy_program(program: &Path, copy: &Path) {
 
 /// Runs `openssl s_client` against `address` with `arguments`, sends `input`, and reads until the server closes.
 ///
-/// Debian's own limits (`openssl.cnf`) do not count, so that an old client can be played.
+/// Debian's `openssl.cnf` is not read, because it forbids old versions and ciphers.
 pub fn s_client(address: SocketAddr, arguments: &[&str], input: &str) -> Ended {
     let mut command = Command::new("timeout");
     command.args(["20", "openssl", "s_client", "-ign_eof", "-connect", &address.to_string()]).args(arguments);
     command.env("OPENSSL_CONF", "/dev/null").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("openssl");
-    // A server that refuses the handshake is gone before anything is sent.
+    // A server that refuses the handshake may close before the input is sent.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     Ended {

@@ -1,4 +1,4 @@
-//! What changes while connections of the old lane are open: the server's certificate, the setting, who was revoked.
+//! Changes while legacy TLS connections are open: the server's certificate, the setting, revocations.
 
 use rustix::process::Signal;
 
@@ -7,7 +7,7 @@ use crate::harness::pki::server_certificate;
 use crate::harness::{VVX550, within_a_second};
 use crate::revocation::{issuing, pem_of};
 
-/// By each setting that has an old lane, what an old phone asks there.
+/// For each setting with legacy TLS, the offer of an old phone.
 const OLDS: [(&str, &str); 4] = [
     ("legacy", OLD),
     ("legacy", "-tls1_1 -cipher DHE-RSA-AES128-SHA:@SECLEVEL=0"),
@@ -15,7 +15,7 @@ const OLDS: [(&str, &str); 4] = [
     ("compatible", "-tls1_2 -cipher AES128-GCM-SHA256:@SECLEVEL=0"),
 ];
 
-/// `requests` were answered, every one of them by the old lane.
+/// Asserts that `requests` were answered, all of them over legacy TLS.
 #[track_caller]
 fn all_are_old(server: &Running, requests: usize) {
     let answered = || server.access_lines().into_iter().filter(|line| !line["status"].is_null()).collect::<Vec<_>>();
@@ -64,14 +64,14 @@ fn changed_tls_setting_ends_earlier_legacy_connections() {
         seen += usize::from(found.status().is_some());
         (found.alert() == Some("protocol version")).then_some(())
     });
-    // Those of a constituency that stays as it is stay too.
+    // Connections of an unchanged constituency stay open.
     assert_eq!(open.each_mut().map(Talking::ask), [403, 403, 403, 200]);
     open[..3].iter().for_each(Talking::ends);
     server.says("legacy: the TLS part of the policy changed");
     all_are_old(&server, 8 + seen);
 }
 
-/// The default of `provost.json` is read again at SIGHUP, for whoever says nothing of his own.
+/// SIGHUP reloads the default of `provost.json` for constituencies without a setting of their own.
 #[test]
 fn default_tls_setting_applies_on_sighup_where_unset() {
     let mut site = shelf();
@@ -105,14 +105,14 @@ fn default_tls_setting_applies_on_sighup_where_unset() {
     assert_eq!(stays.get("/site.cfg").unwrap().status, 200);
 }
 
-/// A phone of the factory with an RSA key, whose certificate has this number.
+/// A factory phone with an RSA key, whose certificate has this serial number.
 fn numbered(mac: &str, serial: u64) -> Identity {
     let mut params = device_params(mac);
     params.serial_number = Some(serial.into());
     FACTORY.issuing.issue_rsa(&params)
 }
 
-/// Whether `identity` is refused because its CA revoked it.
+/// Whether `identity` is refused because its certificate is revoked.
 #[track_caller]
 fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, arguments): (&str, &str)) -> bool {
     let is_it = |line: &Value| {
@@ -126,7 +126,7 @@ fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, argumen
         return false;
     }
     assert_eq!(found.alert(), Some("handshake failure"), "{name} {arguments}: {}", found.text);
-    // Lines of earlier requests may come late.
+    // Lines of earlier requests may arrive late.
     let of_handshake = |line: &Value| line["mac"].is_null() && line["status"].is_null() && line["constituency"] == name;
     eventually("a line", || told().into_iter().skip(before).find(of_handshake));
     true
@@ -143,7 +143,7 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
         listed["phones"][VVX550] = "vvx550".into();
         site.constituency(setting, &listed);
     }
-    // Trusts the factory without the list.
+    // Trusts the factory without the CRL.
     site.constituency("unlisted", &policy("legacy"));
     site.file("unlisted/site.cfg", "<unlisted/>");
     let (revoked, lost, good) = (numbered(VVX500, 5), numbered(VVX500, 6), numbered(VVX550, 7));
@@ -156,14 +156,14 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
     assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([200; 4], 200));
     std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5, 6]))).unwrap();
     std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
-    // Until then it gets an answer: the file, or what a connection gets that the change overtakes.
+    // Until then it gets the file, or the answer to a request during the change.
     let mut overtaken = 0;
     eventually("the new list", || {
         let status = attempt(&site, &server, "legacy", Some(&lost), OLD).status();
         overtaken += usize::from(status == Some(403));
         status.is_none().then_some(())
     });
-    // Whoever is not revoked comes back.
+    // A phone that is not revoked can reconnect.
     assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([403; 4], 200));
     open.iter().for_each(Talking::ends);
     assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [true; 4], [false; 4]));

@@ -1,4 +1,4 @@
-//! Device certificates are judged in the old lane as in the other: same verifier, same words, same consequences.
+//! Device certificates over legacy TLS: the same verifier, log lines and results as with rustls.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -17,7 +17,7 @@ const OLD: [(&str, &str, &str); 3] = [
     ("compatible", "tls1_2", "AES128-SHA"),
 ];
 
-/// The reason of the line that comes after `before` others, and whom it names.
+/// The reason, MAC and status of the log line after `before` others.
 fn told(server: &Running, before: usize) -> (Value, Value, Value) {
     let line = eventually("a line", || server.access_lines().get(before).cloned());
     (line["reason"].clone(), line["mac"].clone(), line["status"].clone())
@@ -37,7 +37,7 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
     let mut server_only = device_params(VVX500);
     server_only.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let below = FACTORY.issuing.below(ca_params("Sub CA")).issue_rsa(&device_params(VVX500));
-    // Each with the alert of the old lane.
+    // Each with the alert that legacy TLS sends.
     let cases: [(&str, Identity, Option<&str>); 9] = [
         ("good", PHONE.clone(), None),
         ("good, of an ECDSA key", FACTORY.device(VVX500), None),
@@ -63,14 +63,14 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
                 modern.2.clone(),
             );
             assert_eq!(told(&server, before), expected, "{what}, {version}: {}", found.text);
-            // Let in or not.
+            // Accepted or refused.
             assert_eq!(server.access_lines()[before]["lane"], "old", "{what}, {version}");
             assert_eq!(found.alert(), *alert, "{what}, {version}: {}", found.text);
         }
     }
 }
 
-/// OpenSSL would let them sign the handshake; a key on a weak curve can be broken.
+/// OpenSSL would accept their signatures in the handshake; a key on a weak curve can be broken.
 #[test]
 fn key_types_unknown_to_rustls_are_refused_in_legacy_tls() {
     let site = shelf();
@@ -99,7 +99,7 @@ fn legacy_tls_verifies_whole_chains_and_refuses_too_long_ones() {
     let sent = sub.issue_rsa(&device_params(VVX500)).with(&sub);
     let found = attempt(&site, &server, "legacy", Some(&sent), &only("tls1", "AES128-SHA"));
     assert!(found.is_served(), "{}", found.text);
-    // What does not belong to it changes nothing.
+    // Unrelated certificates change nothing.
     let noise = sent.with(&OTHER_FACTORY.root).with(&FACTORY.root);
     let found = attempt(&site, &server, "legacy", Some(&noise), &only("tls1", "AES128-SHA"));
     assert!(found.is_served(), "{}", found.text);
@@ -137,7 +137,7 @@ fn legacy_tls_accepts_tolerated_expired_and_pinned_leaves() {
     }
 }
 
-/// Somebody between client and server who puts `certificate` into the place of the client's, once.
+/// A man in the middle that replaces the client's certificate by `certificate` once.
 fn man_in_the_middle(server: SocketAddr, certificate: CertificateDer<'static>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -172,7 +172,7 @@ fn record(stream: &mut Socket) -> Option<Vec<u8>> {
     Some(record)
 }
 
-/// The Certificate message of `record`, with `certificate` alone in it.
+/// The Certificate message of `record`, with only `certificate` in it.
 fn certificate_record(record: &[u8], certificate: &[u8]) -> Vec<u8> {
     let long = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..], bytes].concat();
     let length = usize::try_from(u32::from_be_bytes([0, record[6], record[7], record[8]])).unwrap();

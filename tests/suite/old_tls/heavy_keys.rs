@@ -1,4 +1,4 @@
-//! Chains of keys that are dear to verify with: a stranger must not make the server do that.
+//! Chains with keys that are expensive to verify: unauthenticated clients must not cause that work.
 
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
 
@@ -7,7 +7,7 @@ use super::*;
 use crate::harness::VVX550;
 use crate::harness::pki::Ca;
 
-/// The handshakes that are measured.
+/// The number of measured handshakes.
 const ROUNDS: usize = 50;
 
 fn tlv(tag: u8, content: &[&[u8]]) -> Vec<u8> {
@@ -20,7 +20,7 @@ fn tlv(tag: u8, content: &[&[u8]]) -> Vec<u8> {
     [&[tag], &length[..], &content].concat()
 }
 
-/// An odd number of just so many bits.
+/// An odd number of exactly this many bits.
 fn number(bits: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..bits / 8).map(|place| u8::try_from(place * 37 % 251).unwrap()).collect();
     bytes[0] |= 0x80;
@@ -32,8 +32,7 @@ fn common_name(name: &str) -> Vec<u8> {
     tlv(0x30, &[&tlv(0x31, &[&tlv(0x30, &[b"\x06\x03\x55\x04\x03", &tlv(12, &[name.as_bytes()])])])])
 }
 
-/// A certificate with an RSA key that nobody has the other half of, and a signature that nobody made, as long as one by
-/// a key of `signed` bits.
+/// A certificate with a made-up RSA key and a made-up signature as long as one by a key of `signed` bits.
 fn certificate(subject: &str, issuer: &str, key: (usize, usize), signed: usize, is_ca: bool) -> Vec<u8> {
     let oid = |last: u8| [b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01", &[last, 5, 0][..]].concat();
     let signature_algorithm = tlv(0x30, &[&oid(11)]);
@@ -59,7 +58,7 @@ fn certificate(subject: &str, issuer: &str, key: (usize, usize), signed: usize, 
     tlv(0x30, &[&signed_part, &signature_algorithm, &tlv(3, &[&[0, 0], &signature])])
 }
 
-/// Seven CAs with `key`s of so many bits, modulus and exponent, each signed by the next; the first is called `name`.
+/// Seven CAs with keys of these sizes, modulus and exponent, each issued by the next; the first is called `name`.
 fn cas(name: &str, key: (usize, usize)) -> Vec<Vec<u8>> {
     let called = |place: usize| if place == 0 { name.to_owned() } else { format!("CA {place}") };
     (0..7).map(|place| certificate(&called(place), &called(place + 1), key, key.0, true)).collect()
@@ -96,7 +95,7 @@ fn chain_of_huge_keys_does_not_cost_processor_time() {
         spent[which] = server.processor_time() - before;
         assert!(told.iter().all(|line| line["reason"].as_str().unwrap().contains(reason)), "{}", told[0]);
     }
-    // The processor's time is counted in hundredths of a second.
+    // Processor time is counted in hundredths of a second.
     assert!(spent[1] < 5.0 * spent[0].max(0.1), "{spent:?} seconds");
 }
 
@@ -118,7 +117,7 @@ fn huge_ca_keys_are_refused_beside_a_pinned_certificate() {
         let found = attempt(&site, &server, "legacy", Some(identity), &arguments);
         assert!(found.is_served(), "{}", found.text);
     }
-    // A modulus that is huge, and an exponent that is.
+    // A huge modulus, and a huge exponent.
     for key in [(16_384, 64), (3072, 3064)] {
         let mut sent = pinned.clone();
         sent.chain.extend(cas("Maker", key).into_iter().map(Into::into));

@@ -1,4 +1,4 @@
-//! Hellos that nobody should send, against a live server at the setting that lets most through: it goes on serving.
+//! Invalid ClientHellos at the most permissive setting: the server goes on serving.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -42,7 +42,7 @@ pub(super) fn ote() -> Site {
     site
 }
 
-/// Sends `bytes` and nothing more, and reads what comes until the server closes.
+/// Sends only `bytes`, and reads until the server closes.
 pub(super) fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = Socket::connect(server.address()).unwrap();
     // The server may have refused before everything was sent.
@@ -54,7 +54,7 @@ pub(super) fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// It serves both lanes, no defect was met, and every handshake that it did not finish has its line.
+/// Asserts that both TLS libraries serve clients, that no bug was logged, and that every failed handshake has its line.
 #[track_caller]
 fn is_well(site: &Site, server: &Running, sent: usize) {
     for arguments in ["-tls1 -cipher AES128-SHA:@SECLEVEL=0", "-tls1_3"] {
@@ -84,7 +84,7 @@ fn mutated_hellos_do_not_harm_the_server() {
         .run(&strategy, |(which, changes, pieces)| {
             let mut raw = hellos[which].clone();
             for (at, value) in changes {
-                // Behind the record's own header, so that most of it is looked at.
+                // After the record header, so that the server reads most of it.
                 let at = 5 + at.index(raw.len() - 5);
                 raw[at] = value;
             }
@@ -111,7 +111,7 @@ fn truncated_hellos_do_not_harm_the_server() {
     is_well(&site, &server, sent);
 }
 
-/// After the hello OpenSSL is alone with what comes: records of any kind, lengths that lie, endless certificates.
+/// After the ClientHello, OpenSSL reads the bytes alone: records of any kind, wrong lengths, endless certificates.
 #[test]
 fn garbage_after_a_legacy_hello_does_not_harm_the_server() {
     let (site, hellos) = (ote(), hellos());
@@ -164,7 +164,7 @@ fn reset_during_a_handshake_is_logged_alike_by_both_backends() {
         let mut first = [0];
         tcp.read_exact(&mut first).unwrap();
         assert_eq!(first, [22], "{name}: the {lane} lane takes the hello");
-        // RST, with nothing said.
+        // A reset, without any alert.
         socket2::SockRef::from(&*tcp).set_linger(Some(Duration::ZERO)).unwrap();
         drop(tcp);
         let line = eventually("its line", || server.access_lines().get(at).cloned());

@@ -1,4 +1,4 @@
-//! Who goes where, and that nothing crosses: between lanes, between constituencies.
+//! The choice between rustls and OpenSSL for each client, and the separation of libraries and constituencies.
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::harness::tool::{provost, run};
 
 type Agreed = Result<(u16, u16), u8>;
 
-/// The captured hellos, each with what comes back at the setting legacy: version and suite of the `ServerHello`, or the
+/// The captured hellos, each with the answer at the setting legacy: version and suite of the `ServerHello`, or the
 /// alert.
 const HELLOS: [(&str, Agreed); 14] = [
     ("default", Ok((0x0303, 0x1301))),
@@ -39,7 +39,7 @@ fn captured(name: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Sends `hello` and gives the first record that comes back.
+/// Sends `hello` and returns the first record of the answer.
 pub(super) fn first_record(server: &Running, hello: &[u8]) -> Vec<u8> {
     let mut tcp = Socket::connect(server.address()).unwrap();
     tcp.write_all(hello).unwrap();
@@ -50,7 +50,7 @@ pub(super) fn first_record(server: &Running, hello: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Version, random and suite of a `ServerHello`, or the alert that came instead.
+/// Version, random and suite of a `ServerHello`, or the alert instead.
 fn answer(record: &[u8]) -> Result<(u16, [u8; 32], u16), u8> {
     match record {
         [21, _, _, 0, 2, 2, alert] => Err(*alert),
@@ -63,7 +63,7 @@ fn answer(record: &[u8]) -> Result<(u16, [u8; 32], u16), u8> {
     }
 }
 
-/// The hellos were made for a constituency `ote`.
+/// The hellos contain the server name of a constituency `ote`.
 fn ote(setting: &str) -> Site {
     let mut site = Site::with_ote();
     site.constituency("ote", &policy(setting));
@@ -81,7 +81,8 @@ fn captured_hellos_get_the_expected_version_and_suite() {
     }
 }
 
-/// RFC 8446 §4.1.3: whoever knows newer versions and speaks an older one says so in the last bytes of the random.
+/// RFC 8446 §4.1.3: a server that negotiates an older version than it supports marks it in the last bytes of the
+/// random.
 #[test]
 fn server_random_carries_the_downgrade_marker() {
     let site = ote("legacy");
@@ -111,7 +112,7 @@ fn modern_clients_are_served_by_rustls_at_every_setting() {
             assert_eq!(client.get("/site.cfg").unwrap().status, 200, "{setting}");
             seen += 1;
         }
-        // Whoever offers everything, however old, beside what is modern.
+        // Clients that offer old suites beside modern ones.
         for arguments in
             ["", "-tls1_2", "-no_tls1_3 -cipher ALL:@SECLEVEL=0", "-cipher ALL:COMPLEMENTOFALL:@SECLEVEL=0"]
         {
@@ -141,7 +142,7 @@ fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
     let mut site = shelf();
     site.config["no_sni"] = "compatible".into();
     let server = site.start();
-    // Whose neighbour is served may still not come in here.
+    // A client that another constituency serves may be refused here.
     for name in ["modern", "compatible"] {
         assert_eq!(attempt(&site, &server, name, Some(&PHONE), OLD).alert(), Some("protocol version"), "{name}");
     }
@@ -154,7 +155,7 @@ fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
     let nobody = attempt(&site, &server, "nobody", Some(&PHONE), OLD);
     assert!(nobody.text.contains("unrecognized name"), "{}", nobody.text);
     server.reason("offered only TLS 1.0; unknown server name \"nobody.phones.example.com\"");
-    // Without a name: the constituency for such clients, under its whole policy.
+    // Without SNI, the constituency of `no_sni` applies with its whole policy.
     let nameless = "-noservername -tls1_2 -cipher AES128-SHA:@SECLEVEL=0";
     let found = attempt(&site, &server, "compatible", Some(&PHONE), nameless);
     assert!(found.text.contains("<compatible/>"), "{}", found.text);
@@ -186,12 +187,12 @@ fn legacy_tls_session_is_never_resumed() {
         let arguments = format!("{} -sess_out {}", only(version, suite), session.display());
         let found = attempt(&site, &server, "legacy", Some(&PHONE), &arguments);
         assert!(found.is_served(), "{version}: {}", found.text);
-        // Neither an identifier nor a ticket: there is nothing that the client could remember.
+        // Neither a session ID nor a ticket: the client cannot resume anything.
         let id = found.text.lines().find_map(|line| line.trim().strip_prefix("Session-ID:")).unwrap();
         assert!(id.trim().is_empty() && !found.text.contains("session ticket"), "{version}: {}", found.text);
         assert!(!session.exists(), "{version}");
     }
-    // Nor does a session of the other lane open this one, or that of nobody that of somebody.
+    // Nor does the other library resume it, or a constituency that requires a certificate.
     let modern = format!("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256 -sess_out {}", session.display());
     assert!(attempt(&site, &server, "open", None, &modern).is_served());
     assert!(session.exists());
@@ -214,7 +215,7 @@ fn legacy_tls_refuses_renegotiation_and_compression() {
         child.env("OPENSSL_CONF", "/dev/null").stdin(std::process::Stdio::piped());
         child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         let mut child = child.spawn().unwrap();
-        // A line that begins with R is a wish to renegotiate, of openssl's own.
+        // A line with R makes openssl request a renegotiation.
         child.stdin.as_mut().unwrap().write_all(b"R\n").unwrap();
         let ended = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
@@ -223,7 +224,7 @@ fn legacy_tls_refuses_renegotiation_and_compression() {
     }
 }
 
-/// RFC 7507: a client that speaks an older version only because a newer one failed is told that it need not.
+/// RFC 7507: a client that falls back to an older version after a failed handshake is refused.
 #[test]
 fn fallback_scsv_is_refused() {
     let site = shelf();
@@ -318,7 +319,7 @@ fn legacy_tls_serves_the_exact_certificate() {
     }
 }
 
-/// What is printed for phones that can be modern makes a client modern that knows those suites.
+/// The printed settings make a client modern that supports those suites.
 #[test]
 fn printed_cipher_settings_make_a_phone_use_rustls() {
     let site = shelf();
@@ -344,7 +345,7 @@ fn printed_cipher_settings_make_a_phone_use_rustls() {
     }
     eventually("three lines", || (server.access_lines().len() == 3).then_some(()));
     assert!(server.access_lines().iter().all(|line| line["lane"].is_null()));
-    // One that knows only the last of them is not left without any.
+    // A client that supports only the last of them still has a suite.
     let found = attempt(&site, &server, "legacy", Some(&PHONE), &only("tls1", suites));
     assert!(found.is_served(), "{}", found.text);
 }

@@ -1,8 +1,8 @@
-//! Every version, key exchange and suite against every setting, with and without a certificate.
+//! Every version, key exchange and suite at every setting, with and without a certificate.
 
 use super::*;
 
-/// A suite, as openssl calls it; whether it is rustls', and whether it is older than TLS 1.2.
+/// A suite by its OpenSSL name; whether rustls supports it, and whether it is older than TLS 1.2.
 const SUITES: [(&str, bool, bool); 20] = [
     ("ECDHE-RSA-AES128-GCM-SHA256", true, false),
     ("ECDHE-RSA-AES256-GCM-SHA384", true, false),
@@ -26,7 +26,7 @@ const SUITES: [(&str, bool, bool); 20] = [
     ("AES256-SHA", false, true),
 ];
 
-/// A client of one version and one suite: its arguments, the least setting that serves it, and what the log says then.
+/// A client with one version and one suite: its arguments, the lowest setting that serves it, and the logged hint.
 struct Client {
     arguments: String,
     setting: &'static str,
@@ -124,7 +124,7 @@ fn missing_certificate_is_refused_unless_client_auth_is_none() {
     }
 }
 
-/// No 3DES, RC4, EXPORT, NULL or anonymous suite, and nothing that is neither rustls' nor ours.
+/// No 3DES, RC4, EXPORT, NULL or anonymous suite, and none that is neither in rustls nor in our list.
 #[test]
 fn broken_cipher_suites_are_served_at_no_setting() {
     let site = shelf();
@@ -181,7 +181,7 @@ fn dhe_uses_2048_bits_and_ecdhe_the_common_curves() {
     }
 }
 
-/// The line of the access log that comes after `before` others.
+/// The line of the access log after `before` others.
 fn server_line(server: &Running, before: usize) -> Value {
     crate::harness::eventually("a line", || server.access_lines().get(before).cloned())
 }

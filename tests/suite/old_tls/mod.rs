@@ -1,4 +1,4 @@
-//! The old lane: which clients are served at which setting, by whom, and that nothing else is different there.
+//! Legacy TLS: which clients are served at which setting and by which library; everything else equals rustls.
 
 mod changes;
 mod devices;
@@ -23,20 +23,20 @@ use crate::harness::site::{DOMAIN, Lines, Running, Site};
 use crate::harness::tool::s_client;
 use crate::harness::{VVX500, eventually};
 
-/// The settings, each a constituency of its own name.
+/// The settings, each in a constituency of the same name.
 const SETTINGS: [&str; 3] = ["modern", "compatible", "legacy"];
 
-/// What an old phone asks, for short.
+/// The offer of an old phone.
 const OLD: &str = "-tls1 -cipher AES128-SHA:@SECLEVEL=0";
 
-/// The phone VVX500 with an RSA key, as the factory makes them.
+/// The phone VVX500 with an RSA key.
 static PHONE: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
 
 fn policy(setting: &str) -> Value {
     json!({ "trust": ["factory"], "phones": { VVX500: "vvx500" }, "tls": setting })
 }
 
-/// A constituency for each setting, and `open`, which is legacy and asks nobody who they are.
+/// A constituency for each setting, and `open`, which is legacy without client authentication.
 fn shelf() -> Site {
     let site = Site::new();
     for setting in SETTINGS {
@@ -49,7 +49,7 @@ fn shelf() -> Site {
     site
 }
 
-/// What openssl says of one attempt to get `site.cfg`.
+/// openssl's report of an attempt to get `site.cfg`.
 struct Attempt {
     text: String,
 }
@@ -63,7 +63,7 @@ impl Attempt {
         self.text.split_once("HTTP/1.1 ")?.1.get(..3)?.parse().ok()
     }
 
-    /// Version and suite, as openssl names them.
+    /// Version and suite by their OpenSSL names.
     fn agreed(&self) -> Option<(&str, &str)> {
         let line = self.text.lines().find(|line| line.starts_with("New, "))?;
         let (_, suite) = line.split_once("Cipher is ")?;
@@ -71,7 +71,7 @@ impl Attempt {
         Some((version, suite))
     }
 
-    /// The alert that came, as openssl words it.
+    /// The received alert in openssl's words.
     fn alert(&self) -> Option<&str> {
         let line = self.text.lines().find(|line| line.contains(" alert "))?;
         // error:0A000410:SSL routines:ssl3_read_bytes:sslv3 alert handshake failure:...
@@ -79,8 +79,8 @@ impl Attempt {
     }
 }
 
-/// Asks `host` for `site.cfg` over a connection to `name`, as openssl with `arguments`, which may be older than anything
-/// that it would do by itself; the server's certificate must verify.
+/// Requests `site.cfg` of `host` over a connection to `name` with openssl's `arguments`, which may be weaker than its
+/// defaults; the server's certificate must verify.
 fn attempt(site: &Site, server: &Running, name: &str, identity: Option<&Identity>, arguments: &str) -> Attempt {
     attempt_as(site, server, name, &format!("{name}.{DOMAIN}"), identity, arguments)
 }
@@ -111,12 +111,12 @@ fn attempt_as(
     Attempt { text: ended.stdout + &ended.stderr }
 }
 
-/// The arguments of an openssl that speaks `version` with the suites `ciphers` alone, whatever their age.
+/// The arguments of an openssl that offers only `version` with the suites `ciphers`, however old.
 fn only(version: &str, ciphers: &str) -> String {
     format!("-{version} -cipher {ciphers}:@SECLEVEL=0")
 }
 
-/// openssl with a connection that stays open. Dropped, it is killed and waited for.
+/// An openssl client with an open connection. Dropped, it is killed and waited for.
 struct Talking {
     child: Child,
     name: String,
@@ -124,7 +124,7 @@ struct Talking {
 }
 
 impl Talking {
-    /// Connects to the constituency `name`, by the old lane if `arguments` leave nothing else.
+    /// Connects to the constituency `name`, over legacy TLS if `arguments` offer nothing else.
     fn start(site: &Site, server: &Running, name: &str, identity: &Identity, arguments: &str) -> Self {
         let (chain, key) = identity.write(&site.path(""), "talking");
         let name = format!("{name}.{DOMAIN}");
@@ -135,12 +135,12 @@ impl Talking {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let heard = Lines::default();
         heard.follow(child.stdout.take().unwrap());
-        // It has read its files when it says so.
+        // It prints this after it has read its files.
         eventually("the handshake", || heard.all().iter().any(|line| line.starts_with("New, ")).then_some(()));
         Self { child, name, heard }
     }
 
-    /// The status of the answer to one more request for `site.cfg`.
+    /// The status of another request for `site.cfg`.
     fn ask(&mut self) -> u16 {
         let before = self.statuses().len();
         let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {}\r\n\r\n", self.name);
@@ -148,7 +148,7 @@ impl Talking {
         eventually("an answer", || self.statuses().get(before).copied())
     }
 
-    /// The status of each answer so far. A body need not end its line.
+    /// The status of each answer so far. A body may end without a line break.
     fn statuses(&self) -> Vec<u16> {
         self.heard.all().iter().filter_map(|line| line.split_once("HTTP/1.1 ")?.1.get(..3)?.parse().ok()).collect()
     }

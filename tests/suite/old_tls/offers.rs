@@ -1,4 +1,5 @@
-//! Hellos of every kind, made by hand: who is answered is who was promised it, and whoever is not is told the true reason.
+//! Generated ClientHellos of every kind: the logged hints match the clients that are answered, and name the real
+//! reason.
 
 use super::lanes::first_record;
 use super::promises::{both_kinds, least};
@@ -6,11 +7,11 @@ use super::*;
 
 const VERSIONS: [u16; 3] = [0x0301, 0x0302, 0x0303];
 
-/// Suites that some setting serves, in the versions that have them.
+/// Suites that some setting serves, by version.
 const GOOD: [&[u16]; 8] =
     [&[0x002f], &[0x009c], &[0x0033], &[0xc013], &[0xc027], &[0xc02f], &[0x0005, 0x0033, 0x0035], &[0x000a, 0xc013]];
 
-/// Suites that none serves, by what they are called.
+/// Suites that no setting serves, with their names.
 const BAD: [(&[u16], &str); 14] = [
     (&[0x0005], "RC4"),
     (&[0x000a], "3DES"),
@@ -28,11 +29,11 @@ const BAD: [(&[u16], &str); 14] = [
     (&[0xfefd, 0x0013, 0x000a, 0x0007], "unknown, 3DES and IDEA"),
 ];
 
-/// `signature_algorithms`; nothing is none.
+/// `signature_algorithms`, or no such extension.
 const SIGNATURES: [Option<&[u16]>; 6] =
     [None, Some(&[0x0201]), Some(&[0x0401]), Some(&[0x0301]), Some(&[0x0101, 0x0203]), Some(&[0x0603, 0x0201, 0x0806])];
 
-/// `supported_groups`: P-256, and P-521 which we do not have.
+/// `supported_groups`: P-256, and the unsupported P-521.
 const GROUPS: [Option<&[u16]>; 3] = [None, Some(&[23]), Some(&[25])];
 
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,7 @@ struct Offer {
 }
 
 impl Offer {
-    /// The record that says so to the constituency `name`.
+    /// The record of this hello to the constituency `name`.
     fn hello(&self, name: &str) -> Vec<u8> {
         let long = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
         let words = |words: &[u16]| long(&words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>());
@@ -66,7 +67,7 @@ impl Offer {
         [&[22, 3, 1], &long(&message)[..]].concat()
     }
 
-    /// The least setting that answers it with a `ServerHello`.
+    /// The lowest setting that answers it with a `ServerHello`.
     #[track_caller]
     fn least(&self, server: &Running, prefix: &str) -> Option<&'static str> {
         least(server, prefix, &format!("{self:x?}"), |name| first_record(server, &self.hello(name))[0] == 22)
@@ -82,7 +83,7 @@ fn logged_setting_is_the_least_that_answers_the_hello() {
         for suites in GOOD {
             for signatures in SIGNATURES {
                 for groups in GROUPS {
-                    // Half of them each, so that each of the other three comes with and without.
+                    // Half of them each, so that each of the other three occurs with and without.
                     let has_extended_master_secret = suites.len().wrapping_add(usize::from(version)) % 2 == 0;
                     let offer = Offer { version, suites, signatures, groups, has_extended_master_secret };
                     *seen.entry((version, offer.least(&server, ""))).or_default() += 1;
@@ -91,7 +92,7 @@ fn logged_setting_is_the_least_that_answers_the_hello() {
         }
     }
     let all = 8 * 6 * 3;
-    // Suites without curves with any groups, those with curves with one of the three.
+    // Suites without curves are combined with any groups, those with curves with one of the three.
     let (old, tls12) = ((3 * 3 + 2) * 6, 4 * 3 + 3);
     let expected = [
         ((0x0301, None), all - old),
@@ -99,7 +100,7 @@ fn logged_setting_is_the_least_that_answers_the_hello() {
         ((0x0302, None), all - old),
         ((0x0302, Some("legacy")), old),
         ((0x0303, None), all - 2 * tls12 - 2 * tls12 - 2),
-        // Two kinds of signatures are with SHA-2, two mean SHA-1 alone.
+        // Two sets of signature algorithms contain SHA-2, two contain only SHA-1.
         ((0x0303, Some("compatible")), 2 * tls12),
         ((0x0303, Some("legacy")), 2 * tls12),
         ((0x0303, Some("modern")), 2),

@@ -1,4 +1,4 @@
-//! A phone with a password proves itself in the old lane as in the other, and is asked for no certificate.
+//! Digest authentication over legacy TLS: no certificate is requested.
 
 use super::*;
 use crate::digest::allow;
@@ -6,13 +6,13 @@ use crate::harness::VVX550;
 use crate::harness::site::holds;
 use crate::harness::tool::{Ended, run};
 
-/// curl with the suite of a phone of before ECDHE, and with `user` and `password`.
+/// curl with a suite from before ECDHE, and with `user` and `password`.
 fn curl(site: &Site, server: &Running, version: &str, (user, password): (&str, &str), rest: &[&str]) -> Ended {
     let mut curl = Command::new("curl");
     curl.args(["-sSv", &format!("--tlsv{version}"), "--tls-max", version, "--ciphers", "AES128-SHA:@SECLEVEL=0"]);
     curl.args(["--digest", "--user", &format!("{user}:{password}"), "--cacert", "server-ca.pem"]);
     curl.args(["--connect-to", &format!("::{}", server.address()), "--write-out", "%{stderr}status %{http_code}\n"]);
-    // Debian's own limits do not count.
+    // Debian's own restrictions do not apply.
     run(curl.args(rest).env("OPENSSL_CONF", "/dev/null").current_dir(site.path("")))
 }
 
@@ -42,7 +42,7 @@ fn digest_over_legacy_tls_serves_only_the_own_files() {
             let ended = curl(&site, &server, version, who, &[&url(path)]);
             assert_eq!((ended.code, ended.stdout.as_str()), (0, body), "{version}: {ended:?}");
             assert!(ended.stderr.contains(&format!("status {status}\n")), "{version}: {ended:?}");
-            // The challenge and the answer to it are on one connection, and nobody is asked for a certificate.
+            // The challenge and its response use one connection, and no certificate is requested.
             assert_eq!(ended.stderr.matches("< HTTP/1.1 ").count(), 2, "{version}: {ended:?}");
             assert_eq!(ended.stderr.matches("SSL connection using").count(), 1, "{version}: {ended:?}");
             assert!(!ended.stderr.contains("Request CERT"), "{version}: {ended:?}");

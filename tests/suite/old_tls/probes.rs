@@ -1,4 +1,4 @@
-//! What testssl.sh, which knows what is wrong with TLS servers, says of each setting.
+//! The findings of the scanner testssl.sh about each setting.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::harness::tool::run;
 /// Protocols, categories of suites, ROBOT, POODLE, Logjam, Lucky13, `FALLBACK_SCSV`, CRIME and FREAK.
 const CHECKS: [&str; 9] = ["-p", "-s", "-BB", "-O", "-J", "-L", "-Z", "-C", "-F"];
 
-/// What is so at every setting: severity and the begin of the finding.
+/// The findings at every setting: severity and start of the text.
 const ALWAYS: [(&str, &str, &str); 15] = [
     ("SSLv2", "OK", "not offered"),
     ("SSLv3", "OK", "not offered"),
@@ -28,8 +28,8 @@ const ALWAYS: [(&str, &str, &str); 15] = [
     ("LOGJAM", "OK", "not vulnerable"),
 ];
 
-/// What the settings differ in, by setting. Lucky13 is an attack on CBC, and testssl.sh says that it may be possible
-/// wherever CBC is, because it cannot see that OpenSSL takes the same time whatever it decrypts.
+/// The findings that differ by setting. Lucky13 is an attack on CBC, and testssl.sh reports it as possible wherever CBC
+/// is offered, because it cannot see that OpenSSL decrypts in constant time.
 const DIFFERENT: [(&str, [(&str, &str); 3]); 4] = [
     ("TLS1", [("INFO", "not offered"), ("INFO", "not offered"), ("LOW", "offered (deprecated)")]),
     ("TLS1_1", [("INFO", "not offered"), ("INFO", "not offered"), ("LOW", "offered (deprecated)")]),
@@ -37,7 +37,7 @@ const DIFFERENT: [(&str, [(&str, &str); 3]); 4] = [
     ("LUCKY13", [("OK", "not vulnerable"), ("LOW", "potentially"), ("LOW", "potentially")]),
 ];
 
-/// The findings of testssl.sh about a constituency: severity and words of each.
+/// The findings of testssl.sh about a constituency: severity and text of each.
 fn findings(server: &Running, folder: &Path, setting: &str) -> std::collections::BTreeMap<String, (String, String)> {
     let json = folder.join(format!("{setting}.json"));
     let mut testssl = Command::new("testssl");
@@ -65,11 +65,11 @@ fn findings(server: &Running, folder: &Path, setting: &str) -> std::collections:
 fn testssl_findings_match_each_tls_setting() {
     let site = Site::new();
     for setting in SETTINGS {
-        // Where nobody is asked for a certificate, because testssl.sh presents none.
+        // Without client authentication, because testssl.sh presents no certificate.
         site.constituency(setting, &json!({ "client_auth": "none", "tls": setting }));
     }
     let server = site.start();
-    // Most of it is waiting.
+    // Most of the time is waiting.
     std::thread::scope(|scope| {
         for (which, setting) in SETTINGS.into_iter().enumerate() {
             let (server, folder) = (&server, site.path(""));
@@ -83,7 +83,7 @@ fn testssl_findings_match_each_tls_setting() {
                     seen += 1;
                 }
                 assert_eq!(seen, ALWAYS.len() + DIFFERENT.len());
-                // 2048 bits, of a group that anybody may know; or none.
+                // 2048 bits of a well-known group, or none.
                 let prime = found.get("LOGJAM-common_primes").map(|(severity, finding)| (&severity[..], &finding[..]));
                 let old = Some(("INFO", "RFC7919/ffdhe2048"));
                 assert_eq!(prime.filter(|(severity, _)| *severity != "OK"), old.filter(|_| which > 0), "{setting}");

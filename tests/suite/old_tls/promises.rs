@@ -1,7 +1,7 @@
-//! What the log promises a client that is refused is what serves it, and nothing less does.
+//! The hints in the log: the setting named there serves the refused client, and no lower setting does.
 //!
-//! Each client is tried at every setting, where it is asked for a certificate and where nobody is. What the log of the
-//! constituency `modern` says is its promise.
+//! Each client tries every setting, with and without client authentication. The hint in the log of the constituency
+//! `modern` is tested.
 
 use std::io::{Read, Write};
 
@@ -12,10 +12,10 @@ use openssl::x509::X509;
 use super::*;
 use crate::harness::socket::Socket;
 
-/// OpenSSL's `SSL_OP_NO_EXTENDED_MASTER_SECRET`, for which its crate has no name.
+/// OpenSSL's `SSL_OP_NO_EXTENDED_MASTER_SECRET`, which its crate does not name.
 const NO_EXTENDED_MASTER_SECRET: u64 = 1;
 
-/// Suites of TLS 1.2; the old ones among them are of TLS 1.0, too.
+/// Suites of TLS 1.2; the old ones among them are also of TLS 1.0.
 const SUITES: [&str; 7] = [
     "AES128-SHA",
     "DHE-RSA-AES256-SHA",
@@ -38,7 +38,7 @@ const SIGNATURES: [&str; 7] = [
     "RSA+SHA224",
 ];
 
-/// A phone's OpenSSL.
+/// A phone that uses OpenSSL.
 struct Phone {
     version: SslVersion,
     suites: &'static str,
@@ -98,19 +98,19 @@ impl Phone {
     }
 }
 
-/// The setting that a reason promises, `None` if it says that there is none.
+/// The setting that a reason names; `None` if it says that there is none.
 #[track_caller]
 pub(super) fn promised(reason: &str, name: &str) -> Option<&'static str> {
     let of = |setting: &&str| reason.ends_with(&format!("; \"tls\": \"{setting}\" of {name} would admit it"));
     let setting = SETTINGS.into_iter().find(of);
     assert_eq!(setting.is_none(), reason.ends_with(", which no setting admits"), "{reason}");
-    // What rustls says to it is not what an operator wants to know.
+    // rustls's own error text does not help an operator.
     assert!(!reason.contains("peer is incompatible") && !reason.contains("old lane"), "{reason}");
     setting
 }
 
-/// Tries a client at each constituency `prefix`SETTING by `is_served`, and gives the least setting that serves it; what
-/// the log promised wherever it is refused must have been that.
+/// Tries a client at each constituency `prefix`SETTING by `is_served`, and returns the lowest setting that serves it;
+/// asserts that every refusal named this setting.
 #[track_caller]
 pub(super) fn least(
     server: &Running,
@@ -119,7 +119,7 @@ pub(super) fn least(
     mut is_served: impl FnMut(&str) -> bool,
 ) -> Option<&'static str> {
     let names = SETTINGS.map(|setting| format!("{prefix}{setting}"));
-    // Not all lines parsed again for each: there are thousands.
+    // Not all lines are parsed for each client, because there are thousands.
     let lines = || server.stdout().into_iter().filter(|line| line.starts_with('{'));
     let before = lines().count();
     let answers = names.each_ref().map(|name| is_served(name));
@@ -143,7 +143,7 @@ pub(super) fn least(
     least
 }
 
-/// A constituency for each setting that asks for a certificate, and one that does not.
+/// A constituency for each setting with client authentication, and one without.
 pub(super) fn both_kinds() -> Site {
     let site = shelf();
     for setting in SETTINGS {
@@ -170,7 +170,7 @@ fn logged_setting_is_the_least_that_serves_the_phone() {
     // With and without extended master secret, with and without a certificate.
     let each = |count: usize| count * 2 * 2;
     let expected = [
-        // SHA-224 alone; SHA-1, and suites that are rustls' alone.
+        // SHA-224 alone; SHA-1, and suites that only rustls supports.
         (None, each(7 + 3)),
         (Some("compatible"), each(5 * 3)),
         // TLS 1.0 and 1.1; SHA-1 alone.
@@ -180,7 +180,7 @@ fn logged_setting_is_the_least_that_serves_the_phone() {
     assert_eq!(seen, expected.into());
 }
 
-/// As openssl says it: nobody's signature is one with SHA-1 where it is not asked for.
+/// OpenSSL signs with SHA-1 only if the client requests nothing else.
 #[test]
 fn sha1_signs_only_at_legacy_if_the_client_offers_no_other() {
     let site = both_kinds();
@@ -213,7 +213,7 @@ fn sha1_signs_only_at_legacy_if_the_client_offers_no_other() {
     );
 }
 
-/// A client without any extension names neither its signatures nor a constituency: `GnuTLS` can be one.
+/// A client without any extension names neither signature algorithms nor a constituency; `GnuTLS` can do this.
 #[test]
 fn hello_without_extensions_is_served_at_legacy_without_sni() {
     for setting in SETTINGS {
@@ -240,7 +240,7 @@ fn hello_without_extensions_is_served_at_legacy_without_sni() {
     }
 }
 
-/// What `GnuTLS` says that asks `name` for `site.cfg` over TLS 1.2 without extensions.
+/// `GnuTLS`'s report of requesting `site.cfg` from `name` over TLS 1.2 without extensions.
 fn silent(site: &Site, server: &Running, name: &str, identity: Option<&Identity>, exchange: &str) -> String {
     let mut gnutls = Command::new("timeout");
     gnutls.args(["20", "gnutls-cli", "--port", &server.address().port().to_string(), "127.0.0.1"]);
@@ -252,7 +252,7 @@ fn silent(site: &Site, server: &Running, name: &str, identity: Option<&Identity>
     gnutls.arg("--priority").arg(format!("NORMAL:-VERS-ALL:+VERS-TLS1.2:-KX-ALL:+{exchange}:{sha1}"));
     let mut child = gnutls.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {name}.{DOMAIN}\r\nConnection: close\r\n\r\n");
-    // Whoever is refused is gone before anything is sent.
+    // A refused client is gone before anything is sent.
     let _ = child.stdin.take().unwrap().write_all(request.as_bytes());
     let ended = child.wait_with_output().unwrap();
     String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr)

@@ -1,5 +1,5 @@
-//! What comes after the handshake is the same in the old lane: requests, uploads, large files, rest, and what is known of
-//! a phone afterwards.
+//! After the handshake, legacy TLS behaves like rustls: requests, uploads, large files, idle connections, and the phone
+//! history.
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::harness::operators::Operators;
 use crate::harness::site::holds;
 use crate::harness::tool::{Ended, provost, run};
 
-/// curl as a phone of before ECDHE, at the constituency `legacy`.
+/// curl like a phone from before ECDHE, at the constituency `legacy`.
 fn curl(site: &Site, server: &Running, arguments: &[&str], paths: &[&str]) -> Ended {
     let (chain, key) = PHONE.write(&site.path(""), "phone");
     let mut curl = Command::new("curl");
@@ -19,7 +19,7 @@ fn curl(site: &Site, server: &Running, arguments: &[&str], paths: &[&str]) -> En
     curl.arg("--cacert").arg(site.path("server-ca.pem")).arg("--cert").arg(&chain).arg("--key").arg(&key);
     curl.args(["--connect-to", &format!("::{}", server.address())]).args(arguments);
     curl.args(paths.iter().map(|path| format!("https://legacy.{DOMAIN}/{path}")));
-    // Debian's own limits do not count.
+    // Debian's own restrictions do not apply.
     curl.env("OPENSSL_CONF", "/dev/null");
     run(&mut curl)
 }
@@ -39,7 +39,7 @@ fn phone_boots_and_uploads_over_legacy_tls() {
         "404"
     );
 
-    // Uploads, the second one appended to.
+    // Uploads, the second of which appends.
     let log = site.path("boot.log");
     std::fs::write(&log, "0123456789".repeat(2000)).unwrap();
     let name = format!("{VVX500}-app.log");
@@ -53,7 +53,7 @@ fn phone_boots_and_uploads_over_legacy_tls() {
     assert_eq!(sent.stdout, "204", "{}", sent.stderr);
     assert!(holds(&stored, "0123456789".repeat(3000)));
 
-    // Firmware, whole and in part.
+    // Firmware, whole and in ranges.
     let firmware: Vec<u8> = (0..9_000_000_u32).map(|it| it.to_le_bytes()[usize::from(it % 3 == 0)]).collect();
     site.file("legacy/firmware.ld", &firmware);
     let to = site.path("got.ld");
@@ -62,7 +62,7 @@ fn phone_boots_and_uploads_over_legacy_tls() {
     curl(&site, &server, &["--output", to.to_str().unwrap(), "--range", "4000000-8000000"], &["firmware.ld"]);
     assert!(holds(&to, &firmware[4_000_000..=8_000_000]));
 
-    // An upload that is too large is refused, and the phone gets to read it.
+    // An upload that is too large is refused, and the phone can read the answer.
     std::fs::write(&log, vec![b'x'; 6 << 20]).unwrap();
     let sent =
         curl(&site, &server, &["-H", "Expect:", "-T", log.to_str().unwrap(), "--write-out", "%{http_code}"], &[&name]);
@@ -71,7 +71,7 @@ fn phone_boots_and_uploads_over_legacy_tls() {
     assert!(lines.iter().all(|line| line["lane"] == "old" && line["mac"] == VVX500), "{lines:?}");
 }
 
-/// After a moment of silence HTTP is put away, and made anew when the phone speaks.
+/// The HTTP state of an idle connection is freed, and created again for its next request.
 #[test]
 fn idle_legacy_connection_is_answered_when_it_sends_again() {
     let site = shelf();
@@ -129,7 +129,7 @@ fn phones_that_need_legacy_tls_are_listed_and_marked() {
     assert!(old.contains("it needs \"tls\": \"legacy\" (TLSv1.0, TLS_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
     assert!(old.contains("it needs \"tls\": \"compatible\" (TLSv1.2, TLS_DHE_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
 
-    // One that knows no signature but with SHA-1 needs more than its version and its suite tell.
+    // A phone that supports only SHA-1 signatures needs more than its version and suite show.
     let sha1 = "-tls1_2 -cipher AES128-SHA:@SECLEVEL=0 -sigalgs RSA+SHA1";
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), sha1).is_served());
     let needs = "it needs \"tls\": \"legacy\" (TLSv1.2-sha1, TLS_RSA_WITH_AES_128_CBC_SHA)";
@@ -143,14 +143,14 @@ fn phones_that_need_legacy_tls_are_listed_and_marked() {
     assert!(page("legacy").contains("old TLS</span> (legacy)"), "{}", page("legacy"));
     assert!(!page("modern").contains("old TLS"), "{}", page("modern"));
 
-    // A phone that was made modern is off that list, and the next one to be so can be told.
+    // A phone that became modern leaves the list, which shows the next one.
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1_3").is_served());
     eventually("the phone to be modern", || (list(&["--tls-legacy"]).matches(VVX500).count() == 1).then_some(()));
     drop(server);
     assert_eq!(list(&["--tls-legacy", "--constituency", "legacy"]).matches(VVX500).count(), 0);
 }
 
-/// One request on a connection of the old lane costs no more than any other: it does not wait for anything.
+/// A request over legacy TLS must not wait for anything, such as delayed acknowledgements.
 #[test]
 fn legacy_tls_answers_are_not_delayed() {
     let site = shelf();

@@ -1,8 +1,8 @@
-//! Everything that programs read from provost or say to it: names, keys, enumerated values, paths, exit codes.
+//! Everything that programs read from provost or send to it: names, keys, enumerated values, paths, exit codes.
 //!
-//! A monitoring system, a script or a settings file breaks if one of them changes, so each is pinned by a golden file in
-//! `outputs/`. What the code calls these things may change at any time; this test shows that nothing else changed with it.
-//! Only what must occur is listed: no times, ports, digests, and no words for people.
+//! A change would break a monitoring system, a script or a settings file, so each is pinned by a golden file in
+//! `outputs/`. Internal names may change at any time; this test shows that the outputs stayed the same. Only what must
+//! occur is listed: no times, ports, digests or texts for people.
 
 mod refusals;
 mod words;
@@ -26,7 +26,7 @@ use crate::harness::tool::{Ended, provost, s_client};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, namespace};
 use refusals::Other;
 
-/// Phones beside the usual ones: one that is denied everywhere, one with a pin, one that is denied by its constituency.
+/// Further phones: one that is denied everywhere, one with a pin, one that is denied by its constituency.
 const LOST: &str = "00005e0053f1";
 const PINNED: &str = "00005e0053f2";
 const DENIED: &str = "00005e0053f3";
@@ -72,7 +72,7 @@ fn outputs_of_a_running_site_are_pinned() {
     golden.check_eventually("commands_json.txt", || commands_json(&site, &server));
     golden.check_eventually("state_files.txt", || state_files(&site.path("state")));
     golden.check_eventually("phone_history.txt", || phone_history(&site.path("state/ledger/ledger.sqlite")));
-    // These change something.
+    // These requests change something.
     golden.check("api_changes.txt", words::changes(&operators));
     golden.check("api_queries.txt", words::queries(&operators));
     golden.finish();
@@ -107,7 +107,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
     journal.set_nonblocking(true).unwrap();
     let site = Site::with_ote();
     std::fs::create_dir(site.served("Not A Label")).unwrap();
-    // systemd says which stream is the journal's.
+    // systemd sets this variable to the journal's stream.
     let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$@\"";
     let served = site.command();
     let mut command = Command::new("sh");
@@ -115,7 +115,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
     let log = std::fs::File::create(site.path("stderr")).unwrap();
     let mut server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
 
-    // The denial is said if it comes while the server runs.
+    // The denial is logged only if the server is running.
     eventually("the server", || site.path("state/control.sock").exists().then_some(()));
     good(&site, &["deny", LOST]);
     let mut fields = Lines::new();
@@ -174,14 +174,14 @@ fn outputs_of_certificates_from_a_ca_are_pinned() {
     golden.finish();
 }
 
-/// A site with a constituency of every kind.
+/// A site with a constituency of each kind.
 fn site() -> Site {
     let mut site = Site::with_ote();
     std::fs::write(site.path("token"), "of-a-test-of-outputs\n").unwrap();
     std::fs::set_permissions(site.path("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(site.path("server-ca.pem"), SERVER_CA.pem()).unwrap();
     site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
-    // Loopback is not among the networks, so that this client is refused.
+    // Loopback is not among the networks, so this client is refused.
     site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["192.0.2.0/24"] });
     site.config["trust"]["own"] = json!(["state/ca/ca.pem"]);
     refusals::prepare(&mut site);
@@ -219,7 +219,7 @@ fn site() -> Site {
     site
 }
 
-/// Runs a command that must be good.
+/// Runs a command that must succeed.
 #[track_caller]
 fn good(site: &Site, arguments: &[&str]) -> Ended {
     let ended = provost(&site.path(""), arguments);
@@ -227,7 +227,7 @@ fn good(site: &Site, arguments: &[&str]) -> Ended {
     ended
 }
 
-/// A phone with a password, given to it by a command, whose password lies in the file `password`.
+/// Sets a password for a phone by a command, and writes it to the file `password`.
 fn with_password(site: &Site) {
     let printed = good(site, &["allow", VVX500, "--constituency", "pw", "--digest"]).stdout;
     let (_, rest) = printed.split_once("device.prov.password=\"").unwrap();
@@ -235,14 +235,14 @@ fn with_password(site: &Site) {
     std::fs::write(site.path("wrong-password"), "another").unwrap();
 }
 
-/// The boot of one virtual phone at the constituency `name`.
+/// The boot of a virtual phone at the constituency `name`.
 fn boot(site: &Site, server: &Running, name: &str, more: &[&str]) -> Ended {
     let (url, resolve) = (format!("https://{name}.{DOMAIN}/"), server.address().to_string());
     let arguments = ["phone", "--url", &url, "--mac", VVX500, "--ca", "server-ca.pem", "--resolve", &resolve];
     provost(&site.path(""), &[&arguments[..], more].concat())
 }
 
-/// What phones and operators usually do, and what makes each state of a phone.
+/// The usual requests of phones and operators, and those that lead to each state of a phone.
 fn visit(site: &Site, server: &Running) {
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for (method, path, status) in [
@@ -270,7 +270,7 @@ fn visit(site: &Site, server: &Running) {
     });
 }
 
-/// What openssl as an old phone gets at the constituency `name`.
+/// The output of openssl as an old phone at the constituency `name`.
 fn old_tls(site: &Site, server: &Running, name: &str, arguments: &str) -> String {
     let (chain, key) = FACTORY.issuing.issue_rsa(&device_params(VVX500)).write(&site.path(""), "old-phone");
     old_tls_with(server, name, arguments, &chain, &key)
@@ -285,7 +285,7 @@ fn old_tls_with(server: &Running, name: &str, arguments: &str, chain: &Path, key
     ended.stdout + &ended.stderr
 }
 
-/// Names and types of metrics; of each label whose values we enumerate, the values.
+/// Names and types of metrics; and the values of each label that is enumerated.
 fn metrics(texts: &[String]) -> Lines {
     let mut found = Lines::new();
     let lines = texts.iter().flat_map(|text| text.lines());
@@ -307,7 +307,7 @@ fn metrics(texts: &[String]) -> Lines {
     found
 }
 
-/// Lines of the access log in words: a request, one by old TLS with an expired certificate, a refused handshake.
+/// Lines of the access log as text: a request, one over legacy TLS with an expired certificate, a refused handshake.
 fn access_log_text() -> Vec<String> {
     let site = Site::with_ote();
     let policy = json!({
@@ -342,7 +342,7 @@ fn access_log_text() -> Vec<String> {
     lines(4).iter().map(shape).collect()
 }
 
-/// Commands that print JSON, and their keys whose values are enumerated. `provost phone` is the other one.
+/// Commands that print JSON, and their keys with enumerated values. `provost phone` is tested separately.
 const JSON_COMMANDS: [(&[&str], &[&str]); 8] = [
     (&["check"], &["severity"]),
     (&["certificate", "status"], &["level", "state"]),
@@ -392,7 +392,7 @@ fn state_files(folder: &Path) -> Lines {
         };
         for entry in std::fs::read_dir(&next).unwrap().map(Result::unwrap) {
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            // Uploads under way have names of their own.
+            // Uploads under way have random names.
             if next.ends_with(".incoming") {
                 continue;
             }
@@ -404,7 +404,7 @@ fn state_files(folder: &Path) -> Lines {
             found.insert(name(&path));
             let is_json =
                 path.extension().is_some_and(|it| it == "json") && !path.starts_with(folder.join("last-good"));
-            // A file may be replaced meanwhile; what is asked next sees it.
+            // A file may be replaced meanwhile; the next attempt reads it.
             if let Some(value) = std::fs::read(&path).ok().filter(|_| is_json) {
                 let value: Value = serde_json::from_slice(&value).unwrap();
                 found.extend(paths([&value], &[], &[]).iter().map(|line| format!("{} {line}", name(&path))));
@@ -435,7 +435,7 @@ fn phone_history(file: &Path) -> Vec<String> {
     [pragmas.to_vec(), all(columns), all(others)].concat()
 }
 
-/// The exit code of each command, good and bad.
+/// The exit code of each command, for success and failure.
 fn exit_codes() -> Vec<String> {
     let site = Site::with_ote();
     site.write_config();

@@ -1,4 +1,4 @@
-//! Refusals of each kind, so that its word occurs as a label.
+//! Refusals of each kind, so that each occurs as a label.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -20,10 +20,10 @@ use crate::harness::tool::run;
 use crate::harness::{VVX500, VVX550, eventually};
 use crate::revocation::{issuing, pem_of};
 
-/// A phone whose only certificate is signed by itself.
+/// A phone with only a self-signed certificate.
 pub static PINNED_PHONE: LazyLock<Identity> = LazyLock::new(|| Identity::self_signed(&device_params(PINNED)));
 
-/// The serial number that is revoked.
+/// The revoked serial number.
 const REVOKED: u64 = 5;
 
 /// The policy of a constituency that trusts the bundle `trust`.
@@ -31,7 +31,7 @@ fn trusting(trust: &str) -> Value {
     json!({ "trust": [trust], "phones": { VVX500: "", VVX550: "" } })
 }
 
-/// What the refusals need: bundles with revocation lists, and constituencies that will change.
+/// Prepares the site: bundles with CRLs, and constituencies that will change.
 pub fn prepare(site: &mut Site) {
     let outdated = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
     for (name, list) in [("listed", issuing(&[REVOKED])), ("outdated", outdated)] {
@@ -54,13 +54,13 @@ pub fn expired() -> Identity {
     FACTORY.issuing.issue_rsa(&params)
 }
 
-/// Has the server refuse requests and handshakes, for each reason that a client can bring about.
+/// Sends requests and handshakes that are refused, one for each reason that a client can cause.
 pub fn provoke(site: &Site, server: &Running) {
     requests(site, server);
     certificates(site, server);
     handshakes(site, server);
     changes(site, server);
-    // How many failures are too many depends on where a minute ends.
+    // The number of failures until the limit depends on when a minute ends.
     eventually("too many attempts with a wrong password", || {
         boot(site, server, "pw", &["--password-file", "wrong-password"]);
         server.access_lines().iter().any(|line| line["status"] == 429).then_some(())
@@ -101,7 +101,7 @@ fn requests(site: &Site, server: &Running) {
     }
 }
 
-/// Certificates that are not valid, each for a reason of its own.
+/// Invalid certificates, each for another reason.
 fn certificates(site: &Site, server: &Running) {
     let with = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = device_params(VVX550);
@@ -131,7 +131,7 @@ fn certificates(site: &Site, server: &Running) {
         server.client(name, &identity).get("/site.cfg").unwrap_err();
     }
     Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).get("/site.cfg").unwrap_err();
-    // OpenSSL shows keys that a client by rustls does not.
+    // OpenSSL can use keys that rustls's client cannot.
     for key in [&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp224r1"][..], &["-newkey", "rsa:1024"]] {
         let (chain, key) = by_openssl(key).write(&site.path(""), "weak");
         assert!(!old_tls_with(server, "old", OLD_TLS, &chain, &key).contains("200 OK"));
@@ -143,7 +143,7 @@ fn handshakes(site: &Site, server: &Running) {
     for name in ["unknown", "unusable"] {
         server.client(name, &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     }
-    // curl does not know the CA of the server's certificate, and says so by an alert.
+    // curl does not know the CA of the server's certificate, and sends an alert.
     let connect = format!("ote.{DOMAIN}:443:{}", server.address());
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "20", "--cacert", "factory.pem", "--connect-to", &connect]);
@@ -152,11 +152,11 @@ fn handshakes(site: &Site, server: &Running) {
     half.write_all(b"\x16\x03\x01\x02").unwrap();
     half.shutdown(Shutdown::Write).unwrap();
     let _ = half.read_to_end(&mut Vec::new());
-    // Plain HTTP is not for this address.
+    // Plain HTTP is not allowed from this address.
     let _ = Socket::connect(server.addresses[1]).unwrap().read_to_end(&mut Vec::new());
 }
 
-/// What changes while connections are open.
+/// Changes while connections are open.
 fn changes(site: &Site, server: &Running) {
     let phone = FACTORY.device(VVX500);
     let open = |name: &str, identity: &Identity| {
@@ -180,7 +180,7 @@ fn changes(site: &Site, server: &Running) {
     }
 }
 
-/// A server beside the first, with what is held open. Dropped, it is killed.
+/// A second server with its open connections. Dropped, it is killed.
 pub struct Other {
     pub server: Running,
     pub operators: Operators,
@@ -197,7 +197,7 @@ impl Other {
         Self { server, operators, site, open: Vec::new(), upload: None }
     }
 
-    /// Its limits of connections are reached; then it is being stopped, and waits for an upload.
+    /// Its connection limits are reached; then it shuts down and waits for an upload.
     pub fn crowded() -> Self {
         let mut site = Site::with_ote();
         site.config["limits"] = json!({
@@ -208,7 +208,8 @@ impl Other {
         let phone = other.server.client("ote", &FACTORY.device(VVX500));
         other.upload = Some(crate::uploads::begun(&phone, crate::uploads::LOG, "", 2, b"1"));
         eventually("the upload", || (crate::uploads::waiting(&other.site) == 1).then_some(()));
-        // The upload is its address's only connection, and stays. Of another address, one without a ClientHello makes room.
+        // The upload is the only connection of its address and stays. At another address, a connection without a
+        // ClientHello is evicted.
         for (address, reason) in [([127, 0, 0, 1], "no_place"), ([127, 0, 0, 2], "evicted")] {
             eventually(reason, || {
                 other.open.push(Socket::connect_from(address.into(), other.server.address()).unwrap());
@@ -220,7 +221,7 @@ impl Other {
         other
     }
 
-    /// It has no certificate, and cannot get one.
+    /// It has no certificate and cannot get one.
     pub fn without_certificate() -> Self {
         let mut site = Site::with_ote();
         crate::status_metrics::cannot_renew(&mut site);
@@ -229,7 +230,7 @@ impl Other {
         other
     }
 
-    /// Its disk is full: none has as much free space as it wants to keep.
+    /// Its disk has less free space than its reserve.
     pub fn full() -> Self {
         let mut site = Site::with_ote();
         site.config["limits"]["free_space_bytes"] = (1_u64 << 60).into();

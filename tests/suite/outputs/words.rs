@@ -1,4 +1,4 @@
-//! What the API, the schemas and the command line call things.
+//! The names in the API, the schemas and the command line.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::harness::pki::Identity;
 use crate::harness::tool::provost;
 use crate::harness::{STRANGER, VVX500, eventually};
 
-/// Values that are enumerations in `/api/overview` and `/api/phones`.
+/// Keys with enumerated values in `/api/overview` and `/api/phones`.
 const ENUMERATED: [&str; 7] = ["key", "level", "source", "state", "tls_level", "method", "error"];
 
 /// The SHA-256 of a certificate, in hexadecimal.
@@ -20,7 +20,7 @@ pub fn sha256(identity: &Identity) -> String {
     provost::constituency::Fingerprint::of(&identity.chain[0]).to_string()
 }
 
-/// Paths with their methods, and the keys of what is answered.
+/// Paths with their methods, and the keys of the answers.
 pub fn api(operators: &Operators) -> Vec<String> {
     let phone = format!("/api/phones/ote/{VVX500}");
     let page = format!("/phones/ote/{VVX500}");
@@ -70,7 +70,7 @@ pub fn api(operators: &Operators) -> Vec<String> {
     found
 }
 
-/// The keys of what is posted and answered.
+/// The keys of POST requests and their answers.
 pub fn changes(operators: &Operators) -> Vec<String> {
     let mut found = Vec::new();
     let bodies = [
@@ -101,7 +101,7 @@ pub fn changes(operators: &Operators) -> Vec<String> {
     found
 }
 
-/// Keys and values of queries and forms, with what comes of them.
+/// Keys and values of queries and forms, and their results.
 pub fn queries(operators: &Operators) -> Vec<String> {
     let mut found = Vec::new();
     let total = operators.json("/api/phones")["total"].clone();
@@ -135,7 +135,7 @@ pub fn queries(operators: &Operators) -> Vec<String> {
     let unfiltered = || (names(&operators.json("/api/phones")), operators.json("/api/overview")["counts"].clone());
     for query in states.chain(others.map(str::to_owned)) {
         let page = operators.get(&format!("/?{query}"));
-        // The last requests of phones come late into the history, and change order and states.
+        // The last requests are recorded late, and change order and states.
         let ((all, counts), api) = eventually("the phones to stay as they are", || {
             let (before, api) = (unfiltered(), operators.get(&format!("/api/phones?{query}")));
             (before == unfiltered()).then_some((before, api))
@@ -185,7 +185,7 @@ pub fn queries(operators: &Operators) -> Vec<String> {
     found.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// Every setting of a file, as its schema has it.
+/// Every setting of a file by its schema.
 pub fn settings(file: &str) -> Lines {
     let printed = provost(Path::new("/"), &["schema", file]);
     assert_eq!(printed.code, 0, "{printed:?}");
@@ -223,7 +223,7 @@ fn describe(root: &Value, schema: &Value, path: &str, found: &mut Lines) {
     }
 }
 
-/// Commands, options, positional arguments and their values, as the help lists them, and environment variables.
+/// Commands, options, positional arguments and their values by the help, and environment variables.
 pub fn command_line() -> Lines {
     let mut found = Lines::new();
     let mut open: Vec<Vec<String>> = vec![Vec::new()];
@@ -233,7 +233,7 @@ pub fn command_line() -> Lines {
         assert_eq!(help.code, 0, "{help:?}");
         let title = [&["provost"], &words[..]].concat().join(" ");
         found.insert(title.clone());
-        // These stand in every help.
+        // These occur in every help text.
         let is_own =
             |option: &String| words.is_empty() || !["-V, ", "-c, ", "-h, "].iter().any(|it| option.starts_with(it));
         found.extend(options(&help.stdout).into_iter().filter(is_own).map(|option| format!("{title} {option}")));
@@ -246,7 +246,7 @@ pub fn command_line() -> Lines {
     found
 }
 
-/// The options and positional arguments in one help text, with the values that they take.
+/// The options and positional arguments in a help text, with their values.
 fn options(help: &str) -> Vec<String> {
     let mut found = Vec::new();
     let (mut section, mut name) = ("", String::new());
@@ -289,7 +289,7 @@ fn options(help: &str) -> Vec<String> {
     found
 }
 
-/// The names of alerts that are printed for Prometheus.
+/// The names of the printed Prometheus alerts.
 pub fn alerts() -> Lines {
     let printed = provost(Path::new("/"), &["print", "prometheus-alerts"]);
     assert_eq!(printed.code, 0, "{printed:?}");
