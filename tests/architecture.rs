@@ -3,46 +3,46 @@
 //! The rules are the tables at the top; a new module is one line there. Each message names file, line and rule. Imports
 //! are parsed, so a path in a function body or in a macro counts like one in a `use`.
 
-#[path = "architecture/house.rs"]
-mod house;
+#[path = "architecture/module_graph.rs"]
+mod module_graph;
 #[path = "architecture/source.rs"]
 mod source;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use house::{House, Import, cycle};
+use module_graph::{Import, ModuleGraph, cycle};
 use source::{Source, files, lines_with_token};
 
 /// A layer of the top-level modules.
 struct Layer {
     modules: &'static [&'static str],
     /// Whether they may import one another, without a cycle.
-    neighbours: bool,
+    siblings: bool,
     /// The lower layers from which they may import.
     below: &'static [&'static Layer],
 }
 
 const FOUNDATION: Layer =
-    Layer { modules: &["clock", "files", "settings", "state", "wording"], neighbours: true, below: &[] };
+    Layer { modules: &["clock", "files", "settings", "state", "wording"], siblings: true, below: &[] };
 /// Modules of data and pure functions.
-const NOUNS: Layer = Layer {
+const DATA: Layer = Layer {
     modules: &["ca", "certificate", "constituency", "dns", "identity", "metrics", "phone_config", "phone_history"],
-    neighbours: true,
+    siblings: true,
     below: &[&FOUNDATION],
 };
 /// Modules that act: they do not import one another, and only `app` combines them.
-const VERBS: Layer =
-    Layer { modules: &["acme", "admin", "serve", "virtual_phone"], neighbours: false, below: &[&FOUNDATION, &NOUNS] };
+const ACTIONS: Layer =
+    Layer { modules: &["acme", "admin", "serve", "virtual_phone"], siblings: false, below: &[&FOUNDATION, &DATA] };
 /// The settings of all modules, which only higher layers may read.
-const CONFIG: Layer = Layer { modules: &["config"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS] };
-const APP: Layer = Layer { modules: &["app"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG] };
-const CLI: Layer = Layer { modules: &["cli"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP] };
-const MAIN: Layer = Layer { modules: &["main"], neighbours: false, below: &[&APP, &CLI] };
+const CONFIG: Layer = Layer { modules: &["config"], siblings: false, below: &[&FOUNDATION, &DATA, &ACTIONS] };
+const APP: Layer = Layer { modules: &["app"], siblings: false, below: &[&FOUNDATION, &DATA, &ACTIONS, &CONFIG] };
+const CLI: Layer = Layer { modules: &["cli"], siblings: false, below: &[&FOUNDATION, &DATA, &ACTIONS, &CONFIG, &APP] };
+const MAIN: Layer = Layer { modules: &["main"], siblings: false, below: &[&APP, &CLI] };
 /// `lib.rs` declares modules and explains them; it re-exports nothing, so that a module has one name.
-const LIB: Layer = Layer { modules: &["lib"], neighbours: false, below: &[] };
+const LIB: Layer = Layer { modules: &["lib"], siblings: false, below: &[] };
 
-const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &MAIN, &LIB];
+const LAYERS: [&Layer; 8] = [&FOUNDATION, &DATA, &ACTIONS, &CONFIG, &APP, &CLI, &MAIN, &LIB];
 
 /// Crates that only one folder may use, so that the project can be built without them.
 const CONFINED: &[(&str, &str)] = &[("openssl", "src/serve/openssl/"), ("tokio_openssl", "src/serve/openssl/")];
@@ -68,42 +68,42 @@ fn root() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
-fn house() -> House {
-    let house = House::read(&root());
-    saw(house.sources.len(), at_least::SOURCES, "source files");
-    house
+fn graph() -> ModuleGraph {
+    let graph = ModuleGraph::read(&root());
+    assert_at_least(graph.sources.len(), at_least::SOURCES, "source files");
+    graph
 }
 
-fn saw(count: usize, minimum: usize, what: &str) {
-    assert!(count >= minimum, "saw only {count} {what}, {minimum} expected: does this test look in the right place?");
+fn assert_at_least(count: usize, minimum: usize, what: &str) {
+    assert!(count >= minimum, "found only {count} {what}, {minimum} expected: does this test read the right folder?");
 }
 
-fn none(violations: &[String]) {
+fn assert_none(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 fn layer_of(module: &str) -> Option<&'static Layer> {
-    HOUSE.into_iter().find(|layer| layer.modules.contains(&module))
+    LAYERS.into_iter().find(|layer| layer.modules.contains(&module))
 }
 
 /// The rule that an import breaks, if it does.
-fn forbidden(house: &House, import: &Import<'_>) -> Option<String> {
+fn forbidden(graph: &ModuleGraph, import: &Import<'_>) -> Option<String> {
     let from = import.mention.from.first().map_or("lib", String::as_str);
     let to = import.target.first().map(String::as_str)?;
-    if !house.is_module(&import.target[..1]) {
+    if !graph.is_module(&import.target[..1]) {
         return Some(format!("crate::{to} is no module: name the module that defines it"));
     }
     let (Some(layer), Some(target)) = (layer_of(from), layer_of(to)) else {
-        return None; // every_top_level_module_belongs_to_a_layer speaks of it
+        return None; // every_top_level_module_belongs_to_a_layer reports it
     };
     let below = || layer.below.iter().any(|below| below.modules == target.modules);
-    let neighbour = layer.modules == target.modules && layer.neighbours;
-    (from != to && !below() && !neighbour).then(|| format!("{from} must not import {to}"))
+    let sibling = layer.modules == target.modules && layer.siblings;
+    (from != to && !below() && !sibling).then(|| format!("{from} must not import {to}"))
 }
 
-fn import_violations(house: &House) -> Vec<String> {
-    let broken = house.imports().filter_map(|import| {
-        let rule = forbidden(house, &import)?;
+fn import_violations(graph: &ModuleGraph) -> Vec<String> {
+    let broken = graph.imports().filter_map(|import| {
+        let rule = forbidden(graph, &import)?;
         Some(format!("{}:{}: {rule} ({})", import.source.path, import.mention.line, import.mention.path.join("::")))
     });
     broken.collect::<BTreeSet<String>>().into_iter().collect()
@@ -111,52 +111,54 @@ fn import_violations(house: &House) -> Vec<String> {
 
 #[test]
 fn every_top_level_module_belongs_to_a_layer() {
-    let house = house();
-    let homeless = house.sources.iter().filter_map(|source| {
+    let graph = graph();
+    let missing = graph.sources.iter().filter_map(|source| {
         let module = source.module.first().map_or("lib", String::as_str);
         layer_of(module)
             .is_none()
             .then(|| format!("{}: add the module `{module}` to a layer in tests/architecture.rs", source.path))
     });
-    none(&homeless.collect::<Vec<String>>());
+    assert_none(&missing.collect::<Vec<String>>());
 }
 
 #[test]
 fn imports_point_to_lower_layers_only() {
-    let house = house();
-    saw(house.imports().count(), at_least::IMPORTS, "imports");
-    none(&import_violations(&house));
+    let graph = graph();
+    assert_at_least(graph.imports().count(), at_least::IMPORTS, "imports");
+    assert_none(&import_violations(&graph));
 }
 
 #[test]
 fn no_modules_form_an_import_cycle() {
-    let house = house();
-    let folders = house.sibling_edges();
-    let circles = folders.iter().filter_map(|(folder, edges)| {
+    let graph = graph();
+    let folders = graph.sibling_edges();
+    let cycles = folders.iter().filter_map(|(folder, edges)| {
         let place = if folder.is_empty() { "src".to_owned() } else { format!("src/{}", folder.join("/")) };
-        Some(format!("{place}: a circle of imports: {}", cycle(edges)?))
+        Some(format!("{place}: an import cycle: {}", cycle(edges)?))
     });
-    none(&circles.collect::<Vec<String>>());
+    assert_none(&cycles.collect::<Vec<String>>());
 }
 
 #[test]
 fn confined_crates_are_used_only_in_their_folder() {
-    let house = house();
+    let graph = graph();
     for (confined, place) in CONFINED {
         let knows =
             |source: &&Source| source.mentions.iter().any(|it| it.path.first().is_some_and(|it| it == confined));
         let (inside, outside): (Vec<&Source>, Vec<&Source>) =
-            house.sources.iter().filter(knows).partition(|source| source.path.starts_with(place));
-        saw(inside.len(), 1, &format!("files that know {confined}"));
-        none(&outside.iter().map(|it| format!("{}: only {place} knows {confined}", it.path)).collect::<Vec<String>>());
+            graph.sources.iter().filter(knows).partition(|source| source.path.starts_with(place));
+        assert_at_least(inside.len(), 1, &format!("files that use {confined}"));
+        assert_none(
+            &outside.iter().map(|it| format!("{}: only {place} may use {confined}", it.path)).collect::<Vec<String>>(),
+        );
     }
 }
 
 #[test]
 fn median_function_is_under_12_lines() {
-    let house = house();
-    let mut lines: Vec<usize> = house.sources.iter().flat_map(|source| source.functions.iter().copied()).collect();
-    saw(lines.len(), at_least::FUNCTIONS, "functions");
+    let graph = graph();
+    let mut lines: Vec<usize> = graph.sources.iter().flat_map(|source| source.functions.iter().copied()).collect();
+    assert_at_least(lines.len(), at_least::FUNCTIONS, "functions");
     lines.sort_unstable();
     let median = lines[lines.len() / 2];
     assert!(
@@ -167,19 +169,19 @@ fn median_function_is_under_12_lines() {
 
 #[test]
 fn no_file_has_a_generic_name() {
-    let nameless = house().sources.into_iter().filter_map(|source| {
+    let generic = graph().sources.into_iter().filter_map(|source| {
         let name = source.path.rsplit('/').next()?;
-        FORBIDDEN_FILES.contains(&name).then(|| format!("{}: name it after what it holds", source.path))
+        FORBIDDEN_FILES.contains(&name).then(|| format!("{}: name it after its content", source.path))
     });
-    none(&nameless.collect::<Vec<String>>());
+    assert_none(&generic.collect::<Vec<String>>());
 }
 
 #[test]
 fn no_unsafe_code() {
-    let house = house();
+    let graph = graph();
     let lines = |source: &Source| lines_with_token(&source.text, "unsafe");
-    let places = house.sources.iter().flat_map(|source| lines(source).into_iter().map(|line| (&source.path, line)));
-    none(&places.map(|(path, line)| format!("{path}:{line}: no `unsafe` in this house")).collect::<Vec<String>>());
+    let places = graph.sources.iter().flat_map(|source| lines(source).into_iter().map(|line| (&source.path, line)));
+    assert_none(&places.map(|(path, line)| format!("{path}:{line}: `unsafe` is forbidden")).collect::<Vec<String>>());
 }
 
 #[test]
@@ -187,7 +189,7 @@ fn no_file_names_a_folder_outside_the_project() {
     // Split, so that this file does not contain it.
     let outside = concat!("..", "/shared").as_bytes();
     let paths: Vec<String> = TREE.iter().flat_map(|entry| files(&root(), entry)).collect();
-    saw(paths.len(), at_least::TREE_FILES, "files");
+    assert_at_least(paths.len(), at_least::TREE_FILES, "files");
     let mut violations = Vec::new();
     for path in &paths {
         let bytes = std::fs::read(root().join(path)).unwrap();
@@ -195,8 +197,8 @@ fn no_file_names_a_folder_outside_the_project() {
         let found = lines.filter(|(line, _)| line.windows(outside.len()).any(|window| window == outside));
         violations.extend(found.map(|(_, line)| format!("{path}:{line}: names a folder outside the project")));
     }
-    none(&violations);
+    assert_none(&violations);
 }
 
-#[path = "architecture/rules_bite.rs"]
-mod rules_bite;
+#[path = "architecture/rule_tests.rs"]
+mod rule_tests;

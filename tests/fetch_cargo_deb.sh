@@ -1,6 +1,6 @@
-# Sourced by tests/run: builds the cargo-deb that makes our Debian package, into the target directory, once.
+# Sourced by tests/run: builds cargo-deb, which builds the Debian package, in the target directory, once.
 #
-# Where it cannot be had, the test that needs it says NOT RUN; so that is no failure.
+# A failure is not an error: without cargo-deb, its tests report NOT RUN.
 # shellcheck shell=bash
 
 cargo_deb_version=3.8.0

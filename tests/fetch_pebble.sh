@@ -1,7 +1,7 @@
-# Sourced by tests/run: fetches a Pebble that knows ARI and profiles, which Debian 12's does not.
+# Sourced by tests/run: downloads a Pebble that supports ARI and profiles, unlike Debian 12's.
 #
-# It comes from a later Debian and is only unpacked, into the target directory, where the tests look for it. Where it
-# cannot be had, the tests that need it say NOT RUN; so that is no failure.
+# It is from a later Debian and is only unpacked into the target directory, where the tests find it. A failure is not an
+# error: without it, its tests report NOT RUN.
 # shellcheck shell=bash
 
 pebble_version=2.10.0+ds1-2
@@ -11,14 +11,14 @@ declare -A pebble_sha256=(
 )
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The mirror that this machine has its packages from.
+# The machine's package mirror.
 debian_mirror() {
     local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
     printf '%s\n' "${mirror:-http://deb.debian.org/debian/}"
 }
 
-# The version that we know, by the checksum that we know.
+# A fixed version with its checksum.
 download_pinned() {
     local architecture=$1 file=pebble_${pebble_version}_$1.deb
     [[ -n ${pebble_sha256[$architecture]:-} ]] || return
@@ -26,8 +26,8 @@ download_pinned() {
         sha256sum --quiet -c - <<<"${pebble_sha256[$architecture]}  $file"
 }
 
-# Whichever version the archive has now, by the checksum in its signed index; with lists of our own, so that the
-# machine's apt never hears of it.
+# The archive's current version with the checksum in its signed index. It uses its own package lists, so that the
+# machine's apt is not affected.
 download_current() {
     local options=(
         -q -o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$PWD"
@@ -39,7 +39,7 @@ download_current() {
     apt-get "${options[@]}" update && apt-get "${options[@]}" download pebble
 }
 
-# In an empty folder: downloads, unpacks, and looks whether it runs here.
+# In an empty folder: downloads, unpacks, and tests whether it runs here.
 unpack_pebble() {
     local architecture
     architecture=$(dpkg --print-architecture) || return

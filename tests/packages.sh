@@ -1,12 +1,12 @@
-# Sourced by tests/run and tests/bench/run: installs the Debian packages that are missing.
+# Sourced by tests/run and tests/bench/run: installs missing Debian packages.
 #
-# It is made for a real machine too: packages are installed under a policy that starts no service, and the machine's
-# own policy comes back afterwards, also when a run was killed before it could put it back.
+# It may run on a production machine: packages are installed under a policy that starts no service, and the machine's
+# own policy is restored afterwards, or by the next run if this one was killed.
 #
 #   needs=("COMMAND PACKAGE what for" …); packages
 # shellcheck shell=bash disable=SC2154
 
-# Daemons live in sbin, which a user's PATH may lack.
+# Daemons are in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 policy=/usr/sbin/policy-rc.d
@@ -22,7 +22,7 @@ as_root() {
     fi
 }
 
-# Puts the machine's own policy back, and mends what a run left that was killed before it could.
+# Restores the machine's own policy, also after a run that was killed.
 restore_policy() {
     if [[ -e $saved_policy || -L $saved_policy ]]; then
         as_root mv -f "$saved_policy" "$policy"
@@ -41,12 +41,12 @@ forbid_services() {
         as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
 }
 
-# What a start of the machine starts.
+# The units that are started at boot.
 enabled_units() {
     command -v systemctl >/dev/null && systemctl --root=/ list-unit-files --state=enabled --no-legend | cut -d' ' -f1 | sort
 }
 
-# The next start of the machine must not start what we installed either, nor what that brought along.
+# Disables the units that the installation enabled, so that they are not started at boot.
 keep_from_boot() {
     local before=$1 unit
     comm -13 <(printf '%s\n' "$before") <(enabled_units) | while read -r unit; do
@@ -56,7 +56,7 @@ keep_from_boot() {
 
 install_debian() (
     local enabled
-    # A subshell, so that the policy comes back on every way out of it.
+    # A subshell, so that the policy is restored at every exit.
     trap restore_policy EXIT
     trap 'exit 130' INT TERM HUP
     forbid_services || exit
@@ -84,7 +84,7 @@ packages() {
     fi
     echo "missing: ${missing[*]}"
     if ! command -v apt-get >/dev/null; then
-        echo "this machine has no apt-get: please install what these Debian packages hold"
+        echo "this machine has no apt-get: please install the programs of these Debian packages"
         return 1
     elif ((EUID != 0)) && ! command -v sudo >/dev/null; then
         echo "neither root nor sudo: please run apt-get install ${missing[*]}"

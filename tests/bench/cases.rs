@@ -37,12 +37,12 @@ pub enum Tls {
     /// This version with ECDHE and the preferred suite of both servers.
     Modern(&'static SupportedProtocolVersion),
     /// One suite without ECDHE, by its OpenSSL name.
-    Old(SslVersion, &'static str),
+    Legacy(SslVersion, &'static str),
 }
 
 /// The TLS versions that the servers accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Setting {
+pub enum TlsLevel {
     Modern,
     /// Legacy TLS too, down to 1.0.
     Legacy,
@@ -53,11 +53,11 @@ pub enum Setting {
 pub struct Case {
     pub name: &'static str,
     pub key: Key,
-    pub setting: Setting,
+    pub level: TlsLevel,
     pub tls: Tls,
     pub operation: Operation,
     /// The number of concurrent connections.
-    pub lanes: usize,
+    pub workers: usize,
     /// The required ratio of nginx's cost to provost's, if any.
     pub target: Option<f64>,
     pub unit: &'static str,
@@ -76,16 +76,16 @@ impl Case {
 const HANDSHAKE: Case = Case {
     name: "",
     key: Key::P256,
-    setting: Setting::Modern,
+    level: TlsLevel::Modern,
     tls: Tls::Modern(&TLS13),
     operation: Operation::FullHandshake,
-    lanes: 8,
+    workers: 8,
     target: None,
     unit: "µs",
     scale: 1e6,
 };
 
-const LEGACY: Case = Case { key: Key::Rsa2048, setting: Setting::Legacy, ..HANDSHAKE };
+const LEGACY: Case = Case { key: Key::Rsa2048, level: TlsLevel::Legacy, ..HANDSHAKE };
 
 pub const CASES: &[Case] = &[
     Case { name: "full handshake, RSA-2048, TLS 1.3", key: Key::Rsa2048, target: Some(2.7), ..HANDSHAKE },
@@ -103,25 +103,29 @@ pub const CASES: &[Case] = &[
     Case {
         name: "keep-alive, 1.8 kB file",
         operation: Operation::SmallFile,
-        lanes: 32,
+        workers: 32,
         target: Some(1.2),
         ..HANDSHAKE
     },
     Case {
         name: "100 MiB firmware, per GB",
         operation: Operation::Firmware,
-        lanes: 2,
+        workers: 2,
         target: Some(1.6),
         unit: "ms",
         scale: 1e3,
         ..HANDSHAKE
     },
-    Case { name: "where old TLS is let in: TLS 1.3", ..LEGACY },
+    Case { name: "legacy TLS enabled: TLS 1.3", ..LEGACY },
     Case {
-        name: "old: TLS 1.2, DHE-RSA-AES128-GCM",
-        tls: Tls::Old(SslVersion::TLS1_2, "DHE-RSA-AES128-GCM-SHA256"),
+        name: "legacy: TLS 1.2, DHE-RSA-AES128-GCM",
+        tls: Tls::Legacy(SslVersion::TLS1_2, "DHE-RSA-AES128-GCM-SHA256"),
         ..LEGACY
     },
-    Case { name: "old: TLS 1.2, RSA-AES128-GCM", tls: Tls::Old(SslVersion::TLS1_2, "AES128-GCM-SHA256"), ..LEGACY },
-    Case { name: "old: TLS 1.0, RSA-AES128-SHA", tls: Tls::Old(SslVersion::TLS1, "AES128-SHA"), ..LEGACY },
+    Case {
+        name: "legacy: TLS 1.2, RSA-AES128-GCM",
+        tls: Tls::Legacy(SslVersion::TLS1_2, "AES128-GCM-SHA256"),
+        ..LEGACY
+    },
+    Case { name: "legacy: TLS 1.0, RSA-AES128-SHA", tls: Tls::Legacy(SslVersion::TLS1, "AES128-SHA"), ..LEGACY },
 ];

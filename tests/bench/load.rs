@@ -39,7 +39,7 @@ const FIRST_SUITES: [CipherSuite; 3] = [
 ];
 
 /// One worker: a sequence of connections, or one that stays open, without concurrency.
-pub struct Lane {
+pub struct Worker {
     connector: Connector,
     operation: Operation,
     request: Vec<u8>,
@@ -60,18 +60,18 @@ enum Expected {
 struct Connector {
     program: Program,
     address: SocketAddr,
-    speaker: Speaker,
+    client: TlsClient,
 }
 
 /// The TLS client library.
 #[derive(Clone)]
-enum Speaker {
+enum TlsClient {
     Rustls(TlsConnector),
     /// With the only suite that it offers.
     OpenSsl(SslConnector, &'static str),
 }
 
-impl Lane {
+impl Worker {
     pub fn new(case: &Case, server: &Server, site: &Site) -> Self {
         // Each worker has its own session store, because a TLS 1.3 ticket is used once.
         let resumption = match case.operation {
@@ -135,23 +135,23 @@ impl Lane {
             while filled < head_end + length {
                 filled += read(connection, &mut self.buffer[filled..]).await;
             }
-            assert_eq!(self.buffer[head_end..filled], expected[..], "another content");
+            assert_eq!(self.buffer[head_end..filled], expected[..], "other content");
             return;
         }
         while received < length {
             received += read(connection, &mut self.buffer).await;
         }
-        assert_eq!(received, length, "more than was promised");
+        assert_eq!(received, length, "more bytes than Content-Length");
     }
 }
 
 impl Connector {
     fn new(server: &Server, site: &Site, tls: Tls, resumption: Resumption) -> Self {
-        let speaker = match tls {
-            Tls::Modern(version) => Speaker::Rustls(rustls(site, &site.phone, version, resumption)),
-            Tls::Old(version, cipher) => Speaker::OpenSsl(openssl(site, version, cipher), cipher),
+        let client = match tls {
+            Tls::Modern(version) => TlsClient::Rustls(rustls(site, &site.phone, version, resumption)),
+            Tls::Legacy(version, cipher) => TlsClient::OpenSsl(openssl(site, version, cipher), cipher),
         };
-        Self { program: server.program, address: server.address, speaker }
+        Self { program: server.program, address: server.address, client }
     }
 
     /// Connects and asserts the handshake's `kind` and the suite, which must be the same for every server.
@@ -159,8 +159,8 @@ impl Connector {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let program = self.program;
-        match &self.speaker {
-            Speaker::Rustls(connector) => {
+        match &self.client {
+            TlsClient::Rustls(connector) => {
                 let connection = connector.connect(ServerName::try_from(HOST).unwrap(), stream).await;
                 let connection = connection.unwrap_or_else(|error| panic!("{program:?}: handshake: {error}"));
                 let tls = connection.get_ref().1;
@@ -169,12 +169,12 @@ impl Connector {
                 assert!(suite.is_some_and(|suite| FIRST_SUITES.contains(&suite)), "{program:?} chose {suite:?}");
                 Box::new(connection)
             }
-            Speaker::OpenSsl(connector, suite) => {
+            TlsClient::OpenSsl(connector, suite) => {
                 let ssl = connector.configure().unwrap().into_ssl(HOST).unwrap();
                 let mut connection = SslStream::new(ssl, stream).unwrap();
                 let connected = Pin::new(&mut connection).connect().await;
                 connected.unwrap_or_else(|error| panic!("{program:?}: handshake: {error}"));
-                assert_eq!(kind, HandshakeKind::Full, "the servers resume no such session");
+                assert_eq!(kind, HandshakeKind::Full, "the servers do not resume such sessions");
                 assert_eq!(connection.ssl().current_cipher().unwrap().name(), *suite, "{program:?}");
                 Box::new(connection)
             }
@@ -222,29 +222,29 @@ fn openssl(site: &Site, version: SslVersion, cipher: &str) -> SslConnector {
 /// Runs all workers until the time is over; returns them with the number of their operations.
 ///
 /// The load's processor does not sleep meanwhile: waking it up would cost the server more than serving a small file.
-pub async fn run(lanes: Vec<Lane>, time: Duration) -> (Vec<Lane>, u64) {
+pub async fn run(workers: Vec<Worker>, time: Duration) -> (Vec<Worker>, u64) {
     let deadline = Instant::now() + time;
     let mut tasks = JoinSet::new();
-    for mut lane in lanes {
+    for mut worker in workers {
         tasks.spawn(async move {
             let mut operations = 0;
             while Instant::now() < deadline {
-                lane.operate().await;
+                worker.operate().await;
                 operations += 1;
             }
-            (lane, operations)
+            (worker, operations)
         });
     }
     while Instant::now() < deadline {
         tokio::task::yield_now().await;
     }
-    let (mut lanes, mut operations) = (Vec::new(), 0);
+    let (mut workers, mut operations) = (Vec::new(), 0);
     while let Some(ended) = tasks.join_next().await {
-        let (lane, done) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        lanes.push(lane);
+        let (worker, done) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        workers.push(worker);
         operations += done;
     }
-    (lanes, operations)
+    (workers, operations)
 }
 
 /// The server's memory per connection, in KiB, of `count` idle connections that have each fetched a small file.
@@ -254,7 +254,7 @@ pub async fn idle_memory(server: &Server, site: &Site, count: usize) -> f64 {
     let expected = Expected::Bytes(site.small_file.clone());
     let buffer = vec![0; 16 << 10];
     let (operation, request) = (Operation::SmallFile, get(SMALL_FILE));
-    let mut lane = Lane { connector, operation, request, expected, open: None, buffer };
+    let mut worker = Worker { connector, operation, request, expected, open: None, buffer };
     // The first connections cost memory once per process.
     let mut open = Vec::new();
     let mut before = 0;
@@ -262,8 +262,8 @@ pub async fn idle_memory(server: &Server, site: &Site, count: usize) -> f64 {
         if number == count / 10 {
             before = settled_memory_kib(server).await;
         }
-        lane.operate().await;
-        open.extend(lane.open.take());
+        worker.operate().await;
+        open.extend(worker.open.take());
     }
     let after = settled_memory_kib(server).await;
     (after as f64 - before as f64) / count as f64
@@ -291,7 +291,7 @@ async fn read_head(connection: &mut Connection, buffer: &mut [u8]) -> (usize, us
 
 async fn read(connection: &mut Connection, buffer: &mut [u8]) -> usize {
     let read = connection.read(buffer).await.expect("an answer");
-    assert!(read > 0, "the server hung up");
+    assert!(read > 0, "the server closed the connection");
     read
 }
 

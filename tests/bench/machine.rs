@@ -21,7 +21,7 @@ pub fn prepare() {
     if has_two_processors() {
         let pid = std::process::id().to_string();
         let taskset = Command::new("taskset").args(["-pc", LOAD_CPU, &pid]).stdout(Stdio::null()).status();
-        assert!(taskset.expect("taskset").success(), "processor {LOAD_CPU} cannot be had");
+        assert!(taskset.expect("taskset").success(), "processor {LOAD_CPU} is not available");
     } else {
         eprintln!("one processor for servers and load: expect noise");
     }

@@ -22,7 +22,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::cast_precision_loss,
-    reason = "a benchmark fails by panicking, reads the clock, and nobody imports it"
+    reason = "a benchmark panics on failure, reads the clock and is not a library"
 )]
 
 mod cases;
@@ -42,8 +42,8 @@ mod tool;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cases::{CASES, Case, IDLE_CONNECTIONS, POWER_CUT, PowerCut, Setting};
-use load::Lane;
+use cases::{CASES, Case, IDLE_CONNECTIONS, POWER_CUT, PowerCut, TlsLevel};
+use load::Worker;
 use power_cut::Phones;
 use servers::{Program, Server};
 use site::{Key, Site};
@@ -93,21 +93,21 @@ fn main() -> ExitCode {
 async fn measure_all(effort: Effort, only: &str) -> Table {
     let site = Site::write();
     let mut table = Table::default();
-    let setups = [(Key::Rsa2048, Setting::Modern), (Key::P256, Setting::Modern), (Key::Rsa2048, Setting::Legacy)];
-    for (key, setting) in setups {
-        let belongs = |case: &&Case| (case.key, case.setting) == (key, setting) && case.name.contains(only);
+    let setups = [(Key::Rsa2048, TlsLevel::Modern), (Key::P256, TlsLevel::Modern), (Key::Rsa2048, TlsLevel::Legacy)];
+    for (key, level) in setups {
+        let belongs = |case: &&Case| (case.key, case.level) == (key, level) && case.name.contains(only);
         let cases: Vec<&Case> = CASES.iter().filter(belongs).collect();
         if cases.is_empty() {
             continue;
         }
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, key, setting));
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, key, level));
         for case in cases {
             table.add(case.name, case.unit, case.target, measure(case, &servers, &site, effort).await);
         }
     }
     if "idle connection".contains(only) {
         // New processes, because earlier load leaves memory in their heaps.
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, Setting::Modern));
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, TlsLevel::Modern));
         let mut kib = Vec::new();
         for server in &servers {
             kib.push(Measured::memory(load::idle_memory(server, &site, effort.idle_connections).await));
@@ -118,7 +118,7 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
     let name = format!("power cut: {phones} phones at once");
     if name.contains(only) {
         let phones = Phones::new(&site, phones);
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, Setting::Modern));
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, TlsLevel::Modern));
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             for (server, samples) in servers.iter().zip(&mut samples) {
@@ -134,13 +134,13 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
 /// Measures both servers in turns, so that other load on the machine affects both alike.
 async fn measure(case: &Case, servers: &[Server], site: &Site, effort: Effort) -> Vec<Measured> {
     eprint!("{} ", case.name);
-    let mut lanes: Vec<Vec<Lane>> = Vec::new();
+    let mut workers: Vec<Vec<Worker>> = Vec::new();
     for server in servers {
-        let mut of_server: Vec<Lane> = (0..case.lanes).map(|_| Lane::new(case, server, site)).collect();
-        for lane in &mut of_server {
-            lane.warm_up().await;
+        let mut of_server: Vec<Worker> = (0..case.workers).map(|_| Worker::new(case, server, site)).collect();
+        for worker in &mut of_server {
+            worker.warm_up().await;
         }
-        lanes.push(of_server);
+        workers.push(of_server);
     }
     let mut samples = vec![Vec::new(); servers.len()];
     for round in 0..effort.rounds {
@@ -149,12 +149,12 @@ async fn measure(case: &Case, servers: &[Server], site: &Site, effort: Effort) -
             let which = (turn + round) % servers.len();
             let before = machine::CpuTime::of(servers[which].pid());
             let began = std::time::Instant::now();
-            let (back, operations) = load::run(std::mem::take(&mut lanes[which]), effort.round).await;
+            let (back, operations) = load::run(std::mem::take(&mut workers[which]), effort.round).await;
             let elapsed = began.elapsed();
             // Lets the server process the last closes.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let used = machine::CpuTime::of(servers[which].pid()).since(&before);
-            lanes[which] = back;
+            workers[which] = back;
             samples[which].push(Sample { used, elapsed, amount: case.amount(operations) });
             eprint!(".");
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::cases::Setting;
+use super::cases::TlsLevel;
 use super::machine;
 use super::site::{DOMAIN, HOST, Key, Site, phones};
 
@@ -35,12 +35,12 @@ impl Program {
 
 impl Server {
     /// Starts a server of `site` with the certificate of this key type, and waits until it listens.
-    pub fn start(program: Program, site: &Site, key: Key, setting: Setting) -> Self {
+    pub fn start(program: Program, site: &Site, key: Key, level: TlsLevel) -> Self {
         // A port that was just free is most likely still free.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
         let (name, command) = match program {
-            Program::Nginx => ("nginx", nginx(site, key, setting, address)),
-            Program::Provost => ("provost", provost(site, key, setting, address)),
+            Program::Nginx => ("nginx", nginx(site, key, level, address)),
+            Program::Provost => ("provost", provost(site, key, level, address)),
         };
         let errors = site.path(&format!("{name}.errors"));
         let child = pinned(&command)
@@ -93,7 +93,7 @@ fn pinned(command: &[String]) -> Command {
     pinned
 }
 
-fn provost(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<String> {
+fn provost(site: &Site, key: Key, level: TlsLevel, address: SocketAddr) -> Vec<String> {
     let key = key.name();
     let config = json!({
         "domain": DOMAIN,
@@ -103,7 +103,7 @@ fn provost(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<
         "certificate": { "files": [{ "chain": format!("{key}.pem"), "key": format!("{key}.key") }] },
         "trust": { "factory": ["factory.pem"] },
         "log": "text",
-        "tls": match setting { Setting::Modern => "modern", Setting::Legacy => "legacy" },
+        "tls": match level { TlsLevel::Modern => "modern", TlsLevel::Legacy => "legacy" },
         // All load comes from one address, and idle connections must stay open.
         "limits": { "connections_per_address": 0, "connections_per_phone": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
     });
@@ -112,9 +112,9 @@ fn provost(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<
     [env!("CARGO_BIN_EXE_provost"), "serve", "--config", file.to_str().unwrap()].map(str::to_owned).to_vec()
 }
 
-fn nginx(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<String> {
+fn nginx(site: &Site, key: Key, level: TlsLevel, address: SocketAddr) -> Vec<String> {
     let file = site.path("nginx.conf");
-    std::fs::write(&file, nginx_conf(site, key, setting, address)).unwrap();
+    std::fs::write(&file, nginx_conf(site, key, level, address)).unwrap();
     let folder = site.folder().to_str().unwrap().to_owned();
     ["nginx".to_owned(), "-p".to_owned(), folder, "-e".to_owned(), "stderr".to_owned(), "-c".to_owned()]
         .into_iter()
@@ -134,11 +134,11 @@ fn nginx_list() -> String {
 /// nginx as an expert would configure it: the same suites and group first, session IDs and tickets, a buffered log, and
 /// the same list of phones checked on every request. `open_file_cache` stays off, because changed files must be served
 /// at once.
-fn nginx_conf(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> String {
+fn nginx_conf(site: &Site, key: Key, level: TlsLevel, address: SocketAddr) -> String {
     let key = key.name();
-    let (old_versions, old_suites) = match setting {
-        Setting::Modern => ("", ""),
-        Setting::Legacy => {
+    let (old_versions, old_suites) = match level {
+        TlsLevel::Modern => ("", ""),
+        TlsLevel::Legacy => {
             ("TLSv1 TLSv1.1", ":DHE-RSA-AES128-GCM-SHA256:AES128-GCM-SHA256:AES128-SHA:@SECLEVEL=0; ssl_dhparam dh.pem")
         }
     };

@@ -52,7 +52,7 @@ fn serves(client: &Client, content: &str) -> Option<()> {
     client.get("/site.cfg").is_ok_and(|response| response.status == 200 && response.text() == content).then_some(())
 }
 
-fn is_unrecognised(client: &Client) -> Option<()> {
+fn is_unrecognized(client: &Client) -> Option<()> {
     let error = client.get("/site.cfg").err()?;
     (alert(&error) == Some(AlertDescription::UnrecognisedName)).then_some(())
 }
@@ -66,7 +66,7 @@ fn exchange(new: &Path, old: &Path) {
 fn new_folder_is_served_within_a_second() {
     let site = Site::new();
     let server = site.start();
-    assert!(is_unrecognised(&client(&server, "made")).is_some());
+    assert!(is_unrecognized(&client(&server, "made")).is_some());
     make(&site.served(""), "made", "<made/>");
     within_a_second("a folder made in place", || serves(&client(&server, "made"), "<made/>"));
     make(&site.path("staging"), "moved", "<moved/>");
@@ -86,14 +86,14 @@ fn removed_folder_gets_421_within_a_second() {
     fs::remove_dir_all(site.served("ote")).unwrap();
     within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
     assert!(open.is_closed());
-    assert!(is_unrecognised(&client(&server, "ote")).is_some());
+    assert!(is_unrecognized(&client(&server, "ote")).is_some());
     server.reason("the constituency is gone");
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
     // A folder that returns is a new constituency: no earlier session is resumed.
     let before = client(&server, "ote");
     site.constituency("ote", &policy());
     site.file("ote/site.cfg", "<again/>");
-    within_a_second("the folder made anew", || serves(&before, "<again/>"));
+    within_a_second("the recreated folder", || serves(&before, "<again/>"));
 }
 
 /// Replaces the tree that `constituencies` links to by a copy with `change` applied, and removes the old tree.
@@ -204,10 +204,10 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
         .into_iter()
         .filter(|line| line["status"] == 404 && fs::exists(site.served("ote").join(name_of(line))).unwrap())
         .collect();
-    assert_eq!(missed, [] as [Value; 0], "a file that every tree has");
+    assert_eq!(missed, [] as [Value; 0], "a file of every tree");
     for (open, client) in &mut idle {
-        assert_eq!(open.get("/site.cfg").unwrap().status, 200, "the connection of before all swaps");
-        assert!(client.resumes(), "a session of before all swaps");
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200, "a connection opened before all deploys");
+        assert!(client.resumes(), "a session from before all deploys");
     }
 }
 
@@ -238,7 +238,7 @@ fn no_request_fails_right_after_a_deploy() {
         deploy(&site, |tree| fs::write(tree.join("ote/site.cfg"), &content).unwrap());
         // The old tree is removed, possibly before the server has noticed.
         let answer = open.get("/site.cfg").unwrap();
-        assert_eq!((answer.status, answer.text()), (200, content), "swap {swap}");
+        assert_eq!((answer.status, answer.text()), (200, content), "deploy {swap}");
         let put = open.request("PUT", &format!("/{VVX500}-app.log"), "", b"log").unwrap();
         assert!(matches!(put.status, 201 | 204), "{}", put.status);
     }
@@ -267,7 +267,7 @@ fn deploy_with_a_broken_policy_keeps_the_last_good_one() {
         fs::write(tree.join("new/constituency.json"), "{").unwrap();
     });
     server.says("new: ");
-    assert!(is_unrecognised(&client(&server, "new")).is_some());
+    assert!(is_unrecognized(&client(&server, "new")).is_some());
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
 }
 
@@ -290,7 +290,7 @@ fn deploy_with_other_tls_settings_ends_old_sessions() {
         deploy(&site, |tree| fs::write(tree.join("ote/constituency.json"), text).unwrap());
         within_a_second("403", || (open.get("/site.cfg").unwrap().status == 403).then_some(()));
         assert!(open.is_closed());
-        assert!(!phone.resumes(), "a session of before {text}");
+        assert!(!phone.resumes(), "a session from before {text}");
         deployed += 1;
     }
     assert_eq!(deployed, 4);
@@ -308,12 +308,12 @@ fn deploy_without_a_folder_removes_only_that_constituency() {
     deploy(&site, |tree| fs::remove_dir_all(tree.join("ote")).unwrap());
     within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
     assert!(open.is_closed());
-    assert!(is_unrecognised(&client(&server, "ote")).is_some());
+    assert!(is_unrecognized(&client(&server, "ote")).is_some());
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
     // A folder that returns is a new constituency: no earlier session is resumed.
     let before = client(&server, "ote");
     deploy(&site, |tree| make(tree, "ote", "<again/>"));
-    within_a_second("the folder made anew", || serves(&before, "<again/>"));
+    within_a_second("the recreated folder", || serves(&before, "<again/>"));
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
 }
 
@@ -427,7 +427,7 @@ fn rename_exchange_deploys_all_constituencies_at_once() {
     exchange(&site.path("next"), &site.served(""));
     within_a_second("the second release", || serves(&client(&server, "ote"), "<two/>"));
     assert!(serves(&client(&server, "new"), "<new/>").is_some());
-    assert_eq!(open.get("/site.cfg").unwrap().text(), "<two/>", "on the connection of before");
+    assert_eq!(open.get("/site.cfg").unwrap().text(), "<two/>", "on the earlier connection");
 }
 
 #[test]
@@ -439,14 +439,14 @@ fn missing_constituencies_folder_serves_no_host_until_restored() {
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     fs::rename(site.served(""), site.path("away")).unwrap();
     within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
-    assert!(is_unrecognised(&phone).is_some());
+    assert!(is_unrecognized(&phone).is_some());
     server.says("(nothing is served)");
     fs::rename(site.path("away"), site.served("")).unwrap();
     within_a_second("the folder that is back", || serves(&phone, "<site/>"));
     fs::remove_dir_all(site.served("")).unwrap();
-    within_a_second("nobody", || is_unrecognised(&phone));
+    within_a_second("the refusal", || is_unrecognized(&phone));
     make(&site.served(""), "ote", "<anew/>");
-    within_a_second("the folder made anew", || serves(&phone, "<anew/>"));
+    within_a_second("the recreated folder", || serves(&phone, "<anew/>"));
 }
 
 #[test]
@@ -494,7 +494,7 @@ fn folder_with_invalid_name_or_symlink_is_reported() {
     assert!(!said.contains('\u{1b}') && !said.contains("\\u001b"), "no escape reaches a terminal: {said}");
     symlink("ote", site.served("linked")).unwrap();
     server.says("linked: the folder is not served: it is a link");
-    assert!(is_unrecognised(&client(&server, "linked")).is_some());
+    assert!(is_unrecognized(&client(&server, "linked")).is_some());
     fs::create_dir(site.served(".hidden")).unwrap();
     fs::write(site.served("README.md"), "").unwrap();
     make(&site.served(""), "marker", "");
@@ -519,7 +519,7 @@ fn unreadable_folder_is_reported_and_affects_no_other() {
     within_a_second("the folder", || serves(&client(&server, "locked"), "<locked/>"));
     fs::set_permissions(site.served("locked"), fs::Permissions::from_mode(0o000)).unwrap();
     server.says("locked: the folder cannot be opened");
-    assert!(is_unrecognised(&client(&server, "locked")).is_some());
+    assert!(is_unrecognized(&client(&server, "locked")).is_some());
     assert!(serves(&client(&server, "ote"), "<site/>").is_some());
     fs::set_permissions(site.served("locked"), fs::Permissions::from_mode(0o700)).unwrap();
     within_a_second("the folder", || serves(&client(&server, "locked"), "<locked/>"));

@@ -73,7 +73,7 @@ fn certificate_unreadable_at_first_is_retried_until_loaded() {
     server.limit_descriptors(1024);
     is_shown_soon(&server, &new);
     let times = server.stderr().iter().filter(|line| line.contains(cannot)).count();
-    assert!(times <= 2, "once for each of the two files that came, and not each time that it is tried again: {times}");
+    assert!(times <= 2, "once for each of the two new files, and not at each retry: {times}");
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn missing_certificate_rejects_handshakes_until_it_is_created() {
     let unknown = server.client("nobody", &FACTORY.device(VVX500)).get("/").unwrap_err();
     assert_eq!(alert(&unknown), Some(rustls::AlertDescription::UnrecognisedName));
     rename_over(&site, &identity);
-    let healed = eventually("the server to heal", || phone.get("/site.cfg").ok());
+    let healed = eventually("the server to recover", || phone.get("/site.cfg").ok());
     assert_eq!(healed.status, 200);
 }
 
@@ -203,10 +203,10 @@ fn local_ca_is_created_once_with_a_private_key_file() {
         issuers.push(ca);
         server.kill();
     }
-    assert_eq!(issuers[0], issuers[1], "a restart must not make another CA: clients trust the first");
+    assert_eq!(issuers[0], issuers[1], "a restart must not create another CA: clients trust the first");
     let names: Vec<_> =
         std::fs::read_dir(site.path("state/server-ca")).unwrap().map(|it| it.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 2, "nothing of the making is left: {names:?}");
+    assert_eq!(names.len(), 2, "temporary files are left: {names:?}");
 }
 
 /// The same client, which trusts only `ca` for the server's certificate.

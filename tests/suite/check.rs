@@ -103,8 +103,8 @@ fn check_reports_every_problem_in_one_run() {
     let summary =
         format!("3 constituencies can be served; {} errors, {} warnings", count("error: "), count("warning: "));
     assert_eq!(last, summary);
-    assert!(!ended.stdout.contains('\x1b'), "colours are for a terminal");
-    assert!(!site.path("state").exists(), "nothing is made, nothing is locked");
+    assert!(!ended.stdout.contains('\x1b'), "colors only on a terminal");
+    assert!(!site.path("state").exists(), "nothing is created or locked");
 }
 
 #[test]
@@ -124,15 +124,15 @@ fn check_of_a_good_site_reports_no_findings() {
 fn unused_trust_bundle_is_a_note_if_every_policy_is_readable() {
     let mut site = Site::with_ote();
     site.config["trust"]["house"] = site.config["trust"]["factory"].clone();
-    let told = |site: &Site| {
+    let reported = |site: &Site| {
         let named = check(site).stdout.lines().filter(|line| line.contains("in its \"trust\"")).collect::<String>();
         named.replace("no constituency has it in its \"trust\", so it lets nobody in", "-")
     };
-    assert_eq!(told(&site), "note: trust bundle \"house\": -");
+    assert_eq!(reported(&site), "note: trust bundle \"house\": -");
     site.file("lab/constituency.json", "{");
-    assert_eq!(told(&site), "", "that one may have it");
+    assert_eq!(reported(&site), "", "the unreadable policy may use it");
     site.constituency("lab", &json!({ "trust": ["house"], "phones": { VVX500: "" } }));
-    assert_eq!(told(&site), "");
+    assert_eq!(reported(&site), "");
 }
 
 #[test]
@@ -271,14 +271,14 @@ fn shipped_constituencies_have_no_errors_or_warnings() {
 
 /// The findings about legacy TLS, by subject.
 #[cfg(feature = "old-tls")]
-fn of_the_old_lane(site: &Site) -> Vec<String> {
+fn legacy_tls_findings(site: &Site) -> Vec<String> {
     let ended = check(site);
     assert_eq!(ended.stderr, "", "{}", ended.stdout);
-    let told = ended.stdout.lines().filter_map(|line| {
+    let reported = ended.stdout.lines().filter_map(|line| {
         let (subject, what) = line.strip_prefix("warning: ")?.split_once(": ")?;
         what.contains("the old lane takes an RSA server certificate, and there is none").then(|| subject.to_owned())
     });
-    told.collect()
+    reported.collect()
 }
 
 #[test]
@@ -292,29 +292,29 @@ fn legacy_tls_without_rsa_certificate_is_a_warning_per_subject() {
     let mut exact = policy("legacy");
     exact["certificate_names"] = "exact".into();
     site.constituency("exact", &exact);
-    assert_eq!(of_the_old_lane(&site), [""; 0], "there is one");
+    assert_eq!(legacy_tls_findings(&site), [""; 0], "there is one");
     site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
-    assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy"]);
+    assert_eq!(legacy_tls_findings(&site), ["compatible", "exact", "legacy"]);
     site.config["tls"] = "compatible".into();
-    assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy", "ote"], "by default too");
+    assert_eq!(legacy_tls_findings(&site), ["compatible", "exact", "legacy", "ote"], "by default too");
     // A certificate for the exact names of another constituency does not help.
     let mut params = CertificateParams::new(vec![format!("exact.{DOMAIN}")]).unwrap();
     params.distinguished_name = named("exact");
     SERVER_CA.issue_rsa(&params).write(&site.path("."), "own");
     site.config["certificate"]["files"].as_array_mut().unwrap().push(json!({ "chain": "own.pem", "key": "own.key" }));
-    assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"]);
+    assert_eq!(legacy_tls_findings(&site), ["compatible", "legacy", "ote"]);
     // A missing certificate is reported instead.
     site.config["certificate"] = json!({ "files": [{ "chain": "absent.pem", "key": "absent.key" }] });
-    assert_eq!(of_the_old_lane(&site), [""; 0]);
+    assert_eq!(legacy_tls_findings(&site), [""; 0]);
 
     let obtained = |keys: &[&str]| {
         json!({ "acme": { "terms_of_service_agreed": true, "keys": keys,
                           "dns": { "primary": "127.0.0.1:53", "tsig_key_file": "absent.key" } } })
     };
     site.config["certificate"] = obtained(&["ecdsa-p256"]);
-    assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"], "for exact names the key is always RSA");
+    assert_eq!(legacy_tls_findings(&site), ["compatible", "legacy", "ote"], "for exact names the key is always RSA");
     site.config["certificate"] = obtained(&["rsa-2048", "ecdsa-p256"]);
-    assert_eq!(of_the_old_lane(&site), [""; 0]);
+    assert_eq!(legacy_tls_findings(&site), [""; 0]);
 }
 
 /// The findings of `check --json`, one object per line.

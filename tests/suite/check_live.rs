@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::bind::{self, Bind, BindConfig, dead_address};
 use crate::harness::directory::Directory;
 use crate::harness::knot::{self, Knot};
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::{Lines, Site};
 use crate::harness::tool::{self, Ended, provost};
 use crate::harness::{eventually, namespace};
@@ -98,7 +98,7 @@ fn live_check_passes_and_advises_caa_records() {
     );
     assert_eq!(ended.stdout, expected);
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
-    assert!(!site.path("state").exists(), "nothing is made, nothing is locked");
+    assert!(!site.path("state").exists(), "nothing is created or locked");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn live_check_advises_caa_records_bound_to_the_account() {
         "",
         "grant provost. name _acme-challenge.phones.example.com. TXT; grant provost. name phones.example.com. CAA;",
     );
-    let pebble = Pebble::start(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behavior::default(), bind.address);
     let ca = Directory::leading_to(&json!({ "caaIdentities": ["ca.example"] }), &pebble.links());
     let mut site = site(&bind, &ca);
     acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
@@ -368,7 +368,7 @@ fn interrupted_live_check_removes_its_probe_record() {
         assert_eq!(bind.txt(CHALLENGE).len(), 1);
         tool::run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
         assert_eq!(eventually("it to end", || child.try_wait().unwrap()).code(), Some(1));
-        eventually("all that it said", || lines.is_complete().then_some(()));
+        eventually("all its output", || lines.is_complete().then_some(()));
         let error =
             format!("error: dns: stopped before the probe record of {CHALLENGE} had come and gone on every authority");
         assert!(lines.all().contains(&error), "{:?}", lines.all());

@@ -68,7 +68,7 @@ fn every_command_has_a_help_text() {
         let help = alone(&[&line[..], &["--help"]].concat());
         assert_eq!(help.code, 0, "{line:?}");
         assert!(help.stdout.contains(&format!("Usage: provost {}", line.join(" "))), "{}", help.stdout);
-        assert!(!help.stdout.contains('\x1b'), "colours are for a terminal");
+        assert!(!help.stdout.contains('\x1b'), "colors only on a terminal");
         assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
     }
 }

@@ -56,7 +56,7 @@ fn site() -> Site {
 }
 
 /// The same with a status page that requires [`TOKEN`].
-fn watched() -> Site {
+fn site_with_operators() -> Site {
     let mut site = site();
     fs::write(site.path("token"), TOKEN).unwrap();
     fs::set_permissions(site.path("token"), PermissionsExt::from_mode(0o600)).unwrap();
@@ -211,8 +211,8 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
     let phones = [VVX500, VVX550].map(|mac| server.client("any", &FACTORY.device(mac)));
     let file = site.path("state/denied.json");
     fs::write(&file, "{ \"00005e0053c7\": ").unwrap();
-    let told = server.says("the denials that were read last stay in force");
-    assert!(told.contains("denied.json:1:18: ") && told.contains("ERROR"), "{told}");
+    let reported = server.says("the denials that were read last stay in force");
+    assert!(reported.contains("denied.json:1:18: ") && reported.contains("ERROR"), "{reported}");
     assert_eq!(phones.each_ref().map(status), [403, 200]);
     let checked = command(&site, &["check"]);
     assert_eq!(checked.code, 1);
@@ -260,7 +260,7 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
 
 #[test]
 fn denial_is_shown_with_author_time_and_note_escaped() {
-    let site = watched();
+    let site = site_with_operators();
     fs::create_dir_all(site.path("state")).unwrap();
     let hostile = "\u{1b}[2J<script>alert(1)</script>\r\nerror: forged";
     let entries = json!({
@@ -272,12 +272,12 @@ fn denial_is_shown_with_author_time_and_note_escaped() {
     let server = site.start();
     assert_eq!(status(&server.client("ote", &FACTORY.device(VVX500))), 403);
     server.reason("00005e00530c is denied everywhere");
-    let told = "denied everywhere by alice at 2026-11-30T22:14:05Z: left in a taxi";
+    let reported = "denied everywhere by alice at 2026-11-30T22:14:05Z: left in a taxi";
     let phones = eventually("the phone", || {
         let listed = good(&site, &["phones"]);
         listed.contains("refused at").then_some(listed)
     });
-    assert!(phones.contains(&format!("    {told}\n")), "{phones}");
+    assert!(phones.contains(&format!("    {reported}\n")), "{phones}");
     assert!(phones.contains(&format!("{STRANGER} is denied everywhere by \u{fffd}[2J<script>")), "{phones}");
     let listed = good(&site, &["phones", "--json"]);
     let lines: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -288,11 +288,11 @@ fn denial_is_shown_with_author_time_and_note_escaped() {
         (&Value::Null, &json!(hostile))
     );
     let log = good(&site, &["phone-log", VVX500]);
-    assert!(log.contains(&format!("{VVX500} is {told}\n")) && log.contains("\"GET /site.cfg\" 403"), "{log}");
+    assert!(log.contains(&format!("{VVX500} is {reported}\n")) && log.contains("\"GET /site.cfg\" 403"), "{log}");
     let unseen = command(&site, &["phone-log", STRANGER]);
     assert!(unseen.code == 0 && unseen.stderr.contains("was never seen"), "{unseen:?}");
     let checked = good(&site, &["check"]);
-    assert!(checked.contains(&format!("note: denied.json: {VVX500} is {told}\n")), "{checked}");
+    assert!(checked.contains(&format!("note: denied.json: {VVX500} is {reported}\n")), "{checked}");
     let public = "note: public: phones that are denied everywhere are served here too: it asks no phone who it is";
     assert!(checked.contains(public) && !checked.contains("note: any: phones that are denied"), "{checked}");
     for shown in [&phones, &listed, &log, &unseen.stdout, &checked] {
@@ -318,7 +318,7 @@ fn denial_is_shown_with_author_time_and_note_escaped() {
 
 #[test]
 fn api_deny_without_constituency_denies_server_wide() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server).with_token(TOKEN);
     let phone = server.client("any", &FACTORY.device(VVX500));
@@ -327,7 +327,7 @@ fn api_deny_without_constituency_denies_server_wide() {
     let deny = json!({ "mac": VVX500, "note": "lost" });
     let answer = operators.post("/api/deny", &deny);
     assert_eq!((answer.status, answer.json()), (200, json!({ "changed": true })));
-    assert_eq!(status(&phone), 403, "it is in force when it is answered");
+    assert_eq!(status(&phone), 403, "it applies when the answer arrives");
     assert_eq!(operators.post("/api/deny", &deny).json(), json!({ "changed": false }));
     assert_eq!((&denied(&site)[VVX500]["by"], &denied(&site)[VVX500]["note"]), (&json!("the API"), &json!("lost")));
     assert_eq!(folders(&site), before);

@@ -65,7 +65,7 @@ fn lost_diagnostic_lines_are_counted_in_the_log() {
     let mut said = String::new();
     while !said.contains("lines of diagnostics were lost") {
         said.clear();
-        assert!(unread.read_line(&mut said).unwrap() > 0, "the server ended without a word about it");
+        assert!(unread.read_line(&mut said).unwrap() > 0, "the server logged no reason for its end");
     }
     std::io::copy(&mut unread, &mut std::io::sink()).unwrap();
     assert_eq!(eventually("the end", || server.try_wait().unwrap()).code(), Some(0));

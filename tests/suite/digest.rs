@@ -156,9 +156,9 @@ fn wrong_password_is_recorded_as_an_unproven_refusal() {
     let server = site.start();
     Phone::new(&server, "pw", &password).get("/site.cfg");
     Phone::new(&server, "pw", "another").get("/site.cfg");
-    let mut nobody = Phone::new(&server, "pw", "another");
-    let header = Answer { user: STRANGER, ..nobody.answer("GET", "/site.cfg") }.header();
-    nobody.connection.request("GET", "/site.cfg", &header, b"").unwrap();
+    let mut unlisted = Phone::new(&server, "pw", "another");
+    let header = Answer { user: STRANGER, ..unlisted.answer("GET", "/site.cfg") }.header();
+    unlisted.connection.request("GET", "/site.cfg", &header, b"").unwrap();
     let refused = eventually("both to be written", || {
         let ended = provost(&site.path(""), &["phones", "--refused", "--json"]);
         let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -211,7 +211,7 @@ fn phone_with_password_reads_its_files_and_uploads() {
         let phones: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         phones.into_iter().find(|phone| phone["mac"] == VVX500 && phone["uploads"] == 2)
     };
-    let seen = crate::harness::eventually("the phone in the ledger", known);
+    let seen = crate::harness::eventually("the phone in the history", known);
     assert_eq!((&seen["constituency"], &seen["certificate_not_after"]), (&json!("pw"), &Value::Null));
 }
 
@@ -288,7 +288,7 @@ fn digest_response_is_valid_for_one_request_only() {
         let header = phone.answer("GET", "/site.cfg").header();
         let refused = replay(constituency, method, path, &header);
         assert!(!is_stale(&refused), "{constituency} {method} {path}");
-        assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200, "it was not used up by that");
+        assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200, "the nonce was not used up");
     }
     server.reason("uri \"/site.cfg\" is not the request's target");
     server.reason("the password is for \"pw.phones.example.com\"");
@@ -497,9 +497,9 @@ fn damaged_password_file_is_reported_and_refuses_after_restart() {
     let mut phone = Phone::new(&server, "pw", &password);
     let file = site.path("state/digest/pw.json");
     std::fs::write(&file, "{").unwrap();
-    let told = server.says("state/digest/pw.json: ");
-    assert!(told.contains("those that were last good, if any, stay in force"), "{told}");
-    assert_eq!(phone.get("/site.cfg").status, 200, "the last good ones count");
+    let reported = server.says("state/digest/pw.json: ");
+    assert!(reported.contains("those that were last good, if any, stay in force"), "{reported}");
+    assert_eq!(phone.get("/site.cfg").status, 200, "the last good ones are used");
 
     let checked = provost(&site.path(""), &["check"]);
     let line = checked.stdout.lines().find(|line| line.contains("digest/pw.json")).unwrap_or_default();
@@ -508,9 +508,9 @@ fn damaged_password_file_is_reported_and_refuses_after_restart() {
 
     drop(server);
     let server = site.start();
-    let told = server.says("state/digest/pw.json: ");
-    assert!(told.contains("nobody gets in by them until they can be"), "{told}");
-    assert!(!told.contains("last good"), "{told}");
+    let reported = server.says("state/digest/pw.json: ");
+    assert!(reported.contains("nobody gets in by them until they can be"), "{reported}");
+    assert!(!reported.contains("last good"), "{reported}");
     assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 401);
 }
 
@@ -545,7 +545,7 @@ fn allow_without_a_password_reports_the_missing_password() {
     assert_eq!(put(STRANGER), format!("{STRANGER} is let in by pw already\n"));
     assert_eq!(put(VVX500), format!("{VVX500} is let in by pw already\n"));
     assert_eq!(provost(&site.path(""), &["deny", STRANGER, "--constituency", "pw"]).code, 0);
-    assert_eq!(put(STRANGER), lacks("within a second"), "deny took it back");
+    assert_eq!(put(STRANGER), lacks("within a second"), "deny removed the password");
     std::fs::write(site.path("state/digest/pw.json"), "{").unwrap();
     let unknown = provost(&site.path(""), &["allow", STRANGER, "--constituency", "pw"]);
     assert_eq!((unknown.code, unknown.stdout), (0, format!("{STRANGER} is on the list of pw already\n")));
@@ -631,7 +631,7 @@ fn authenticated_phone_frees_its_anonymous_connection_slot() {
     let mut strangers: Vec<Connection> = Vec::new();
     for _ in 0..5 {
         // Each one after the second waits until another is idle.
-        strangers.push(crate::harness::eventually("a place", || {
+        strangers.push(crate::harness::eventually("a free slot", || {
             let mut connection = client(&server, "pw").connect().ok()?;
             (connection.get("/site.cfg").ok()?.status == 401).then_some(connection)
         }));
@@ -651,7 +651,7 @@ fn connections_per_phone_applies_after_digest_authentication() {
     assert!(phones[2].connection.is_closed());
     server.reason("00005e00530c has 2 connections already (limits.connections_per_phone)");
     phones.truncate(1);
-    crate::harness::eventually("a place", || {
+    crate::harness::eventually("a free slot", || {
         (Phone::new(&server, "pw", &password).get("/site.cfg").status == 200).then_some(())
     });
 }
@@ -664,7 +664,7 @@ fn upload_without_credentials_is_refused_before_its_body() {
     let mut connection = client(&server, "pw").connect().unwrap();
     connection.send_head("PUT", &log, "Content-Length: 1000000\r\nExpect: 100-continue\r\n").unwrap();
     let (status, headers) = connection.head().unwrap();
-    assert_eq!((status, headers["connection"].as_str()), (401, "close"), "no 100 Continue comes before");
+    assert_eq!((status, headers["connection"].as_str()), (401, "close"), "no 100 Continue before it");
     let small = client(&server, "pw").put(&log, "", b"log").unwrap();
     assert_eq!(small.status, 401);
     assert!(!site.uploads("pw", VVX500).exists());

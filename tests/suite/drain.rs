@@ -48,7 +48,7 @@ fn upload_in_progress_completes_during_shutdown() {
         let server = site.start();
         let mut upload = begin_upload(&server, &site, 10, b"first");
         stop(&server, signal);
-        eventually("nobody to listen", || TcpStream::connect(server.address()).is_err().then_some(()));
+        eventually("the listener to close", || TcpStream::connect(server.address()).is_err().then_some(()));
         upload.send(b"-last").unwrap();
         let response = upload.response("PUT").unwrap();
         assert_eq!((response.status, response.header("connection")), (201, Some("close")), "{signal:?}");
@@ -179,7 +179,7 @@ fn every_answered_request_is_logged_when_stopped_under_load() {
             })
         })
         .collect();
-    eventually("some load", || (server.access_lines().len() > 500).then_some(()));
+    eventually("load", || (server.access_lines().len() > 500).then_some(()));
     server.signal(Signal::TERM);
     let answered: Vec<usize> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
     let (status, lines) = server.ended();

@@ -18,14 +18,14 @@ use crate::harness::{VVX500, eventually, namespace};
 /// The address of a known phone behind a NAT with others.
 const NAT: [u8; 4] = [127, 9, 9, 9];
 /// The limits of these tests and the attack of 60,000 connections, both scaled down from the default limits.
-const PLACES: usize = 256;
-const CROWD: usize = 60_000 * PLACES / 8_192;
-const PER_ADDRESS: usize = 1_024 * PLACES / 8_192;
+const SLOTS: usize = 256;
+const CROWD: usize = 60_000 * SLOTS / 8_192;
+const PER_ADDRESS: usize = 1_024 * SLOTS / 8_192;
 
 fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({
-        "unfinished_handshakes": PLACES, "connections_per_address": PER_ADDRESS, "handshake_s": 60, "free_space_bytes": 0,
+        "unfinished_handshakes": SLOTS, "connections_per_address": PER_ADDRESS, "handshake_s": 60, "free_space_bytes": 0,
     });
     site
 }
@@ -53,7 +53,7 @@ enum Idle {
 fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle, act: impl FnOnce() -> T) -> T {
     let hello = phone(server).hello();
     let is_over = AtomicBool::new(false);
-    let (rounds, told) = std::sync::mpsc::channel();
+    let (rounds, reported) = std::sync::mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut connections: Vec<Option<(Socket, usize)>> = Vec::new();
@@ -76,7 +76,7 @@ fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle,
                 let _ = rounds.send(());
             }
         });
-        told.recv().unwrap();
+        reported.recv().unwrap();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         is_over.store(true, Ordering::Relaxed);
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -104,16 +104,16 @@ fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
     {
         let site = site();
         let server = site.start();
-        let sources = addresses((addresses_of_60_000 * PLACES / 8_192).max(3));
+        let sources = addresses((addresses_of_60_000 * SLOTS / 8_192).max(3));
         // The others behind the same address are idle too, and count for the same address as the phone.
         let others: Vec<Socket> =
-            (0..300 * PLACES / 8_192).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
+            (0..300 * SLOTS / 8_192).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
         attacked(&server, &sources, CROWD, idle, || {
             for _ in 0..10 {
                 assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200, "{} {idle:?}", sources.len());
             }
         });
-        if sources.len() > PLACES / PER_ADDRESS {
+        if sources.len() > SLOTS / PER_ADDRESS {
             server.reason("evicted before its ClientHello was complete: all 256 places for unfinished handshakes");
         }
         assert_eq!(others.len(), 9);
@@ -133,8 +133,8 @@ fn prefix_of_a_proven_phone_is_evicted_last() {
         let mut others: Vec<Socket> =
             (0..OTHERS).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
         // One connection per address, far fewer than the phone's address has.
-        attacked(&server, &addresses(2 * PLACES), 2 * PLACES, Idle::Silent, || {
-            eventually("evictions", || (evicted(&server).len() > PLACES).then_some(()));
+        attacked(&server, &addresses(2 * SLOTS), 2 * SLOTS, Idle::Silent, || {
+            eventually("evictions", || (evicted(&server).len() > SLOTS).then_some(()));
         });
         let open = others.iter_mut().filter_map(|socket| is_open(socket).then_some(())).count();
         if is_proven {
@@ -153,7 +153,7 @@ fn evicted_client_is_logged_with_the_limit_and_the_prefix() {
     let idle: Vec<Socket> = (0..6).map(|_| Socket::connect(server.address()).unwrap()).collect();
     let lines = eventually("two evictions", || Some(evicted(&server)).filter(|lines| lines.len() == 2));
     for (line, socket) in lines.iter().zip(&idle) {
-        assert_eq!(line["address"], socket.local_addr().unwrap().to_string(), "the oldest goes first");
+        assert_eq!(line["address"], socket.local_addr().unwrap().to_string(), "the oldest is evicted first");
         assert_eq!(
             line["reason"],
             "evicted before its ClientHello was complete: all 4 places for unfinished handshakes are taken \
@@ -215,7 +215,7 @@ fn stalled_handshakes_do_not_block_others() {
             socket.write_all(if number % 2 == 0 { old } else { &modern }).unwrap();
             let mut first = [0; 1];
             socket.read_exact(&mut first).unwrap();
-            assert_eq!(first, [22], "a hello is answered by one");
+            assert_eq!(first, [22], "a ServerHello answers a ClientHello");
             socket
         })
         .collect();
@@ -269,7 +269,7 @@ fn refused_lingering_clients_are_closed_to_make_room() {
         })
         .collect();
     assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
-    assert!(evicted(&server).is_empty(), "they are logged as refused already");
+    assert!(evicted(&server).is_empty(), "they were logged as refused before");
     drop(refused);
 }
 
@@ -322,7 +322,7 @@ fn anonymous_connection_idle_between_requests_makes_room() {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
     // Each is idle a moment after its answer, so one or both of them are when the third connects.
-    eventually("a place", || client(NAT).get("/site.cfg").ok().filter(|answer| answer.status == 200));
+    eventually("a free slot", || client(NAT).get("/site.cfg").ok().filter(|answer| answer.status == 200));
     let line = server.reason("evicted while it was idle between requests: all 2 places for anonymous connections");
     assert_eq!(line["constituency"], "public");
     let reason = line["reason"].as_str().unwrap();

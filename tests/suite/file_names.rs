@@ -219,7 +219,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
 
     let policy = |common: Value| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "common": common });
     site.constituency("ote", &policy(json!([files[0], "fw/11beefdead11-*.ld"])));
-    within_a_second("common counts", || (files.map(status) == [200, 200, 200, 403]).then_some(()));
+    within_a_second("`common` to apply", || (files.map(status) == [200, 200, 200, 403]).then_some(()));
     assert_eq!(phone(&server).put(&format!("/{STRANGER}.bin"), "", b"x").unwrap().status, 403, "not for an upload");
     let found = provost(&site.path("."), &["check"]).stdout;
     assert_eq!(found.matches("served to no phone").count(), 1, "{found}");
@@ -257,10 +257,10 @@ fn listing_a_phone_anywhere_protects_its_files_at_once() {
     // constituency.
     let phones = json!({ VVX550: "", "202611300630": "" });
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": phones }));
-    within_a_second("the list counts", || (status(&named) == 403).then_some(()));
+    within_a_second("the list to apply", || (status(&named) == 403).then_some(()));
     assert_eq!(status("/log-202611300630.txt"), 200);
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": {} }));
     within_a_second("the list is empty again", || (status(&named) == 200).then_some(()));
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", "202611300630": "" } }));
-    within_a_second("the own list counts", || (status("/log-202611300630.txt") == 403).then_some(()));
+    within_a_second("its own list to apply", || (status("/log-202611300630.txt") == 403).then_some(()));
 }

@@ -185,7 +185,7 @@ fn chunked_overrides_content_length_and_closes() {
          3\r\nabc\r\n0\r\n\r\n{smuggled}",
         smuggled.len()
     );
-    assert_eq!(statuses(&server, request.as_bytes()), [201], "one answer, and what follows is never read");
+    assert_eq!(statuses(&server, request.as_bytes()), [201], "one answer, and the following bytes are not read");
     let stored = connect(&server).get("/00005e00530c-app.log").unwrap();
     assert_eq!(stored.text(), "abc");
     assert!(all_lines(&server).iter().all(|line| line["path"] != "/site.cfg"));

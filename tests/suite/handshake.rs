@@ -47,8 +47,8 @@ fn fragmented_hello_reaches_its_constituency() {
             let mut connection = client.connect_in_pieces(size).unwrap_or_else(|error| panic!("{size}: {error}"));
             assert_eq!(connection.get("/site.cfg").unwrap().text(), content, "records of {size} bytes");
         }
-        let nobody = server.client("nobody", &FACTORY.device(VVX500));
-        assert_eq!(answer_to(server.address(), &in_pieces(&nobody.hello(), size)), UNRECOGNIZED_NAME, "{size}");
+        let unknown = server.client("nobody", &FACTORY.device(VVX500));
+        assert_eq!(answer_to(server.address(), &in_pieces(&unknown.hello(), size)), UNRECOGNIZED_NAME, "{size}");
     }
 }
 

@@ -37,7 +37,7 @@ fn second_cn(value: &str) -> (DnType, DnValue) {
 }
 
 /// A site that accepts every phone with a valid subject, so that each refusal is due to the subject.
-fn open_house() -> Site {
+fn site_with_any_phone() -> Site {
     let site = Site::new();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
     for name in ["ote/site.cfg", "ote/00005e00530c.cfg", "ote/000000000000.cfg"] {
@@ -54,7 +54,7 @@ fn verify(site: &Site, identity: &Identity) -> (i32, String) {
 
 #[test]
 fn mac_in_the_subject_is_accepted_as_factories_write_it() {
-    let site = open_house();
+    let site = site_with_any_phone();
     let server = site.start();
     let printable = |text: &str| DnValue::PrintableString(PrintableString::try_from(text).unwrap());
     let cases = [
@@ -75,7 +75,7 @@ fn mac_in_the_subject_is_accepted_as_factories_write_it() {
     }
 }
 
-fn tricks() -> Vec<(Identity, &'static str)> {
+fn invalid_subjects() -> Vec<(Identity, &'static str)> {
     let of_type = |name: &str| {
         format!(
             "the device certificate's CN is a string of ASN.1 type {name}, only UTF8String and PrintableString are allowed"
@@ -84,7 +84,7 @@ fn tricks() -> Vec<(Identity, &'static str)> {
     let not_mac = |text: &str| format!("the device certificate's CN {text:?} is not a MAC address of 12 hex digits");
     let single = |value: DnValue| subject(&[cn(value), organization()]);
     let by_openssl = |subject: &str| FACTORY.issuing.issue_by_openssl(subject, LEAF);
-    let mut tricks = vec![
+    let mut invalid_subjects = vec![
         (subject(&[]), "the device certificate's subject has no CN".to_owned()),
         (subject(&[organization()]), "the device certificate's subject has no CN".to_owned()),
         (
@@ -110,7 +110,7 @@ fn tricks() -> Vec<(Identity, &'static str)> {
     for group in ["FFFFFFFFFFFF", "01005E000001", "333300000001"] {
         let words =
             format!("{} is a group's address (the first octet is odd), never a phone's own", group.to_lowercase());
-        tricks.push((single(group.into()), format!("the device certificate's CN names no phone: {words}")));
+        invalid_subjects.push((single(group.into()), format!("the device certificate's CN names no phone: {words}")));
     }
     for text in [
         "00005E00530CA",
@@ -128,21 +128,21 @@ fn tricks() -> Vec<(Identity, &'static str)> {
         "00005E00530C/O=Polycom Inc.",
         "*",
     ] {
-        tricks.push((single(text.into()), not_mac(text)));
+        invalid_subjects.push((single(text.into()), not_mac(text)));
     }
-    tricks.into_iter().map(|(identity, reason)| (identity, &*reason.leak())).collect()
+    invalid_subjects.into_iter().map(|(identity, reason)| (identity, &*reason.leak())).collect()
 }
 
 const LEAF: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-addext", "basicConstraints=CA:FALSE"];
 
 #[test]
 fn invalid_subject_is_refused_on_every_path_and_logged() {
-    let site = open_house();
+    let site = site_with_any_phone();
     let server = site.start();
-    let tricks = tricks();
-    assert_eq!(tricks.len(), 25);
+    let invalid_subjects = invalid_subjects();
+    assert_eq!(invalid_subjects.len(), 25);
     let mut bodies = std::collections::BTreeSet::new();
-    for (identity, expected) in tricks {
+    for (identity, expected) in invalid_subjects {
         let phone = server.client("ote", &identity);
         for (method, path) in [
             ("GET", "/site.cfg"),
@@ -165,13 +165,13 @@ fn invalid_subject_is_refused_on_every_path_and_logged() {
         }
         assert_eq!(verify(&site, &identity), (1, format!("refused: {expected}")));
     }
-    assert_eq!(bodies.len(), 1, "all refusals look alike");
+    assert_eq!(bodies.len(), 1, "all refusals are identical");
     assert!(!site.uploads("ote", VVX500).exists());
 }
 
 #[test]
 fn only_the_leaf_certificate_identifies_the_phone() {
-    let site = open_house();
+    let site = site_with_any_phone();
     let server = site.start();
     // Keycloak once used the name of another certificate of the chain (CVE-2023-2422).
     let identity = subject(&[organization()]).and(&FACTORY.device(VVX500).chain[0]);
@@ -183,7 +183,7 @@ fn only_the_leaf_certificate_identifies_the_phone() {
 
 #[test]
 fn hostile_subject_cannot_break_a_log_line() {
-    let mut site = open_house();
+    let mut site = site_with_any_phone();
     site.config["log"] = "text".into();
     let server = site.start();
     let identity = subject(&[cn("x\u{1b}[2J\r\n10.0.0.1 GET / 200")]);

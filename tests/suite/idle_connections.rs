@@ -20,9 +20,9 @@ fn connect(server: &Running) -> Connection {
 }
 
 /// Waits until the server has logged `times` times that it suspended a connection.
-fn wait_for_rests(server: &Running, times: usize) {
-    let rests = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
-    eventually("a rest", || (rests() >= times).then_some(()));
+fn wait_for_suspensions(server: &Running, times: usize) {
+    let suspensions = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
+    eventually("a suspension", || (suspensions() >= times).then_some(()));
 }
 
 fn get(path: &str) -> String {
@@ -34,11 +34,11 @@ fn idle_client_is_answered_when_it_sends_again() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
-    for rests in 1..=3 {
-        wait_for_rests(&server, rests);
-        assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "after rest {rests}");
+    for suspensions in 1..=3 {
+        wait_for_suspensions(&server, suspensions);
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "after suspension {suspensions}");
         let upload = connection.request("PUT", "/00005e00530c-app.log", "", &vec![b'x'; 100_000]).unwrap();
-        assert_eq!(upload.status, if rests == 1 { 201 } else { 204 });
+        assert_eq!(upload.status, if suspensions == 1 { 201 } else { 204 });
     }
 }
 
@@ -51,7 +51,7 @@ fn partial_pipelined_request_survives_idle_suspension() {
     let (begun, rest) = second.split_at(20);
     connection.send(format!("{}{begun}", get("/site.cfg")).as_bytes()).unwrap();
     assert_eq!(connection.response("GET").unwrap().status, 200);
-    wait_for_rests(&server, 1);
+    wait_for_suspensions(&server, 1);
     connection.send(rest.as_bytes()).unwrap();
     assert_eq!(connection.response("GET").unwrap().status, 200);
 }
@@ -61,8 +61,8 @@ fn request_refused_after_idling_is_logged_with_its_line() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
-    for (rests, piece) in [(1, "G"), (1, "ET /after a"), (1, " rest HTTP/1.1\r\nHost: x\r\n\r\n")] {
-        wait_for_rests(&server, rests);
+    for (suspensions, piece) in [(1, "G"), (1, "ET /after a"), (1, " rest HTTP/1.1\r\nHost: x\r\n\r\n")] {
+        wait_for_suspensions(&server, suspensions);
         connection.send(piece.as_bytes()).unwrap();
     }
     assert_eq!(connection.response("GET").unwrap().status, 400);
@@ -104,7 +104,7 @@ fn shutdown_sends_close_notify_to_an_idle_client() {
     let server = start(&site);
     let mut connection = connect(&server);
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
-    wait_for_rests(&server, 1);
+    wait_for_suspensions(&server, 1);
     server.signal(rustix::process::Signal::TERM);
     // Closed by close_notify; a stream that ends without it is an error.
     assert_eq!(connection.read_some().unwrap(), 0);
@@ -117,12 +117,12 @@ fn disconnect_while_idle_frees_the_connection_slot() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "connections_per_address": 1, "free_space_bytes": 0 });
     let server = start(&site);
-    for rests in 1..=2 {
-        let mut connection = eventually("a place", || {
+    for suspensions in 1..=2 {
+        let mut connection = eventually("a free slot", || {
             let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().ok()?;
             (connection.get("/site.cfg").ok()?.status == 200).then_some(connection)
         });
-        wait_for_rests(&server, rests);
+        wait_for_suspensions(&server, suspensions);
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
         connection.hang_up();
     }

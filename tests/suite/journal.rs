@@ -39,9 +39,9 @@ fn journal_entries_carry_priority_and_fields() {
     if !namespace::is_inside(test, &[]) {
         return;
     }
-    namespace::empty("/run");
+    namespace::mount_empty("/run");
     // In memory: the machine's own journal is not used.
-    namespace::empty("/var/log");
+    namespace::mount_empty("/var/log");
     std::fs::create_dir_all("/run/systemd/journal").unwrap();
     std::fs::create_dir_all("/run/log/journal").unwrap();
     let _journald = Killed(Command::new(JOURNALD).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
@@ -61,7 +61,7 @@ fn journal_entries_carry_priority_and_fields() {
     assert_eq!((&of_ote["SYSLOG_IDENTIFIER"], &of_ote["_TRANSPORT"]), (&"provost".into(), &"journal".into()));
     let fault = eventually("an entry of the fault", || journal(&["CONSTITUENCY=Not A Label"]).into_iter().next());
     assert!(["3", "4"].contains(&fault["PRIORITY"].as_str().unwrap()), "{fault}");
-    let listening = eventually("where it listens", || {
+    let listening = eventually("its addresses", || {
         let all = journal(&["SYSLOG_IDENTIFIER=provost"]);
         all.into_iter().find_map(|entry| Some(entry["MESSAGE"].as_str()?.strip_prefix("listening on ")?.to_owned()))
     });

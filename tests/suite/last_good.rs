@@ -75,7 +75,7 @@ fn last_good_policy_survives_a_typo_and_a_restart() {
     }
     let server = site.start();
     site.constituency("ote", &policy(&[VVX500]));
-    within_a_second("the mended policy", || (status(&server, VVX500) == Some(200)).then_some(()));
+    within_a_second("the repaired policy", || (status(&server, VVX500) == Some(200)).then_some(()));
     is_kept(&site, &policy(&[VVX500]).to_string());
     assert_eq!(status(&server, VVX550), Some(403));
 }
@@ -169,22 +169,24 @@ fn removal_of_a_policy_reports_its_lost_denials() {
     let server = site.start();
     is_kept(&site, &denying.to_string());
     fs::remove_file(site.served("ote/constituency.json")).unwrap();
-    let told = format!("constituency.json was removed, and 2 denials with it ({STRANGER}, {VVX550})");
-    assert!(server.says(&told).contains("provost deny MAC denies a phone whatever policies say"));
+    let reported = format!("constituency.json was removed, and 2 denials with it ({STRANGER}, {VVX550})");
+    assert!(server.says(&reported).contains("provost deny MAC denies a phone whatever policies say"));
     is_removed(&site, "ote.json");
     let warns = || {
         let ended = check(&site);
         assert_eq!(ended.code, 0, "{}", ended.stdout);
-        ended.stdout.contains(&told)
+        ended.stdout.contains(&reported)
     };
     assert!(warns(), "while the server runs");
     server.kill();
     assert!(warns(), "and when it does not");
-    site.start().says(&told);
+    site.start().says(&reported);
     // A new policy ends it.
     site.constituency("ote", &json!({}));
     let server = site.start();
-    eventually("no more trace", || (fs::read_dir(site.path("state/last-good")).unwrap().count() == 1).then_some(()));
+    eventually("its traces to be removed", || {
+        (fs::read_dir(site.path("state/last-good")).unwrap().count() == 1).then_some(())
+    });
     assert!(!warns());
     drop(server);
     // A policy that denied nothing, or that never existed, is not mentioned.
@@ -200,20 +202,20 @@ fn phone_both_listed_and_denied_is_a_warning() {
     contradictory["denied"] = json!([VVX550, STRANGER]);
     site.constituency("ote", &contradictory);
     let server = site.start();
-    let told = format!("both name {VVX550}: denied wins");
-    assert!(server.says(&told).contains("WARN"));
+    let reported = format!("both name {VVX550}: denied wins");
+    assert!(server.says(&reported).contains("WARN"));
     assert_eq!(status(&server, VVX550), Some(403));
     let ended = check(&site);
-    assert!(ended.code == 0 && ended.stdout.contains(&format!("warning: ote: \"phones\" and \"denied\" {told}")));
+    assert!(ended.code == 0 && ended.stdout.contains(&format!("warning: ote: \"phones\" and \"denied\" {reported}")));
     let operators = Operators::of(&server);
     let warnings = || operators.json("/api/overview")["constituencies"][0]["warnings"].clone();
-    assert!(warnings()[0].as_str().is_some_and(|warning| warning.contains(&told)), "{}", warnings());
+    assert!(warnings()[0].as_str().is_some_and(|warning| warning.contains(&reported)), "{}", warnings());
     let page = operators.get("/").body;
-    assert!(page.matches(&told).count() == 2 && page.contains("One thing needs you"), "{page}");
+    assert!(page.matches(&reported).count() == 2 && page.contains("One thing needs you"), "{page}");
     site.constituency("ote", &policy(&[VVX500, VVX550]));
     eventually("the end of the warning", || {
         let lines = server.stderr();
-        lines.iter().any(|line| line.contains("no longer so: ") && line.contains(&told)).then_some(())
+        lines.iter().any(|line| line.contains("no longer so: ") && line.contains(&reported)).then_some(())
     });
     eventually("the end of the warning on the page", || (warnings() == json!([])).then_some(()));
 }
@@ -228,7 +230,7 @@ fn full_or_read_only_disk_only_stops_keeping_policies() {
     let folder = site.path("state/last-good");
     fs::create_dir_all(&folder).unwrap();
     fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o700)).unwrap();
-    namespace::full(&folder);
+    namespace::mount_full(&folder);
     for state in ["full", "read-only"] {
         if state == "read-only" {
             let ended = run(Command::new("mount").args(["-o", "remount,ro"]).arg(&folder));
@@ -242,8 +244,8 @@ fn full_or_read_only_disk_only_stops_keeping_policies() {
         site.file("ote/constituency.json", TYPO);
         server.says("the last good policy stays in force");
         assert_eq!(status(&server, VVX550), Some(200), "{state}");
-        let told = server.stderr().into_iter().filter(|line| line.contains("cannot be kept")).count();
-        assert_eq!(told, 1, "{state}: it is said once");
+        let reported = server.stderr().into_iter().filter(|line| line.contains("cannot be kept")).count();
+        assert_eq!(reported, 1, "{state}: it is said once");
         site.constituency("ote", &policy(&[VVX500]));
     }
 }

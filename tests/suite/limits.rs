@@ -50,7 +50,7 @@ fn connections_per_address_is_enforced_exactly() {
     }
     // A freed slot is reused.
     drop(connections.pop());
-    eventually("the place", || is_served(&server).then_some(()));
+    eventually("the slot", || is_served(&server).then_some(()));
 }
 
 #[test]
@@ -94,8 +94,8 @@ fn known_phones_and_anonymous_clients_have_separate_limits() {
     let line = server.reason("all 3 places for phones' connections are taken (limits.connections)");
     assert_eq!(line["constituency"], "ote");
     drop(phones);
-    eventually("a phone's place", || is_served(&server).then_some(()));
-    assert!(public.get("/site.cfg").is_err(), "a phone's place is no stranger's");
+    eventually("a phone's slot", || is_served(&server).then_some(()));
+    assert!(public.get("/site.cfg").is_err(), "a phone's slot is not used for unknown clients");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn connections_per_phone_is_enforced_per_constituency() {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
     drop(connections.pop());
-    eventually("the place", || is_served(&server).then_some(()));
+    eventually("the slot", || is_served(&server).then_some(()));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn every_kind_of_connection_end_frees_its_slot() {
     let mut refusals = 0;
     for round in 0..ROUNDS {
         // A connection that was just closed may still hold its slot.
-        eventually("a place", || {
+        eventually("a free slot", || {
             let done = match round % 3 {
                 0 => TcpStream::connect(server.address()).is_ok(),
                 1 => client.connect().is_ok(),
@@ -156,7 +156,7 @@ fn every_kind_of_connection_end_frees_its_slot() {
     }
     assert!(refusals < ROUNDS, "{refusals} refusals of {ROUNDS}");
     // All four slots at once: none has leaked.
-    eventually("four places", || {
+    eventually("four slots", || {
         let mut four: Vec<_> = (0..4).map_while(|_| client.connect().ok()).collect();
         (four.len() == 4 && four.iter_mut().all(|one| one.get("/site.cfg").is_ok())).then_some(())
     });
@@ -270,9 +270,9 @@ fn low_open_files_limit_is_reported_with_the_needed_value() {
     let site = site_of(400);
     let needed = {
         let server = Running::start(site.command_under(&["prlimit", "--nofile=600:600"]), 1);
-        let told = server.says("the limit of open files (600) leaves room for");
-        assert!(told.contains("there are 400 known phones: raise LimitNOFILE to"), "{told}");
-        asked_for(&told).unwrap()
+        let reported = server.says("the limit of open files (600) leaves room for");
+        assert!(reported.contains("there are 400 known phones: raise LimitNOFILE to"), "{reported}");
+        asked_for(&reported).unwrap()
     };
     let check = tool::run(
         Command::new("prlimit")
@@ -295,7 +295,7 @@ fn low_open_files_limit_is_reported_with_the_needed_value() {
 #[test]
 fn start_without_descriptors_names_the_limit_to_raise() {
     let site = Site::with_ote();
-    let mut told = 0;
+    let mut reported = 0;
     for files in 4..24 {
         let limit = format!("--nofile={files}:{files}");
         let mut command = site.command_under(&["timeout", "2", "prlimit", &limit]);
@@ -305,9 +305,9 @@ fn start_without_descriptors_names_the_limit_to_raise() {
             break;
         }
         assert!(!ended.stderr.contains("write access"), "{files}: {ended:?}");
-        told += usize::from(ended.stderr.contains("raise LimitNOFILE to 1024 or more"));
+        reported += usize::from(ended.stderr.contains("raise LimitNOFILE to 1024 or more"));
     }
-    assert!(told >= 3, "{told}");
+    assert!(reported >= 3, "{reported}");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn unread_access_log_blocks_no_request_and_loss_is_logged() {
         for _ in 0..100 {
             assert_eq!(phone.response("HEAD").unwrap().status, 200);
         }
-        assert!(Instant::now() < deadline, "no line was ever lost");
+        assert!(Instant::now() < deadline, "no line was lost");
     }
     assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
     // Even shutdown does not wait for the reader indefinitely.
@@ -384,7 +384,7 @@ fn state_directory_is_private_and_locked() {
     let second = tool::run(&mut site.command());
     assert_eq!(second.code, 1, "{second:?}");
     assert!(second.stderr.contains("is in use by another provost"), "{second:?}");
-    assert!(is_served(&server), "the first goes on");
+    assert!(is_served(&server), "the first server is not affected");
     server.kill();
     // A crash leaves no lock behind.
     assert!(is_served(&site.start()));
@@ -402,6 +402,6 @@ fn silent_client_that_hangs_up_frees_its_slot() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
     }
-    eventually("the place", || is_served(&server).then_some(()));
+    eventually("the slot", || is_served(&server).then_some(()));
     server.reason("closed by the client");
 }

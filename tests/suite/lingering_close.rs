@@ -25,7 +25,7 @@ const LONGER: Duration = Duration::from_millis(4500);
 
 /// A client that sends one record at a time, and pauses after the second, which begins with its certificate, until the
 /// server has refused it.
-struct Hesitant<'a> {
+struct PausingSocket<'a> {
     socket: Socket,
     server: &'a Running,
     records: usize,
@@ -33,13 +33,13 @@ struct Hesitant<'a> {
     left: usize,
 }
 
-impl Read for Hesitant<'_> {
+impl Read for PausingSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.socket.read(buffer)
     }
 }
 
-impl Write for Hesitant<'_> {
+impl Write for PausingSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         if self.left == 0 {
             self.records += 1;
@@ -59,7 +59,7 @@ impl Write for Hesitant<'_> {
     }
 }
 
-impl<'a> Hesitant<'a> {
+impl<'a> PausingSocket<'a> {
     fn connect(server: &'a Running) -> Self {
         Self { socket: Socket::connect(server.address()).unwrap(), server, records: 0, left: 0 }
     }
@@ -88,7 +88,7 @@ fn tls12_client_refused_mid_flight_still_reads_the_alert() {
     let site = Site::with_ote();
     let server = site.start();
     let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS12, Some(&stranger()));
-    let (mut tls, mut end) = (client.begin().unwrap(), Hesitant::connect(&server));
+    let (mut tls, mut end) = (client.begin().unwrap(), PausingSocket::connect(&server));
     let error = loop {
         if let Err(error) = tls.complete_io(&mut end) {
             break error;
@@ -114,7 +114,7 @@ fn legacy_tls_client_refused_mid_flight_still_reads_the_alert() {
     context.set_private_key(&PKey::private_key_from_der(identity.key().secret_der()).unwrap()).unwrap();
     let mut ssl = Ssl::new(&context.build()).unwrap();
     ssl.set_hostname(&format!("ote.{DOMAIN}")).unwrap();
-    let Err(openssl::ssl::HandshakeError::Failure(failed)) = ssl.connect(Hesitant::connect(&server)) else {
+    let Err(openssl::ssl::HandshakeError::Failure(failed)) = ssl.connect(PausingSocket::connect(&server)) else {
         panic!("a stranger is in")
     };
     assert!(failed.error().to_string().contains("alert unknown ca"), "{}", failed.error());

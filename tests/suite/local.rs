@@ -69,8 +69,8 @@ fn demo_exits_1_if_a_phone_is_not_provisioned() {
     assert_eq!(ended.code, 1, "{}\n{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("the master configuration /00005e0053c7.cfg cannot be read"), "{}", ended.stdout);
     assert!(ended.stdout.ends_with("1 of 2 phones provisioned\n"), "{}", ended.stdout);
-    let nobody = folder_with(&json!({}));
-    let ended = demo_once(&nobody.path("."));
+    let site = folder_with(&json!({}));
+    let ended = demo_once(&site.path("."));
     assert_ne!(ended.code, 0);
     assert!(ended.stderr.contains("no constituency here knows a phone"), "{}", ended.stderr);
 }
@@ -86,7 +86,7 @@ fn demo_refuses_to_run_beside_a_provost_json() {
 
 #[test]
 fn demo_takes_the_next_port_if_8443_is_in_use() {
-    let ended = eventually("a demo while the usual port was taken all the time", || {
+    let ended = eventually("a demo while the usual port was in use", || {
         // If the port cannot be bound, another process holds it, and may free it before the demo starts.
         let holder = std::net::TcpListener::bind("127.0.0.1:8443");
         let ended = demo_once(tempfile::tempdir().unwrap().path());
@@ -104,7 +104,7 @@ fn demo_keeps_serving_until_sigterm() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
     command.arg("demo").current_dir(site.path(".")).env("TMPDIR", scratch.path());
     let demo = Running::start(command, 1);
-    let try_this = eventually("what to try next", || {
+    let try_this = eventually("the advice", || {
         demo.stdout().into_iter().find(|line| line.trim_start().starts_with("provost phone --url "))
     });
     assert!(demo.address().ip().is_loopback());
@@ -117,14 +117,14 @@ fn demo_keeps_serving_until_sigterm() {
     let lines: Vec<Value> = many.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let provisioned = lines.iter().filter(|line| line["event"] == "outcome" && line["provisioned"] == true);
     let phones: std::collections::BTreeSet<&str> = provisioned.map(|line| line["mac"].as_str().unwrap()).collect();
-    assert_eq!(phones.len(), 50, "each its own address");
+    assert_eq!(phones.len(), 50, "each has its own MAC");
     assert_eq!((*phones.first().unwrap(), *phones.last().unwrap()), (VVX500, "00005e00533d"));
     let last = lines.last().unwrap();
     assert_eq!((&last["event"], &last["phones"], &last["provisioned"]), (&json!("summary"), &json!(50), &json!(50)));
 
     demo.signal(rustix::process::Signal::TERM);
     assert!(demo.wait().success());
-    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "its state is thrown away");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "its state is deleted");
 }
 
 /// A server in local mode in a network namespace; `None`, after NOT RUN, if this user cannot create one.
@@ -252,8 +252,8 @@ fn commands_outside_the_service_folder_name_its_config() {
         return;
     }
     let above = tempfile::tempdir().unwrap();
-    namespace::cover("/etc", above.path());
-    let told = |args: &[&str]| {
+    namespace::mount_overlay("/etc", above.path());
+    let reported = |args: &[&str]| {
         let note = "note: local mode, because there is no provost.json here; the service's is \
                     /etc/provost/provost.json: add --config /etc/provost/provost.json\n";
         let ended = provost(tempfile::tempdir().unwrap().path(), args);
@@ -263,14 +263,14 @@ fn commands_outside_the_service_folder_name_its_config() {
     };
     let service = Path::new("/etc/provost/provost.json");
     let _ = std::fs::remove_file(service);
-    assert!(!told(&["phones"]), "there is no service");
+    assert!(!reported(&["phones"]), "there is no service");
     std::fs::create_dir_all(service.parent().unwrap()).unwrap();
     let config = json!({ "domain": "phones.example.com", "certificate": { "local_ca": {} } }).to_string();
     std::fs::write(service, &config).unwrap();
     for args in ABOUT_A_CONFIGURATION {
-        assert!(told(args), "{args:?}");
+        assert!(reported(args), "{args:?}");
     }
-    assert!(!told(&["phones", "--config", "/etc/provost/provost.json"]), "it is named");
+    assert!(!reported(&["phones", "--config", "/etc/provost/provost.json"]), "it is named");
     for (there, content) in [("provost.json", Some(config.as_str())), ("constituencies", None)] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(there);

@@ -14,7 +14,7 @@ use crate::harness::{VVX500, VVX550, eventually, not_run};
 use crate::revocation::{issuing, pem_of};
 
 /// A site with an operators' listener, whose constituencies list two phones.
-fn watched() -> Site {
+fn site_with_operators() -> Site {
     let mut site = Site::with_ote();
     let phones = json!({ VVX500: "the kitchen", VVX550: "the cellar" });
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
@@ -29,14 +29,14 @@ fn state(operators: &Operators, constituency: &str, mac: &str) -> Value {
 
 /// Waits until the phone is in `state`.
 #[track_caller]
-fn awaits(operators: &Operators, constituency: &str, mac: &str, wanted: &str) {
+fn wait_for_state(operators: &Operators, constituency: &str, mac: &str, wanted: &str) {
     eventually(&format!("{mac} to be {wanted}"), || (state(operators, constituency, mac) == wanted).then_some(()));
 }
 
 /// Asserts that every output says that the phone may be locked out, for `reason`, and that this is unproven.
 #[track_caller]
-fn assert_said(site: &Site, operators: &Operators, constituency: &str, mac: &str, reason: &str) {
-    awaits(operators, constituency, mac, "locked_out");
+fn assert_reported(site: &Site, operators: &Operators, constituency: &str, mac: &str, reason: &str) {
+    wait_for_state(operators, constituency, mac, "locked_out");
     let page = operators.get("/").body;
     assert_eq!(page.matches("may be locked out").count(), 1, "{page}");
     assert!(page.contains("The claim is unproven") && !page.contains("All is well"), "{page}");
@@ -68,14 +68,14 @@ fn refused_known_phone_is_a_headline_until_accepted() {
         (OTHER_FACTORY.device(VVX500), "is not trusted here"),
         (Identity::self_signed(&device_params(VVX500)), "signed by itself"),
     ];
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     assert_eq!(server.client("ote", &good).get("/site.cfg").unwrap().status, 200);
-    awaits(&operators, "ote", VVX500, "well");
+    wait_for_state(&operators, "ote", VVX500, "well");
     for (identity, reason) in kinds {
         server.client("ote", &identity).get("/site.cfg").unwrap_err();
-        assert_said(&site, &operators, "ote", VVX500, reason);
+        assert_reported(&site, &operators, "ote", VVX500, reason);
         let metrics = operators.get("/metrics").body;
         assert!(metrics.contains("provost_phones{constituency=\"ote\",state=\"locked_out\"} 1"), "{metrics}");
         match firing(&metrics) {
@@ -83,7 +83,7 @@ fn refused_known_phone_is_a_headline_until_accepted() {
             Some(firing) => assert!(firing.contains("ProvostPhonesLockedOut"), "{firing:?}"),
         }
         assert_eq!(server.client("ote", &good).get("/site.cfg").unwrap().status, 200);
-        awaits(&operators, "ote", VVX500, "well");
+        wait_for_state(&operators, "ote", VVX500, "well");
         assert!(operators.get("/").body.contains("All is well"));
         let listed = provost(&site.path("."), &["phones"]).stdout;
         assert!(!listed.contains("locked out"), "{listed}");
@@ -92,17 +92,17 @@ fn refused_known_phone_is_a_headline_until_accepted() {
 
 #[test]
 fn known_phone_refused_before_its_first_boot_is_a_headline() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     assert_eq!(state(&operators, "ote", VVX550), "never");
     server.client("ote", &expired(VVX550)).get("/site.cfg").unwrap_err();
-    assert_said(&site, &operators, "ote", VVX550, "expired");
+    assert_reported(&site, &operators, "ote", VVX550, "expired");
 }
 
 #[test]
 fn known_phone_whose_certificate_was_revoked_is_a_headline() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     let mut params = device_params(VVX500);
     params.serial_number = Some(0x80.into());
     let phone = FACTORY.issuing.issue(&params);
@@ -117,12 +117,12 @@ fn known_phone_whose_certificate_was_revoked_is_a_headline() {
     std::fs::write(site.path("new.pem"), pem_of(&issuing(&[0x80]))).unwrap();
     std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
     eventually("the new list", || client.get("/site.cfg").is_err().then_some(()));
-    assert_said(&site, &operators, "acme", VVX500, "revoked");
+    assert_reported(&site, &operators, "acme", VVX500, "revoked");
 }
 
 #[test]
 fn known_phone_with_a_wrong_password_is_a_headline() {
-    let site = watched();
+    let site = site_with_operators();
     site.constituency("pw", &json!({ "client_auth": "digest" }));
     site.file("pw/site.cfg", "<pw/>");
     site.write_config();
@@ -139,12 +139,12 @@ fn known_phone_with_a_wrong_password_is_a_headline() {
          response=\"00000000000000000000000000000000\", algorithm=MD5, cnonce=\"c\", nc=00000001, qop=auth\r\n"
     );
     assert_eq!(connection.request("GET", "/site.cfg", &answer, b"").unwrap().status, 401);
-    assert_said(&site, &operators, "pw", VVX500, "password");
+    assert_reported(&site, &operators, "pw", VVX500, "password");
 }
 
 #[test]
 fn strangers_cannot_flood_the_headlines_with_claims() {
-    let site = watched();
+    let site = site_with_operators();
     let mac = |number: u32| format!("00005e01{number:04x}");
     let known: serde_json::Map<String, Value> = (0..10).map(|number| (mac(number), json!(""))).collect();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": known, "denied": [VVX500] }));
@@ -157,7 +157,7 @@ fn strangers_cannot_flood_the_headlines_with_claims() {
     (100..130).for_each(|number| claim(&server, &mac(number)));
     claim(&server, VVX500);
     claim(&server, &mac(0));
-    awaits(&operators, "ote", &mac(0), "locked_out");
+    wait_for_state(&operators, "ote", &mac(0), "locked_out");
     let headline = |operators: &Operators| {
         let page = operators.get("/").body;
         assert_eq!(page.matches("may be locked out").count(), 1, "{page}");

@@ -10,7 +10,7 @@
     clippy::must_use_candidate,
     clippy::missing_panics_doc,
     clippy::print_stderr,
-    reason = "a test fails by panicking, reads the clock and writes files as it likes, and nobody imports it"
+    reason = "tests panic on failure, read the clock, write files and are not a library"
 )]
 
 mod harness;
@@ -44,16 +44,14 @@ mod idle_connections;
 mod install;
 mod journal;
 mod last_good;
-mod ledger;
+#[cfg(feature = "old-tls")]
+mod legacy_tls;
 mod limits;
 mod lingering_close;
-mod links;
 mod local;
 mod locked_out;
 mod manual;
 mod negotiation;
-#[cfg(feature = "old-tls")]
-mod old_tls;
 #[cfg(feature = "old-tls")]
 mod outputs;
 mod own_ca;
@@ -61,6 +59,7 @@ mod package;
 mod paths;
 mod permissions;
 mod phone_commands;
+mod phone_history;
 mod phones;
 mod pins;
 mod plain_http;
@@ -81,6 +80,7 @@ mod slow_clients;
 mod status;
 mod status_access;
 mod status_metrics;
+mod symlinks;
 mod systemd;
 mod systemd_boot;
 mod traffic_day;

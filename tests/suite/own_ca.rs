@@ -241,7 +241,7 @@ fn full_disk_issues_no_certificate() {
     }
     let site = site();
     std::fs::create_dir(site.path("full")).unwrap();
-    namespace::full(&site.path("full"));
+    namespace::mount_full(&site.path("full"));
     for out in ["full/x.pem", "full/x.der", "full/x.cfg"] {
         let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", out]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
@@ -356,7 +356,7 @@ fn ca_list_shows_valid_certificates_and_second_ones_are_noted() {
     assert!(!revoked.contains("has no certificate now") && !revoked.contains("to the server again"), "{revoked}");
     assert!(ca(&site, &["revoke", &one]).stdout.contains("everything is revoked already"));
     let third = ca(&site, &["issue", VVX500, "--out", "three.pem"]).stdout;
-    assert_eq!(third.matches("note: ").count(), 1, "only the second counts: {third}");
+    assert_eq!(third.matches("note: ").count(), 1, "only the second is valid: {third}");
     let list: Vec<(bool, bool)> =
         listed(&site).iter().map(|entry| (entry["counts"].as_bool().unwrap(), entry["revoked"].is_string())).collect();
     assert_eq!(list, [(false, true), (true, false), (true, false)]);

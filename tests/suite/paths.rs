@@ -279,7 +279,7 @@ fn all_404_answers_are_identical_and_special_files_do_not_block() {
     assert_eq!(device.get("/site.cfg").unwrap().status, 200);
     for path in &too_long {
         let line = server.access("a path that is too long", |line| line["path"] == path.as_str());
-        assert_eq!(line["reason"], "names of this kind are never served", "no file system was asked");
+        assert_eq!(line["reason"], "names of this kind are never served", "no file system access is needed");
     }
 }
 

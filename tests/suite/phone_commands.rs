@@ -58,7 +58,7 @@ fn site_with_visitors() -> (Site, Running) {
     assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
     let claimant = Identity::self_signed(&device_params(VVX550));
     server.client("ote", &claimant).get("/site.cfg").unwrap_err();
-    eventually("the ledger to know them all", || {
+    eventually("the phone history to contain them all", || {
         let all = objects(&site, &["phones", "--refused"]);
         (all.len() == 2 && macs(&site, &["--constituency", "lab"]).len() == 1).then_some(())
     });
@@ -72,7 +72,11 @@ fn phones_command_lists_state_model_firmware_and_refusal() {
     assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--refused"]), [STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--silent-for", "2d"]), [VVX550]);
-    assert_eq!(macs(&site, &["--silent-for", "0s"]), [VVX500, VVX500, VVX550], "strangers are not missed");
+    assert_eq!(
+        macs(&site, &["--silent-for", "0s"]),
+        [VVX500, VVX500, VVX550],
+        "unlisted phones are not reported as missing"
+    );
     let unknown = bad(&site, &["phones", "--constituency", "nobody"]);
     assert_eq!(unknown.stderr, "error: there is no constituency nobody; see provost constituency list\n");
 
@@ -143,7 +147,7 @@ fn phones_command_reflects_policy_changes_at_once() {
     assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER], "no server is needed");
     good(&site, &["allow", "00005e0053aa", "--constituency", "ote", "--note", "an \x1b[2J escape"]);
     let listed = provost(&site.path("."), &["phones"]).stdout;
-    assert!(listed.contains("an \u{fffd}[2J escape"), "a note drives no terminal");
+    assert!(listed.contains("an \u{fffd}[2J escape"), "control characters in a note are replaced");
 }
 
 #[test]
@@ -214,7 +218,7 @@ fn phones_of_the_policy_are_listed_without_a_history() {
     site.write_config();
     assert_eq!(macs(&site, &[]), [VVX500]);
     assert_eq!(macs(&site, &["--silent-for", "1h"]), [VVX500]);
-    assert!(!site.path("state").exists(), "reading makes nothing");
+    assert!(!site.path("state").exists(), "reading creates nothing");
     std::fs::create_dir_all(site.path("state/ledger")).unwrap();
     std::fs::write(site.path("state/ledger/ledger.sqlite"), "no database".repeat(1000)).unwrap();
     let ended = bad(&site, &["phones"]);
@@ -247,7 +251,7 @@ fn commands_run_by_root_keep_the_owner_of_state_files() {
     let server = serve(&wrapper);
     phone(&server).get("/site.cfg").unwrap();
     assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 201);
-    eventually("the ledger", || good(&site, &["phones"]).contains("known     20").then_some(()));
+    eventually("the phone history", || good(&site, &["phones"]).contains("known     20").then_some(()));
     good(&site, &["uploads", "list", VVX500]);
     all_of_nobody();
     // After a crash, the database's log is still there, and its index may be missing.

@@ -33,9 +33,9 @@ fn shipped() -> Site {
 }
 
 /// Boots a phone with the MAC `mac` at `name`; its files are in a temporary folder.
-struct Booth(tempfile::TempDir);
+struct PhoneRunner(tempfile::TempDir);
 
-impl Booth {
+impl PhoneRunner {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         FACTORY.device(VVX500).write(folder.path(), "device");
@@ -94,7 +94,7 @@ fn logged(server: &Running, count: usize) -> Vec<[String; 3]> {
 fn vvx_500_requests_follow_its_recorded_trace() {
     let site = shipped();
     let server = site.start();
-    let ended = Booth::new().boot(&server, "ucs-5-9", "device", &[]);
+    let ended = PhoneRunner::new().boot(&server, "ucs-5-9", "device", &[]);
     assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
     let expected = steps(VVX_500, &["00005e00530c-user.cfg", "site.cfg"]);
     assert_eq!(expected.len(), 15);
@@ -111,7 +111,7 @@ fn soundpoint_550_requests_follow_its_recorded_trace() {
     let site = shipped();
     let server = site.start();
     let model = ["--model", "SPIP_550", "--firmware", "4.0.15.1047", "--part-number", "2345-12500-001"];
-    let ended = Booth::new().boot(&server, "ucs-5-9", "device", &model);
+    let ended = PhoneRunner::new().boot(&server, "ucs-5-9", "device", &model);
     assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
     let expected = steps(SOUNDPOINT_550, &["00005e00530c-user.cfg", "site.cfg"]);
     assert_eq!(expected.len(), 8);
@@ -126,7 +126,7 @@ fn paths_equal_the_trace_if_the_master_names_no_folders() {
     let site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="site.cfg"/>"#);
     let server = site.start();
-    assert_eq!(Booth::new().boot(&server, "ote", "device", &[]).code, 0);
+    assert_eq!(PhoneRunner::new().boot(&server, "ote", "device", &[]).code, 0);
     let expected = steps(VVX_500, &["site.cfg"]);
     logged(&server, expected.len());
     let paths: Vec<String> =
@@ -138,7 +138,7 @@ fn paths_equal_the_trace_if_the_master_names_no_folders() {
 fn phone_json_has_one_object_per_request_and_an_outcome() {
     let site = shipped();
     let server = site.start();
-    let ended = Booth::new().boot(&server, "ote", "device", &["--json"]);
+    let ended = PhoneRunner::new().boot(&server, "ote", "device", &["--json"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (outcome, requests) = lines.split_last().unwrap();
@@ -154,7 +154,7 @@ fn phone_json_has_one_object_per_request_and_an_outcome() {
 fn failed_boot_reports_its_reason() {
     let site = shipped();
     let server = site.start();
-    let booth = Booth::new();
+    let booth = PhoneRunner::new();
     let not_provisioned = |device: &str, name: &str, more: &[&str], reason: &str| {
         let ended = booth.boot(&server, name, device, more);
         let last = ended.stdout.lines().last().unwrap_or_default();
@@ -177,7 +177,7 @@ fn failed_boot_reports_its_reason() {
 fn connection_refused_is_reported_as_not_provisioned() {
     // A port that was just free.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let booth = Booth::new();
+    let booth = PhoneRunner::new();
     let url = format!("https://ote.{DOMAIN}/");
     let args = ["phone", "--url", &url, "--mac", VVX500, "--certificate", "device.pem", "--key", "device.key"];
     let ended = provost(booth.0.path(), &[&args[..], &["--ca", "ca.pem", "--resolve", &free]].concat());
@@ -190,7 +190,7 @@ fn connection_refused_is_reported_as_not_provisioned() {
 fn second_boot_appends_to_the_uploaded_log() {
     let site = shipped();
     let server = site.start();
-    let booth = Booth::new();
+    let booth = PhoneRunner::new();
     let log = site.uploads("ucs-5-9", VVX500).join("logs").join(format!("{VVX500}-app.log"));
     assert_eq!(booth.boot(&server, "ucs-5-9", "device", &[]).code, 0);
     let first = std::fs::read(&log).unwrap();
@@ -216,7 +216,7 @@ fn virtual_phone_without_certificate_boots_if_none_is_required() {
     site.file("public/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     site.file("public/site.cfg", "<site/>");
     let server = site.start();
-    let booth = Booth::new();
+    let booth = PhoneRunner::new();
     let (url, resolve) = (format!("https://public.{DOMAIN}/"), server.address().to_string());
     let args = ["phone", "--url", &url, "--mac", VVX500, "--no-certificate", "--ca", "ca.pem", "--resolve", &resolve];
     let one = provost(booth.0.path(), &args);

@@ -114,7 +114,7 @@ fn pinned_certificate_is_accepted_whatever_its_issuer_or_dates() {
         ("SHA-1", made_by_openssl(&site, STRANGER, &[RSA, &["-sha1"]].concat(), &[CA])),
         ("expired", Identity::self_signed(&expired)),
         ("not valid yet", Identity::self_signed(&early)),
-        ("below a CA that nobody trusts", crate::harness::pki::OTHER_FACTORY.device(STRANGER)),
+        ("from an untrusted CA", crate::harness::pki::OTHER_FACTORY.device(STRANGER)),
     ];
     for (what, identity) in &certificates {
         let refused = || server.access_lines().iter().filter(|line| line["status"].is_null()).count();
@@ -184,9 +184,9 @@ fn certificate_resembling_a_pinned_one_is_refused() {
             let refused = curl(&site, &server, version, comes).unwrap_err();
             assert!(refused.contains("alert"), "{number} {version}: {refused}");
         }
-        let told = before + VERSIONS.len();
+        let reported = before + VERSIONS.len();
         let said = eventually(&format!("a line for each of case {number}"), || {
-            Some(of_reason()).filter(|lines| lines.len() == told)
+            Some(of_reason()).filter(|lines| lines.len() == reported)
         });
         assert!(said.iter().all(|line| line["mac"].is_null() && line["status"].is_null()), "{number}: {said:?}");
     }
@@ -504,7 +504,10 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     assert_eq!(allow("other"), "");
     server.client("other", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor there", &|line| line["constituency"] == "other" && line["proven"] == false);
-    assert!(allow("other").starts_with("warning: 00005e0053aa STAYS OUT: it came with"), "nothing else came there");
+    assert!(
+        allow("other").starts_with("warning: 00005e0053aa STAYS OUT: it came with"),
+        "no other request was recorded there"
+    );
     assert_eq!(allow("ote"), "");
     server.client("ote", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor again", &|line| is_claim(2)(line) && line["let_in_since"].is_null());

@@ -159,7 +159,7 @@ fn plain_http_serves_only_files_without_a_mac() {
     assert!(!site.path("state/uploads/ote").exists());
     // The same phone over TLS has its own file, and is the only one in the history.
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get(&own).unwrap().text(), "secret");
-    let seen = eventually("the phone in the ledger", || {
+    let seen = eventually("the phone in the history", || {
         let listed = provost(&site.path("."), &["phones", "--json"]).stdout;
         let seen: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         Some(seen.into_iter().filter(|line: &Value| line["requests"].is_u64()).collect::<Vec<_>>())
@@ -268,7 +268,7 @@ fn http_1_0_without_host_selects_the_no_sni_constituency() {
         if expected == 400 {
             server.reason("no Host header, and \"no_sni\"");
         }
-        assert_eq!(Raw::connect(&server).ask("/site.cfg", "").0, 400, "HTTP/1.1 must say it");
+        assert_eq!(Raw::connect(&server).ask("/site.cfg", "").0, 400, "HTTP/1.1 requires Host");
     }
 }
 
@@ -301,12 +301,16 @@ fn policy_change_applies_to_open_plain_http_connections() {
         (Raw::connect(&server), server.client("ote", &FACTORY.device(VVX500)).connect().unwrap());
     assert_eq!((ote.status(&host("ote")), phone.get("/site.cfg").unwrap().status), (200, 200));
     site.constituency("other", &policy(true));
-    within_a_second("the opening", || (Raw::connect(&server).status(&host("other")) == 200).then_some(()));
+    within_a_second("the opening of legacy TLS", || {
+        (Raw::connect(&server).status(&host("other")) == 200).then_some(())
+    });
     assert_eq!((ote.status(&host("other")), ote.status(&host("ote"))), (200, 200));
     site.constituency("ote", &policy(false));
-    within_a_second("the closing", || (Raw::connect(&server).status(&host("ote")) == 421).then_some(()));
+    within_a_second("the connection to be closed", || {
+        (Raw::connect(&server).status(&host("ote")) == 421).then_some(())
+    });
     assert_eq!((ote.status(&host("ote")), ote.is_closed()), (421, true));
-    assert_eq!(phone.get("/site.cfg").unwrap().status, 200, "over TLS nothing has happened");
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200, "TLS clients are not affected");
     std::fs::remove_dir_all(site.served("other")).unwrap();
     within_a_second("its end", || (Raw::connect(&server).status(&host("other")) == 421).then_some(()));
 }
@@ -327,10 +331,10 @@ fn plain_http_clients_use_only_anonymous_slots_and_time_out() {
     server.reason("all 2 places for anonymous connections are taken");
     let mut connection = phone.connect().unwrap();
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
-    assert!(phone.get("/site.cfg").is_err(), "its one place is taken, and is a phone's");
+    assert!(phone.get("/site.cfg").is_err(), "its only slot is used by a phone");
     drop(busy);
     let [mut first, mut second] = [(); 2].map(|()| {
-        eventually("a place", || {
+        eventually("a free slot", || {
             let mut peer = Raw::connect(&server);
             peer.try_status(&host("ote")).filter(|status| *status == 200).map(|_| peer)
         })
@@ -342,7 +346,7 @@ fn plain_http_clients_use_only_anonymous_slots_and_time_out() {
         line["tls"].is_null()
             && line["reason"].as_str().is_some_and(|reason| reason.starts_with("the request's header took too long"))
     });
-    eventually("free places", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
+    eventually("free slots", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
 }
 
 #[test]
@@ -382,7 +386,7 @@ fn idle_plain_http_connection_resumes_and_ends_on_shutdown() {
     let long = format!("Host: {}\r\nX-Padding: {}\r\n", host("ote"), "x".repeat(3000));
     for times in 1..=3 {
         assert_eq!(peer.ask("/site.cfg", &long).0, 200);
-        eventually("a rest", || (rests() >= times).then_some(()));
+        eventually("a suspension", || (rests() >= times).then_some(()));
     }
     server.signal(Signal::TERM);
     assert!(peer.is_closed());

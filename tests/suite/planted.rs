@@ -53,7 +53,7 @@ const PLACES: [(&str, &[&str]); 14] = [
 
 /// A site whose folders belong to the service's user, and root's folder with a file named `name`. Its certificates are
 /// obtained or from files.
-fn site_of_nobody(name: &str, is_obtained: bool) -> (Site, PathBuf) {
+fn site_of_service_user(name: &str, is_obtained: bool) -> (Site, PathBuf) {
     let mut site = Site::with_ote();
     site.constituency("pass", &json!({ "client_auth": "digest", "phones": { VVX550: "" } }));
     if is_obtained {
@@ -124,8 +124,10 @@ fn root_commands_neither_print_nor_change_planted_files() {
         for kind in KINDS {
             // It is planted again after each command that changes it.
             for words in commands {
-                let (site, roots) =
-                    site_of_nobody(name, ["state/certs/", "state/renewal"].iter().any(|it| place.starts_with(it)));
+                let (site, roots) = site_of_service_user(
+                    name,
+                    ["state/certs/", "state/renewal"].iter().any(|it| place.starts_with(it)),
+                );
                 let before = state_of(&roots);
                 fs::create_dir(site.path("state")).unwrap();
                 plant(kind, &site.path(place), &roots);
@@ -171,7 +173,7 @@ fn planted_uploads_are_not_followed_by_root_commands() {
     if !rustix::process::geteuid().is_root() {
         return not_run("planted_uploads_are_not_followed_by_root_commands", "only root can be root");
     }
-    let (site, roots) = site_of_nobody(UPLOAD, false);
+    let (site, roots) = site_of_service_user(UPLOAD, false);
     let own = site.uploads("ote", VVX500).join("00005e00530c-boot.log");
     plant("link", &site.uploads("ote", VVX500).join(UPLOAD), &roots);
     plant("link instead of its folder", &site.uploads("ote", VVX550).join(UPLOAD), &roots);

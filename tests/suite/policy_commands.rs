@@ -63,7 +63,7 @@ fn allow_and_deny_apply_within_a_second_and_keep_sessions() {
     assert_eq!(policy(&site, "ote")["denied"], json!([]));
 
     assert_eq!(bystander.get("/site.cfg").unwrap().status, 200, "its connection stayed open");
-    assert!(known.resumes(), "and its session counts");
+    assert!(known.resumes(), "and its session is resumed");
 }
 
 #[test]

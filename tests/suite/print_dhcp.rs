@@ -64,7 +64,7 @@ fn printed(site: &Site, format: &str) -> String {
 /// Lets the DHCP server `command` check a file with `text`, whose name follows the arguments.
 ///
 /// AppArmor may confine these programs to some folders; a copy is not confined.
-fn judged(command: &str, arguments: &[&str], text: &str) -> Ended {
+fn checked_by_server(command: &str, arguments: &[&str], text: &str) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.conf");
     std::fs::write(&file, text).unwrap();
@@ -75,15 +75,15 @@ fn judged(command: &str, arguments: &[&str], text: &str) -> Ended {
 }
 
 fn dhcpd(text: &str) -> Ended {
-    judged("dhcpd", &["-t", "-cf"], text)
+    checked_by_server("dhcpd", &["-t", "-cf"], text)
 }
 
 fn dnsmasq(text: &str) -> Ended {
-    judged("dnsmasq", &["--test", "-C"], text)
+    checked_by_server("dnsmasq", &["--test", "-C"], text)
 }
 
 fn kea(text: &str) -> Ended {
-    judged("kea-dhcp4", &["-t"], text)
+    checked_by_server("kea-dhcp4", &["-t"], text)
 }
 
 #[track_caller]
@@ -118,7 +118,7 @@ fn dnsmasq_accepts_the_printed_configuration() {
         text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("dhcp-opt")).collect();
     assert_eq!(phones.len(), HOSTILE.len() + 1, "{text}");
     assert!(phones.iter().all(|line| line.starts_with("dhcp-mac=set:provost-ote,00:00:5e:00:53:")), "{text}");
-    assert!(text.lines().all(|line| line.len() < 1000), "dnsmasq would take the rest for a line of its own:\n{text}");
+    assert!(text.lines().all(|line| line.len() < 1000), "dnsmasq would read the rest as another line:\n{text}");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn printed_dhcp_url_contains_alias_and_port() {
     let args = ["print", "dhcp", "--format", "isc", "--constituency", "trial"];
     let ended = provost(&site.path("."), &args);
     assert!(ended.stdout.contains("option polycom-server \"https://trial.phones.example.com:8443/\";"), "{ended:?}");
-    assert!(!Path::new(&site.path("state")).exists(), "nothing is made");
+    assert!(!Path::new(&site.path("state")).exists(), "nothing is created");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn limits_of_a_dhcp_server_are_printed_as_notes() {
     }
     let all = [format!("{VVX500}=192.0.2.30"), format!("{VVX550}=192.0.2.31")];
     let ended = print(&site, "dnsmasq", &["--lease", "2d", "--address", &all[0], &all[1]]);
-    assert_eq!(ended.stderr, "", "every phone gets its time");
+    assert_eq!(ended.stderr, "", "every phone gets its lease time");
     let leases = ended.stdout.lines().filter(|line| line.starts_with("dhcp-host=") && line.ends_with(",172800"));
     assert_eq!(leases.count(), 2, "{ended:?}");
     let ended = print(&site, "mikrotik", &["--lease", "90061", "--address", &all[0]]);
@@ -384,7 +384,7 @@ fn lan(test: &str, program: &str) -> bool {
     if !namespace::is_inside(test, &[]) {
         return false;
     }
-    if !lan::make() {
+    if !lan::create() {
         not_run(test, "there are no virtual Ethernet devices here (ip link add … type veth)");
         return false;
     }
@@ -416,7 +416,7 @@ fn merged(mut config: Value, printed: &[String]) -> String {
 /// A phone with a reservation keeps its address; a phone without one and another constituency's get theirs from the
 /// pool.
 #[track_caller]
-fn adds_to_what_is_there(mut server: DhcpServer) {
+fn assert_adds_options(mut server: DhcpServer) {
     for (mac, address, url) in [
         (VVX500, Some("192.0.2.30"), Some("https://ote.phones.example.com/")),
         (VVX550, None, Some("https://ote.phones.example.com/")),
@@ -470,7 +470,7 @@ fn dhcpd_adds_options_to_reservations() {
         (own.replace("polycom-server", "provision-url"), ote(&[]), prod(without)),
     ] {
         let text = lan::config(Program::Dhcpd, &format!("{own}\n{ote}\n{prod}"));
-        adds_to_what_is_there(DhcpServer::start(Program::Dhcpd, &text));
+        assert_adds_options(DhcpServer::start(Program::Dhcpd, &text));
     }
     assert!(!ote(without).contains(" code 1"), "{}", ote(without));
     // As the output's comment says.
@@ -510,7 +510,7 @@ fn kea_adds_options_to_reservations() {
     ]);
     for (own, printed) in [(&own, [ote(&[]), prod(without)]), (&defined, [prod(without), ote(without)])] {
         let text = merged(own.clone(), &printed);
-        adds_to_what_is_there(DhcpServer::start(Program::Kea, &text));
+        assert_adds_options(DhcpServer::start(Program::Kea, &text));
     }
     assert!(!ote(without).contains("option-def"), "{}", ote(without));
     // As the output's comment says.
@@ -544,7 +544,7 @@ dhcp-option=tag:lab,3";
     let ote = taken(&site, "dnsmasq", "ote", &EVERYTHING);
     let prod = taken(&site, "dnsmasq", "prod", &["--without-definitions"]);
     for text in [format!("{own}\n{ote}\n{prod}"), format!("{prod}\n{ote}\n{own}")] {
-        adds_to_what_is_there(DhcpServer::start(Program::Dnsmasq, &lan::config(Program::Dnsmasq, &text)));
+        assert_adds_options(DhcpServer::start(Program::Dnsmasq, &lan::config(Program::Dnsmasq, &text)));
     }
     let old = "dhcp-option=160,\"https://old.example.com/\"";
     let text = lan::config(Program::Dnsmasq, &format!("{ote}\n{own}\n{old}"));
@@ -613,7 +613,7 @@ fn ntp_names_are_resolved_for_servers_that_need_addresses() {
     let names = "192.0.2.8 ntp.example.com\n192.0.2.7 ntp.example.com\n2001:db8::7 ntp.example.com six.example.com\n\
                 127.0.1.1 here.example.com\n";
     std::fs::write(&hosts, names).unwrap();
-    namespace::lay(&hosts, Path::new("/etc/hosts"));
+    namespace::bind_mount(&hosts, Path::new("/etc/hosts"));
     let site = two_phones();
     let ntp = ["--ntp", "ntp.example.com", "192.0.2.7", "192.0.2.9"];
     for (format, value) in [

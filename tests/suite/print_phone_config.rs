@@ -181,7 +181,7 @@ fn printed_log_size_stays_below_the_upload_limit() {
     assert_eq!(printed(&site, &[])[name], "97");
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
     let names: Vec<String> = printed(&site, &[]).into_keys().collect();
-    assert!(!names.iter().any(|name| name.starts_with("log.")), "nothing is taken: {names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("log.")), "no certificate is used: {names:?}");
 }
 
 #[test]
@@ -307,9 +307,9 @@ fn phone_config_counts_the_addresses_of_the_server() {
     let hosts = folder.path().join("hosts");
     let lines = (1..=9).map(|last| format!("192.0.2.{last} ote.phones.example.com\n"));
     std::fs::write(&hosts, lines.take(3).collect::<String>()).unwrap();
-    namespace::lay(&hosts, Path::new("/etc/hosts"));
+    namespace::bind_mount(&hosts, Path::new("/etc/hosts"));
     assert_eq!(servers(&site, &[]).as_deref(), Some("3"));
     let all: String = (1..=9).map(|last| format!("192.0.2.{last} ote.phones.example.com\n")).collect();
     std::fs::write(&hosts, all).unwrap();
-    assert_eq!(servers(&site, &[]).as_deref(), Some("8"), "a phone tries no more");
+    assert_eq!(servers(&site, &[]).as_deref(), Some("8"), "a phone tries no more addresses");
 }

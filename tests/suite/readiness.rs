@@ -18,7 +18,7 @@ use crate::harness::{eventually, not_run};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The outputs about the certificates.
-struct Said {
+struct Reports {
     ready: (u16, String),
     certificates: Vec<Value>,
     page: String,
@@ -27,11 +27,11 @@ struct Said {
     status: Ended,
 }
 
-fn said(site: &Site, server: &Running) -> Said {
+fn said(site: &Site, server: &Running) -> Reports {
     let operators = Operators::of(server);
     let ready = operators.get("/readyz");
     let overview = operators.json("/api/overview");
-    Said {
+    Reports {
         ready: (ready.status, ready.body),
         certificates: overview["certificates"].as_array().unwrap().clone(),
         page: operators.get("/").body,
@@ -41,10 +41,10 @@ fn said(site: &Site, server: &Running) -> Said {
     }
 }
 
-impl Said {
+impl Reports {
     /// Asserts that all outputs report this level, state and reason for the certificate of `name`.
     #[track_caller]
-    fn assert_all_say(&self, key: &str, name: &str, (level, state): (&str, &str), reason: &str) {
+    fn assert_all_report(&self, key: &str, name: &str, (level, state): (&str, &str), reason: &str) {
         let is_it = |it: &&Value| it["key"] == key && it["names"][0] == name;
         let own = self.certificates.iter().find(is_it).unwrap_or_else(|| panic!("{:?}", self.certificates));
         assert_eq!((&own["level"], &own["state"]), (&json!(level), &json!(state)), "{own}");
@@ -96,7 +96,7 @@ fn certificate(name: &str, is_rsa: bool, age: Duration, lifetime: Duration) -> I
 }
 
 /// A site with an operators' listener, whose phones find a master configuration.
-fn watched() -> Site {
+fn site_with_operators() -> Site {
     let mut site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
@@ -117,13 +117,13 @@ fn certificate_near_expiry_is_reported_everywhere() {
     ];
     for (index, (lifetime, left, level, reason)) in cases.into_iter().enumerate() {
         let is_rsa = index % 2 == 0;
-        let mut site = watched();
+        let mut site = site_with_operators();
         let wildcard = format!("*.{DOMAIN}");
         certificate(&wildcard, is_rsa, lifetime.saturating_sub(left), lifetime).write(&site.path("."), "own");
         site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
         let server = site.start();
         let said = said(&site, &server);
-        said.assert_all_say(if is_rsa { "RSA" } else { "ECDSA" }, &wildcard, level, reason);
+        said.assert_all_report(if is_rsa { "RSA" } else { "ECDSA" }, &wildcard, level, reason);
         assert_eq!(said.ready.0, 200, "a certificate that is valid makes no server unready: {}", said.ready.1);
     }
 }
@@ -132,7 +132,7 @@ fn certificate_near_expiry_is_reported_everywhere() {
 fn one_expiring_pair_beside_valid_ones_is_reported() {
     let exact = format!("old.{DOMAIN}");
     for (name, is_rsa) in [(&*exact, true), (&*exact, false), (&format!("*.{DOMAIN}"), true)] {
-        let mut site = watched();
+        let mut site = site_with_operators();
         site.constituency("old", &json!({ "client_auth": "none", "certificate_names": "exact" }));
         site.file("old/000000000000.cfg", r#"<APPLICATION CONFIG_FILES=""/>"#);
         certificate(name, is_rsa, 89 * DAY, 90 * DAY).write(&site.path("."), "own");
@@ -162,14 +162,14 @@ fn server_without_a_valid_certificate_is_not_ready() {
         (DAY, 23 * HOUR, "expired", "certificate expired at"),
     ];
     for (age, lifetime, state, reason) in cases {
-        let mut site = watched();
+        let mut site = site_with_operators();
         let wildcard = format!("*.{DOMAIN}");
         certificate(&wildcard, true, age, lifetime).write(&site.path("."), "own");
         site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
         let server = site.start();
         let said = said(&site, &server);
         assert!(said.ready.0 == 503 && said.ready.1.contains(reason), "{:?}", said.ready);
-        said.assert_all_say("RSA", &wildcard, ("error", state), "expired at");
+        said.assert_all_report("RSA", &wildcard, ("error", state), "expired at");
         assert_alert(&said.metrics, "ProvostNotReady", true);
         // Another valid one is enough.
         let files = site.config["certificate"]["files"].as_array_mut().unwrap();
@@ -186,7 +186,7 @@ fn expired_pair_is_not_presented_beside_a_valid_one() {
     let (exact, wildcard) = (format!("home.{DOMAIN}"), format!("*.{DOMAIN}"));
     // The names and the key type of the expired pair.
     for (name, is_rsa) in [(&exact, true), (&exact, false), (&wildcard, false), (&wildcard, true)] {
-        let mut site = watched();
+        let mut site = site_with_operators();
         site.constituency("home", &json!({ "client_auth": "none", "certificate_names": "exact" }));
         site.file("home/000000000000.cfg", r#"<APPLICATION CONFIG_FILES=""/>"#);
         certificate(name, is_rsa, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
@@ -208,7 +208,7 @@ fn expired_pair_is_not_presented_beside_a_valid_one() {
 
 #[test]
 fn server_presenting_only_an_expired_certificate_is_not_ready() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     certificate(&format!("*.{DOMAIN}"), true, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
     // Phones of other constituencies refuse this one too.
     certificate(&format!("other.{DOMAIN}"), false, DAY, 90 * DAY).write(&site.path("."), "other");
@@ -221,7 +221,7 @@ fn server_presenting_only_an_expired_certificate_is_not_ready() {
 
 /// A site whose only pair is `own` with this identity.
 fn presenting(own: &Identity) -> Site {
-    let mut site = watched();
+    let mut site = site_with_operators();
     own.write(&site.path("."), "own");
     site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
     site
@@ -233,7 +233,7 @@ fn certificate_for_other_names_is_an_error_everywhere() {
         let site = presenting(&certificate(name, true, DAY, 90 * DAY));
         let server = site.start();
         let said = said(&site, &server);
-        said.assert_all_say("RSA", name, ("error", "wrong_names"), &format!("does not cover *.{DOMAIN}"));
+        said.assert_all_report("RSA", name, ("error", "wrong_names"), &format!("does not cover *.{DOMAIN}"));
         assert_eq!(said.ready.0, 200, "a certificate that is valid makes no server unready: {}", said.ready.1);
     }
 }
@@ -258,8 +258,8 @@ fn intermediate_near_expiry_is_reported_everywhere() {
         let said = said(&site, &server);
         assert_eq!(said.ready.0, 200, "{}", said.ready.1);
         // The page escapes quotation marks.
-        let said = Said { page: said.page.replace("&quot;", "\""), ..said };
-        said.assert_all_say("ECDSA", &wildcard, level, reason);
+        let said = Reports { page: said.page.replace("&quot;", "\""), ..said };
+        said.assert_all_report("ECDSA", &wildcard, level, reason);
     }
 }
 
@@ -326,7 +326,7 @@ fn broken_certificate_files_are_reported_until_repaired() {
 
 #[test]
 fn never_usable_pair_is_reported_beside_a_valid_one() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     std::fs::remove_file(site.path("rsa.key")).unwrap();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
@@ -340,7 +340,7 @@ fn never_usable_pair_is_reported_beside_a_valid_one() {
 
 #[test]
 fn not_yet_valid_certificate_advises_to_check_the_clock() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     let wildcard = format!("*.{DOMAIN}");
     let mut params = rcgen::CertificateParams::new(vec![wildcard.clone()]).unwrap();
     valid(&mut params, SystemTime::now() + DAY, SystemTime::now() + 90 * DAY);
@@ -349,7 +349,7 @@ fn not_yet_valid_certificate_advises_to_check_the_clock() {
     let server = site.start();
     let said = said(&site, &server);
     assert_eq!(said.ready.0, 503, "{:?}", said.ready);
-    said.assert_all_say("ECDSA", &wildcard, ("error", "not_yet_valid"), "check this machine's clock");
+    said.assert_all_report("ECDSA", &wildcard, ("error", "not_yet_valid"), "check this machine's clock");
 }
 
 #[track_caller]
@@ -362,7 +362,7 @@ fn assert_alert(metrics: &str, alert: &str, fires: bool) {
 
 /// A site whose CA is unreachable, with an obtained certificate of this age and lifetime.
 fn cannot_renew(age: Duration, lifetime: Duration, names: &[String]) -> Site {
-    let mut site = watched();
+    let mut site = site_with_operators();
     let key = "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };";
     std::fs::write(site.path("tsig.key"), key).unwrap();
     std::fs::set_permissions(site.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -406,7 +406,7 @@ fn overdue_renewal_is_reported_everywhere() {
         }
         let said = said(&site, &server);
         assert_eq!(said.ready.0, 200, "{:?}", said.ready);
-        said.assert_all_say("RSA", &names[0], level, reason);
+        said.assert_all_report("RSA", &names[0], level, reason);
         // Without a server, the files are judged.
         drop(server);
         let stored = provost(&site.path("."), &["certificate", "status"]);
@@ -417,7 +417,7 @@ fn overdue_renewal_is_reported_everywhere() {
 
 #[test]
 fn server_with_no_constituency_is_not_ready_and_alerts() {
-    let site = watched();
+    let site = site_with_operators();
     std::fs::rename(site.path("constituencies"), site.path("away")).unwrap();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -452,7 +452,7 @@ fn server_with_no_constituency_is_not_ready_and_alerts() {
 
 #[test]
 fn readyz_fails_from_sigterm_on_during_the_drain() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     site.config["limits"]["drain_s"] = 600.into();
     let server = site.start();
     let operators = Operators::of(&server);

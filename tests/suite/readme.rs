@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::harness::bind::{self, Bind, BindConfig, Named};
 use crate::harness::certbot::Certbot;
 use crate::harness::pages::{PAGES, anchor, code_spans, fences, internal_links, page, prose, resolved, section};
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::systemd::value;
@@ -172,7 +172,7 @@ fn every_internal_link_resolves() {
             assert_eq!(there, 1, "{name} links to #{wanted} of {target}, which has {headings:?}");
         }
     }
-    assert!(seen >= 75, "saw only {seen} links");
+    assert!(seen >= 75, "found only {seen} links");
 }
 
 #[test]
@@ -238,8 +238,8 @@ fn documented_dhcp_and_phone_config_commands_print() {
     }
     for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
         let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
-        let told = if format == "mikrotik" { "provost-home-160" } else { "\"https://home.phones.example.com/\"" };
-        assert!(printed(&command).contains(told), "{format}");
+        let reported = if format == "mikrotik" { "provost-home-160" } else { "\"https://home.phones.example.com/\"" };
+        assert!(printed(&command).contains(reported), "{format}");
     }
     let kept = printed(&commands[1]);
     assert!(kept.contains("device.prov.serverName=\"home.phones.example.com\""), "{kept}");
@@ -303,9 +303,9 @@ impl Machine {
             )
             .primary("com", "example NS ns1.example\nns1.example A 192.0.2.10", "");
         let above = above.start_at("198.41.0.4:53".parse().unwrap());
-        ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::empty);
+        ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::mount_empty);
         for covered in ["/etc", "/usr/local"] {
-            namespace::cover(covered, folder);
+            namespace::mount_overlay(covered, folder);
         }
         for made in ["/run/named", "/var/lib/bind", "/var/cache/bind"] {
             std::fs::create_dir(made).unwrap();
@@ -323,7 +323,7 @@ impl Machine {
         let options = std::fs::read_to_string(etc.join("named.conf.options")).unwrap();
         let here = "dnssec-validation no;\n\tlisten-on { 127.0.0.1; 192.0.2.10; };";
         std::fs::write(etc.join("named.conf.options"), with(&options, "dnssec-validation auto;", here)).unwrap();
-        namespace::lay(&etc, Path::new("/etc/bind"));
+        namespace::bind_mount(&etc, Path::new("/etc/bind"));
         assert_eq!(run(command("rndc-confgen").arg("-a")).code, 0);
         namespace::resolve_through("192.0.2.10", folder);
         Self { bind: Named::start(Path::new("/etc/bind/named.conf")), _above: above }
@@ -380,7 +380,7 @@ fn bare_machine_goes_public_as_documented() {
     }
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::bare(folder.path());
-    let pebble = Pebble::start(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
+    let pebble = Pebble::start(Behavior::default(), "192.0.2.10:53".parse().unwrap());
     let steps = fences(section(GOING_PUBLIC.0, GOING_PUBLIC.1));
     let [("sh", zone), ("json", site), ("sh", grant), ("sh", last)] = steps[..] else { panic!("{steps:?}") };
 
@@ -547,9 +547,9 @@ fn certbot_files_reach_the_service_as_documented() {
         return not_run(test, "only root can make a user");
     }
     let folder = tempfile::tempdir().unwrap();
-    ["/run", "/srv", "/var/lib"].into_iter().for_each(namespace::empty);
+    ["/run", "/srv", "/var/lib"].into_iter().for_each(namespace::mount_empty);
     for covered in ["/etc", "/usr/local"] {
-        namespace::cover(covered, folder.path());
+        namespace::mount_overlay(covered, folder.path());
     }
     let sh = |script: &str| run(command("sh").args(["-e", "-c", script]).current_dir("/"));
     assert_eq!(sh("provost install && mkdir /srv/provost/constituencies/home").code, 0);

@@ -11,7 +11,7 @@ use crate::harness::tls::{Client, Connection, alert};
 use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
 
 /// A policy of `ote` that lists these phones.
-fn knows(phones: &[&str]) -> Value {
+fn policy_listing(phones: &[&str]) -> Value {
     let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
     json!({ "trust": ["factory"], "phones": phones })
 }
@@ -21,9 +21,9 @@ const WAYS: [&str; 3] = ["a policy renamed into its place", "a policy written in
 
 fn add_phone(site: &Site, way: &str) {
     match way {
-        "a policy renamed into its place" => site.constituency("ote", &knows(&[VVX500, VVX550])),
+        "a policy renamed into its place" => site.constituency("ote", &policy_listing(&[VVX500, VVX550])),
         "a policy written in place" => {
-            site.file("ote/constituency.json", knows(&[VVX500, VVX550]).to_string());
+            site.file("ote/constituency.json", policy_listing(&[VVX500, VVX550]).to_string());
         }
         _ => {
             site.file(&format!("ote/{VVX550}.cfg"), "<own/>");
@@ -33,9 +33,9 @@ fn add_phone(site: &Site, way: &str) {
 
 fn remove_phone(site: &Site, way: &str) {
     match way {
-        "a policy renamed into its place" => site.constituency("ote", &knows(&[VVX500])),
+        "a policy renamed into its place" => site.constituency("ote", &policy_listing(&[VVX500])),
         "a policy written in place" => {
-            site.file("ote/constituency.json", knows(&[VVX500]).to_string());
+            site.file("ote/constituency.json", policy_listing(&[VVX500]).to_string());
         }
         _ => fs::remove_file(site.served(&format!("ote/{VVX550}.cfg"))).unwrap(),
     }
@@ -51,13 +51,13 @@ fn gives_within_a_second(client: &Client, status: u16) {
 
 /// Sends requests on the open `connection` until one gets `status`.
 #[track_caller]
-fn turns_within_a_second(connection: &mut Connection, status: u16) {
+fn changes_within_a_second(connection: &mut Connection, status: u16) {
     within_a_second(&format!("{status} on an open connection"), || {
         (connection.get("/site.cfg").unwrap().status == status).then_some(())
     });
 }
 
-fn unrecognised(client: &Client) -> bool {
+fn unrecognized(client: &Client) -> bool {
     client.get("/site.cfg").is_err_and(|error| alert(&error) == Some(AlertDescription::UnrecognisedName))
 }
 
@@ -92,7 +92,7 @@ fn removed_phone_gets_403_on_its_open_connection() {
         assert_eq!(open.get("/site.cfg").unwrap().status, 200, "{way}");
         assert_eq!(other.get("/site.cfg").unwrap().status, 200, "{way}");
         remove_phone(&site, way);
-        turns_within_a_second(&mut open, 403);
+        changes_within_a_second(&mut open, 403);
         assert!(open.is_closed(), "{way}");
         assert_eq!(client.get("/site.cfg").unwrap().status, 403, "{way}");
         assert_eq!(other.get("/site.cfg").unwrap().status, 200, "the others keep their connection: {way}");
@@ -105,14 +105,14 @@ fn removed_phone_gets_403_on_its_open_connection() {
 fn denial_overrides_list_and_own_file_within_a_second() {
     let site = Site::with_ote();
     add_phone(&site, "a file of its own");
-    site.constituency("ote", &knows(&[VVX500, VVX550]));
+    site.constituency("ote", &policy_listing(&[VVX500, VVX550]));
     let server = site.start();
     let mut open = server.client("ote", &FACTORY.device(VVX550)).connect().unwrap();
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    let mut policy = knows(&[VVX500, VVX550]);
+    let mut policy = policy_listing(&[VVX500, VVX550]);
     policy["denied"] = json!([VVX550]);
     site.constituency("ote", &policy);
-    turns_within_a_second(&mut open, 403);
+    changes_within_a_second(&mut open, 403);
     server.reason(&format!("{VVX550} is denied by ote"));
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
 }
@@ -123,17 +123,17 @@ fn alias_change_applies_to_open_connections() {
     let server = site.start();
     let device = FACTORY.device(VVX500);
     let old_name = server.client("old-name", &device);
-    assert!(unrecognised(&old_name));
-    let mut policy = knows(&[VVX500]);
+    assert!(unrecognized(&old_name));
+    let mut policy = policy_listing(&[VVX500]);
     policy["aliases"] = json!(["old-name"]);
     site.constituency("ote", &policy);
     gives_within_a_second(&old_name, 200);
     let mut open = old_name.connect().unwrap();
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    site.constituency("ote", &knows(&[VVX500]));
-    turns_within_a_second(&mut open, 421);
+    site.constituency("ote", &policy_listing(&[VVX500]));
+    changes_within_a_second(&mut open, 421);
     assert!(open.is_closed());
-    assert!(unrecognised(&old_name));
+    assert!(unrecognized(&old_name));
     gives_within_a_second(&server.client("ote", &device), 200);
 }
 
@@ -141,7 +141,7 @@ fn alias_change_applies_to_open_connections() {
 fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
     let site = Site::with_ote();
     let device = FACTORY.device(VVX500);
-    let mut policy = knows(&[VVX500]);
+    let mut policy = policy_listing(&[VVX500]);
     policy["aliases"] = json!(["lab"]);
     site.constituency("ote", &policy);
     let server = site.start();
@@ -149,7 +149,7 @@ fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
     assert_eq!(lab.get("/site.cfg").unwrap().text(), "<site/>");
 
     site.file("lab/site.cfg", "<lab/>");
-    site.constituency("lab", &knows(&[VVX500]));
+    site.constituency("lab", &policy_listing(&[VVX500]));
     within_a_second("the folder's own file", || lab.get("/site.cfg").ok().filter(|it| it.text() == "<lab/>"));
     server.says("the alias \\\"lab\\\" has no effect: a folder of that name exists");
 
@@ -161,7 +161,7 @@ fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
     assert_eq!(lab.get("/site.cfg").unwrap().text(), "<site/>");
 
     site.constituency("second", &policy);
-    within_a_second("nobody", || unrecognised(&lab).then_some(()));
+    within_a_second("the refusal", || unrecognized(&lab).then_some(()));
     server.says("the alias \\\"lab\\\" has no effect: ote and second claim it");
     gives_within_a_second(&server.client("ote", &device), 200);
     fs::remove_dir_all(site.served("second")).unwrap();
@@ -171,13 +171,13 @@ fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
 #[test]
 fn folder_with_a_broken_policy_still_overrides_an_alias() {
     let site = Site::with_ote();
-    let mut policy = knows(&[VVX500]);
+    let mut policy = policy_listing(&[VVX500]);
     policy["aliases"] = json!(["lab"]);
     site.constituency("ote", &policy);
     site.file("lab/constituency.json", "{");
     let server = site.start();
     server.says("has no effect: a folder of that name exists");
-    assert!(unrecognised(&server.client("lab", &FACTORY.device(VVX500))));
+    assert!(unrecognized(&server.client("lab", &FACTORY.device(VVX500))));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn broken_policy_keeps_the_last_good_one_and_is_located() {
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     assert!(client.resumes());
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 403);
-    site.constituency("ote", &knows(&[VVX500, VVX550]));
+    site.constituency("ote", &policy_listing(&[VVX500, VVX550]));
     gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
     server.says("ote: its policy is good again, and in force");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
@@ -211,15 +211,15 @@ fn broken_first_policy_is_not_served_until_repaired() {
     site.file("new/constituency.json", "{ \"trust\": [\"factory\"], \"phones\": [] }");
     let said = server.says("new/constituency.json:1");
     assert!(said.contains("(not served)"), "{said}");
-    assert!(unrecognised(&client));
-    site.constituency("new", &knows(&[VVX500]));
+    assert!(unrecognized(&client));
+    site.constituency("new", &policy_listing(&[VVX500]));
     gives_within_a_second(&client, 200);
 }
 
 #[test]
 fn tls_policy_change_ends_earlier_connections_and_sessions() {
     let with = |key: &str, value: Value| {
-        let mut policy = knows(&[VVX500]);
+        let mut policy = policy_listing(&[VVX500]);
         policy[key] = value;
         policy
     };
@@ -238,12 +238,12 @@ fn tls_policy_change_ends_earlier_connections_and_sessions() {
         assert_eq!(open.get("/site.cfg").unwrap().status, 200);
         assert!(client.resumes());
         site.constituency("ote", changed);
-        turns_within_a_second(&mut open, 403);
+        changes_within_a_second(&mut open, 403);
         assert!(open.is_closed());
         server.reason("the policy's TLS part changed since this connection was made");
-        assert!(!client.resumes(), "a session of before {changed}");
+        assert!(!client.resumes(), "a session from before {changed}");
         gives_within_a_second(&client, 200);
-        assert!(client.resumes(), "a session of after {changed}");
+        assert!(client.resumes(), "a session from after {changed}");
         let newcomer = server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg");
         assert_eq!(newcomer.is_ok(), changed.get("expired_device_certificates").is_none(), "{changed}");
     }
@@ -267,7 +267,7 @@ fn other_policy_changes_keep_sessions_and_connections() {
         ("tls", json!("modern")),
     ];
     for (key, value) in &changes {
-        let mut policy = knows(&[VVX500]);
+        let mut policy = policy_listing(&[VVX500]);
         policy[*key] = value.clone();
         policy["phones"][VVX550] = "".into();
         site.constituency("ote", &policy);
@@ -275,7 +275,7 @@ fn other_policy_changes_keep_sessions_and_connections() {
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
         assert_eq!(open.get("/site.cfg").unwrap().status, 200, "{key}");
         assert!(client.resumes(), "{key}");
-        site.constituency("ote", &knows(&[VVX500]));
+        site.constituency("ote", &policy_listing(&[VVX500]));
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 403);
     }
     assert_eq!(changes.len(), 6);
@@ -292,7 +292,7 @@ fn rewritten_identical_policy_changes_nothing() {
     site.constituency("ote", &policy);
     site.file("ote/constituency.json", serde_json::to_string_pretty(&policy).unwrap());
     // A later change whose log line shows that the earlier one was read.
-    site.constituency("marker", &knows(&[]));
+    site.constituency("marker", &policy_listing(&[]));
     server.says("marker is served");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     assert!(client.resumes());
@@ -314,5 +314,5 @@ fn renamed_folder_is_served_only_under_its_new_name() {
     gives_within_a_second(&server.client("production", &device), 200);
     assert_eq!(open.get("/site.cfg").unwrap().status, 421);
     assert!(open.is_closed());
-    assert!(unrecognised(&server.client("ote", &device)));
+    assert!(unrecognized(&server.client("ote", &device)));
 }

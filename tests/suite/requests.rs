@@ -232,10 +232,10 @@ fn no_sni_constituency_is_served_by_name_or_address() {
     for host in ["prod.phones.example.com", "phones.example.com", "localhost"] {
         assert_eq!(client(VVX500).host(host).get("/site.cfg").unwrap().status, 421, "{host}");
     }
-    assert_eq!(client(STRANGER).get("/site.cfg").unwrap().status, 403, "its policy holds in full");
+    assert_eq!(client(STRANGER).get("/site.cfg").unwrap().status, 403, "its whole policy applies");
     assert_eq!(client(VVX500).get("/00005e0053c7.cfg").unwrap().status, 403);
-    let nobody = Client::new(server.address(), None);
-    assert!(nobody.get("/site.cfg").is_err(), "and it asks for a certificate");
+    let without_sni = Client::new(server.address(), None);
+    assert!(without_sni.get("/site.cfg").is_err(), "and it asks for a certificate");
 }
 
 #[test]
@@ -282,17 +282,17 @@ fn public_constituency_serves_only_common_files_read_only() {
     site.file("public/000000000000.cfg", "<everybody/>");
     site.file("public/00005e00530c.cfg", "secret");
     let server = site.start();
-    let mut anybody = Client::new(server.address(), Some("public.phones.example.com")).connect().unwrap();
-    assert_eq!(anybody.get("/site.cfg").unwrap().text(), "<public/>");
-    assert_eq!(anybody.get("/000000000000.cfg").unwrap().text(), "<everybody/>");
+    let mut client = Client::new(server.address(), Some("public.phones.example.com")).connect().unwrap();
+    assert_eq!(client.get("/site.cfg").unwrap().text(), "<public/>");
+    assert_eq!(client.get("/000000000000.cfg").unwrap().text(), "<everybody/>");
     for path in ["/00005e00530c.cfg", "/00005E00530C.cfg", "/a/00-00-5e-00-53-0c.cfg", "/00005e0053ff.cfg"] {
-        assert_eq!(anybody.get(path).unwrap().status, 404, "{path}");
+        assert_eq!(client.get(path).unwrap().status, 404, "{path}");
     }
     for method in ["PUT", "DELETE"] {
-        let response = anybody.request(method, "/00005e00530c-app.log", "", b"x").unwrap();
+        let response = client.request(method, "/00005e00530c-app.log", "", b"x").unwrap();
         assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")), "{method}");
     }
     let phone = server.client("public", &FACTORY.device(VVX500));
-    assert_eq!(phone.get("/00005e00530c.cfg").unwrap().status, 404, "nobody is asked, so nobody has proved anything");
+    assert_eq!(phone.get("/00005e00530c.cfg").unwrap().status, 404, "no certificate is requested, so no MAC is proven");
     server.access("a nameless request", |line| line["path"] == "/site.cfg" && line["mac"].is_null());
 }

@@ -37,7 +37,7 @@ fn numbered(mac: &str, serial: u64) -> Identity {
 /// A CRL of the factory's issuing CA.
 pub fn issuing(serials: &[u64]) -> CertificateRevocationList {
     let serials: Vec<SerialNumber> = serials.iter().map(|serial| (*serial).into()).collect();
-    FACTORY.issuing.revokes(&serials, SystemTime::now() + 20 * DAY)
+    FACTORY.issuing.crl(&serials, SystemTime::now() + 20 * DAY)
 }
 
 pub fn pem_of(list: &CertificateRevocationList) -> Vec<u8> {
@@ -100,13 +100,13 @@ fn crl_unreadable_at_first_is_retried_until_loaded() {
     within_a_second("the new list", || client.get("/site.cfg").is_err().then_some(()));
     server.reason("(serial number 05) was revoked");
     let times = server.stderr().iter().filter(|line| line.contains(cannot)).count();
-    assert_eq!(times, 1, "it is tried again and again, and said once");
+    assert_eq!(times, 1, "it is retried often and logged once");
 }
 
 #[test]
 fn outdated_crl_refuses_all_certificates_of_its_ca() {
     let phone = numbered(VVX500, 9);
-    let ended = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
+    let ended = FACTORY.issuing.crl(&[], SystemTime::now() - DAY);
     let outdated = site(&[("crl.pem", pem_of(&ended))]);
     let server = outdated.start();
     assert_eq!(status(&server, &phone), None);
@@ -148,9 +148,9 @@ fn fresh_crl_of_a_namesake_ca_does_not_renew_an_outdated_one() {
         params.use_authority_key_identifier_extension = true;
         ca.issue(&params)
     };
-    let ended = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
+    let ended = FACTORY.issuing.crl(&[], SystemTime::now() - DAY);
     let mut site = site(&[("crl.pem", pem_of(&ended))]);
-    let fresh = namesake.revokes(&[7.into()], SystemTime::now() + 20 * DAY);
+    let fresh = namesake.crl(&[7.into()], SystemTime::now() + 20 * DAY);
     std::fs::write(site.path("namesake.pem"), [namesake.pem().into_bytes(), pem_of(&fresh)].concat()).unwrap();
     site.config["trust"]["namesake"] = json!(["namesake.pem"]);
     site.constituency("acme", &json!({ "trust": ["acme", "namesake"], "phones": { VVX500: "" } }));
@@ -169,7 +169,7 @@ fn fresh_crl_of_a_namesake_ca_does_not_renew_an_outdated_one() {
 #[test]
 fn revoked_ca_revokes_the_certificates_it_signed() {
     let issuing = serial_of(FACTORY.issuing.certificate.der());
-    let list = FACTORY.root.revokes(&[SerialNumber::from_slice(&issuing)], SystemTime::now() + DAY);
+    let list = FACTORY.root.crl(&[SerialNumber::from_slice(&issuing)], SystemTime::now() + DAY);
     let phone = numbered(VVX500, 11);
     let revoked = site(&[("crl.pem", pem_of(&list))]);
     let server = revoked.start();
@@ -177,7 +177,7 @@ fn revoked_ca_revokes_the_certificates_it_signed() {
     assert_eq!(status(&server, &phone.clone().with(&FACTORY.issuing)), None, "nor when the phone sends it");
     server.reason("the CA \"CN=Test Factory Issuing CA 1\" (serial number ");
     // The root's own CRL, which lists other certificates, changes nothing.
-    let other = FACTORY.root.revokes(&[1.into()], SystemTime::now() + DAY);
+    let other = FACTORY.root.crl(&[1.into()], SystemTime::now() + DAY);
     let unrevoked = site(&[("crl.pem", pem_of(&other))]);
     let server = unrevoked.start();
     assert_eq!(status(&server, &phone), Some(200));
@@ -202,7 +202,7 @@ fn forged_foreign_or_partial_crl_makes_the_bundle_unusable() {
     *forged.last_mut().unwrap() ^= 1;
     let mut long = good.der().to_vec();
     long.push(0);
-    let partial = FACTORY.issuing.lists(&CertificateRevocationListParams {
+    let partial = FACTORY.issuing.sign_crl(&CertificateRevocationListParams {
         this_update: SystemTime::now().into(),
         next_update: (SystemTime::now() + DAY).into(),
         crl_number: 1.into(),
@@ -220,11 +220,7 @@ fn forged_foreign_or_partial_crl_makes_the_bundle_unusable() {
             pem("X509 CRL", &forged).into_bytes(),
             "has a CRL that \"CN=Test Factory Issuing CA 1\" did not sign",
         ),
-        (
-            "foreign",
-            pem_of(&OTHER_FACTORY.root.revokes(&[], SystemTime::now() + DAY)),
-            "which is no CA of the same bundle",
-        ),
+        ("foreign", pem_of(&OTHER_FACTORY.root.crl(&[], SystemTime::now() + DAY)), "which is no CA of the same bundle"),
         ("partial", pem_of(&partial), "with the critical extension 2.5.29.28"),
         ("long", pem("X509 CRL", &long).into_bytes(), "has bytes after the CRL"),
         ("damaged", pem("X509 CRL", b"no list").into_bytes(), "is no CRL"),
@@ -244,7 +240,7 @@ fn pin_does_not_override_a_revoked_certificate() {
     let (lost, of_revoked_ca) = (numbered(VVX500, 30), numbered(VVX550, 31));
     let root = FACTORY
         .root
-        .revokes(&[SerialNumber::from_slice(&serial_of(FACTORY.issuing.certificate.der()))], SystemTime::now() + DAY);
+        .crl(&[SerialNumber::from_slice(&serial_of(FACTORY.issuing.certificate.der()))], SystemTime::now() + DAY);
     let site = site(&[("crl.pem", pem_of(&issuing(&[30]))), ("root.pem", pem_of(&root))]);
     let pinned = |identity: &Identity| json!({ "note": "", "certificate_sha256": fingerprint(identity) });
     let phones = json!({ VVX500: pinned(&lost), VVX550: pinned(&of_revoked_ca) });

@@ -75,8 +75,8 @@ fn change_among_2000_folders_and_20000_phones_takes_a_second() {
     eprintln!(
         "{FOLDERS} constituencies: first answer {started:?}; a phone among 20 000 {phone:?}, a policy {one:?}, a folder added {added:?}, removed {removed:?}"
     );
-    let told = server.stderr().iter().filter(|line| line.contains(" is served")).count();
-    assert_eq!(told, FOLDERS + 3);
+    let reported = server.stderr().iter().filter(|line| line.contains(" is served")).count();
+    assert_eq!(reported, FOLDERS + 3);
 }
 
 #[test]
@@ -93,13 +93,13 @@ fn continuous_writes_do_not_delay_a_reload() {
         number += 1;
         if number % 50 == 0 && !is_seen && gives(&server, "new", VVX500, 404).is_some() {
             is_seen = true;
-            watch.at_most(Duration::from_secs(1), &format!("a change in a storm of {number} writes"));
+            watch.at_most(Duration::from_secs(1), &format!("a change during {number} writes"));
         }
     }
     assert!(is_seen, "not among {number} writes");
     // After the writes, the next change does not wait for queued reloads.
     site.constituency("ote", &policy(&[VVX500, VVX550]));
-    within_a_second("a change after the storm", || gives(&server, "ote", VVX550, 200));
+    within_a_second("a change after the writes", || gives(&server, "ote", VVX550, 200));
 }
 
 #[test]

@@ -42,37 +42,37 @@ impl Careless {
     }
 }
 
-fn anybody() -> ServerName<'static> {
+fn any_server() -> ServerName<'static> {
     ServerName::try_from("anybody.example").unwrap()
 }
 
 impl ClientSessionStore for Careless {
     fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.sessions.set_kx_hint(anybody(), group);
+        self.sessions.set_kx_hint(any_server(), group);
     }
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.sessions.kx_hint(&anybody())
+        self.sessions.kx_hint(&any_server())
     }
 
     fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.sessions.set_tls12_session(anybody(), value);
+        self.sessions.set_tls12_session(any_server(), value);
     }
 
     fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.count(self.sessions.tls12_session(&anybody()))
+        self.count(self.sessions.tls12_session(&any_server()))
     }
 
     fn remove_tls12_session(&self, _: &ServerName<'static>) {
-        self.sessions.remove_tls12_session(&anybody());
+        self.sessions.remove_tls12_session(&any_server());
     }
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.sessions.insert_tls13_ticket(anybody(), value);
+        self.sessions.insert_tls13_ticket(any_server(), value);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.count(self.sessions.take_tls13_ticket(&anybody()))
+        self.count(self.sessions.take_tls13_ticket(&any_server()))
     }
 }
 
@@ -148,9 +148,9 @@ fn anonymous_session_is_not_resumed_where_a_cert_is_required() {
     site.file("open/site.cfg", "<open/>");
     let server = site.start();
     for version in VERSIONS {
-        let (anybody, memory) = client(&server, "open", version, None);
-        assert_eq!((visit(&anybody), visit(&anybody)), ((200, false), (200, true)), "{version:?}");
-        let error = anybody.clone().named(Some(&format!("ote.{DOMAIN}"))).get("/site.cfg").unwrap_err();
+        let (anonymous, memory) = client(&server, "open", version, None);
+        assert_eq!((visit(&anonymous), visit(&anonymous)), ((200, false), (200, true)), "{version:?}");
+        let error = anonymous.clone().named(Some(&format!("ote.{DOMAIN}"))).get("/site.cfg").unwrap_err();
         assert_eq!(alert(&error), Some(AlertDescription::CertificateRequired), "{version:?}");
         assert_eq!(memory.given(), 2);
     }
@@ -166,15 +166,15 @@ fn session_is_not_resumed_after_its_alias_moved() {
         site.constituency("ote", &policy());
         site.file("ote/site.cfg", "<site/>");
         let server = site.start();
-        let (anybody, memory) = client(&server, "moving", version, None);
-        assert_eq!((visit(&anybody), visit(&anybody)), ((200, false), (200, true)));
+        let (anonymous, memory) = client(&server, "moving", version, None);
+        assert_eq!((visit(&anonymous), visit(&anonymous)), ((200, false), (200, true)));
         site.constituency("open", &json!({ "client_auth": "none" }));
         let mut mine = policy();
         mine["aliases"] = json!(["moving"]);
         site.constituency("ote", &mine);
         let last = eventually("the alias to move", || {
             let given = memory.given();
-            let error = anybody.get("/site.cfg").err()?;
+            let error = anonymous.get("/site.cfg").err()?;
             (alert(&error) != Some(AlertDescription::UnrecognisedName))
                 .then_some((alert(&error), memory.given() - given))
         });
@@ -190,15 +190,15 @@ fn session_without_sni_ends_when_no_sni_changes() {
         site.constituency("open", &json!({ "client_auth": "none" }));
         site.file("open/site.cfg", "<open/>");
         let server = site.start();
-        let (anybody, memory) = client(&server, "open", version, None);
-        let anybody = anybody.named(None);
-        assert_eq!((visit(&anybody), visit(&anybody)), ((200, false), (200, true)));
+        let (anonymous, memory) = client(&server, "open", version, None);
+        let anonymous = anonymous.named(None);
+        assert_eq!((visit(&anonymous), visit(&anonymous)), ((200, false), (200, true)));
         site.config["no_sni"] = "ote".into();
         site.write_config();
         server.signal(Signal::HUP);
         server.says("SIGHUP: ");
         let given = memory.given();
-        let error = anybody.get("/site.cfg").unwrap_err();
+        let error = anonymous.get("/site.cfg").unwrap_err();
         assert_eq!((alert(&error), memory.given() - given), (Some(AlertDescription::CertificateRequired), 1));
     }
 }
@@ -226,7 +226,7 @@ fn no_session_survives_a_tls_policy_change() {
         let mut open = phone.connect().unwrap();
         site.constituency("ote", after);
         server.says("the TLS part of the policy changed");
-        let refused = eventually("the change to count", || {
+        let refused = eventually("the change to apply", || {
             let response = open.get("/site.cfg").unwrap();
             (response.status != 200).then_some(response.status)
         });
@@ -320,7 +320,7 @@ fn expiring_certificate_ends_connections_and_sessions() {
     for (phone, connection) in phones.iter().zip(&mut open) {
         eventually("the certificate to expire", || (connection.get("/site.cfg").unwrap().status == 403).then_some(()));
         assert!(connection.is_closed());
-        assert_eq!(visit(phone), (403, true), "a resumed session is judged by the certificate that it remembers");
+        assert_eq!(visit(phone), (403, true), "a resumed session is authorized by its stored certificate");
         let error = server.client("ote", &device).get("/site.cfg").unwrap_err();
         assert_eq!(alert(&error), Some(AlertDescription::CertificateExpired));
     }

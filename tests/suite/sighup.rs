@@ -125,7 +125,7 @@ fn broken_configuration_keeps_the_one_in_use() {
     let said = server.says("the configuration that is in use stays");
     assert!(said.contains("provost.json:2:2: \\\"domains\\\""), "{said}");
     let last = server.stderr().into_iter().rfind(|line| line.contains("SIGHUP")).unwrap();
-    assert!(last == said && last.contains("ERROR"), "nothing that follows sounds like success: {last}");
+    assert!(last == said && last.contains("ERROR"), "the last line reports no success: {last}");
     assert_eq!(nameless.get("/site.cfg").unwrap().status, 200);
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
 
@@ -161,7 +161,7 @@ fn new_trust_bundle_applies_on_sighup_without_a_restart() {
     for (name, device) in [("early", &new), ("late", &new), ("late", &old)] {
         eventually("the policy", || (server.client(name, device).get("/").ok()?.status == 404).then_some(()));
     }
-    assert_eq!(open.get("/site.cfg").unwrap().status, 200, "nobody else noticed");
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200, "other connections stay open");
     assert!(!server.stderr().iter().any(|line| line.contains("restart")), "{:?}", server.stderr());
 
     // It is watched like the others.
@@ -213,7 +213,7 @@ fn sighup_rereads_constituency_folders() {
     for (policy, status) in [(json!({ "trust": ["factory"] }), 403), (json!({ "client_auth": "none" }), 200)] {
         site.constituency("ote", &policy);
         reload(&server);
-        assert_eq!(client.get("/site.cfg").unwrap().status, status, "by then it is done");
+        assert_eq!(client.get("/site.cfg").unwrap().status, status, "it is finished by then");
     }
     for _ in 0..20 {
         server.signal(Signal::HUP);

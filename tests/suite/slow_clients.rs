@@ -14,7 +14,7 @@ use crate::harness::socket::Socket;
 use crate::harness::{PATIENCE, VVX500, Watch};
 
 /// Each timeout has another length, so that the elapsed time shows which one applied.
-fn impatient() -> Site {
+fn site_with_short_timeouts() -> Site {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({
         "handshake_s": 1, "header_s": 1, "idle_s": 2, "stall_s": 1, "free_space_bytes": 0,
@@ -24,7 +24,7 @@ fn impatient() -> Site {
 
 /// Asserts that about `seconds` have passed since the start of `watch`: not less, and not much more.
 #[track_caller]
-fn took_about(watch: &Watch, seconds: u64) {
+fn assert_took_about(watch: &Watch, seconds: u64) {
     let took = watch.elapsed();
     assert!(took >= Duration::from_millis(seconds * 1000 - 50), "{took:?} instead of {seconds} s");
     watch.at_most(Duration::from_secs(seconds + 2), &format!("what ends after {seconds} s"));
@@ -32,7 +32,7 @@ fn took_about(watch: &Watch, seconds: u64) {
 
 /// Asserts that `line` reports something that began after `before`, lasted at least `seconds`, and is over.
 #[track_caller]
-fn tells_when(line: &Value, before: OffsetDateTime, seconds: i64) {
+fn assert_logged_duration(line: &Value, before: OffsetDateTime, seconds: i64) {
     let after = OffsetDateTime::now_utc();
     let time = OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap();
     let duration = time::Duration::seconds_f64(line["duration_ms"].as_f64().unwrap() / 1000.0);
@@ -71,7 +71,7 @@ fn client_hello() -> Vec<u8> {
 
 #[test]
 fn unfinished_handshake_times_out_and_is_logged() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let server = site.start();
     let hello = client_hello();
     let beginnings: [&[u8]; 4] = [&[], &hello[..1], &hello[..hello.len() / 2], &hello];
@@ -80,18 +80,18 @@ fn unfinished_handshake_times_out_and_is_logged() {
         let mut stream = stranger(&server);
         stream.write_all(beginning).unwrap();
         wait_for_end(&mut stream);
-        took_about(&watch, 1);
+        assert_took_about(&watch, 1);
         let port = stream.local_addr().unwrap().to_string();
         let line = server.access("the handshake", |line| line["address"] == port.as_str());
         assert_eq!(line["reason"], "the handshake took more than 1 s", "beginning {number}");
         assert_eq!((&line["status"], &line["mac"]), (&Value::Null, &Value::Null));
-        tells_when(&line, before, 1);
+        assert_logged_duration(&line, before, 1);
     }
 }
 
 #[test]
 fn dripping_client_hello_does_not_extend_the_timeout() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let server = site.start();
     let hello = client_hello();
     let mut stream = stranger(&server);
@@ -106,14 +106,14 @@ fn dripping_client_hello_does_not_extend_the_timeout() {
         }
     }
     wait_for_end(&mut stream);
-    took_about(&watch, 1);
+    assert_took_about(&watch, 1);
     let line = server.reason("the handshake took more than 1 s");
     assert_eq!(line["address"], stream.local_addr().unwrap().to_string().as_str());
 }
 
 #[test]
 fn unfinished_or_dripping_header_times_out_and_is_logged() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
     for drips in [false, true] {
@@ -129,25 +129,25 @@ fn unfinished_or_dripping_header_times_out_and_is_logged() {
             }
         }
         assert!(connection.is_closed());
-        took_about(&watch, 1);
+        assert_took_about(&watch, 1);
         let line = server.access("the header", |line| line["address"] == port.as_str() && !line["reason"].is_null());
         let reason = "the request's header took too long; it begins \"GET /site.cfg HTTP/1.1\"";
         assert_eq!(line["reason"], reason);
         assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
-        tells_when(&line, before, 1);
+        assert_logged_duration(&line, before, 1);
     }
 }
 
 #[test]
 fn idle_connection_is_closed_without_a_log_line() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
     let watch = Watch::start();
     let mut fresh = client.connect().unwrap();
     assert!(fresh.is_closed());
     // Before its first request, a connection has the header timeout.
-    took_about(&watch, 1);
+    assert_took_about(&watch, 1);
     let mut used = client.connect().unwrap();
     let mut watch = Watch::start();
     for _ in 0..5 {
@@ -157,7 +157,7 @@ fn idle_connection_is_closed_without_a_log_line() {
         assert_eq!(used.get("/site.cfg").unwrap().status, 200);
     }
     assert!(used.is_closed());
-    took_about(&watch, 2);
+    assert_took_about(&watch, 2);
     // Later lines are present, and none about idling.
     assert_eq!(client.get("/absent.cfg").unwrap().status, 404);
     server.access("the last request", |line| line["path"] == "/absent.cfg");
@@ -166,7 +166,7 @@ fn idle_connection_is_closed_without_a_log_line() {
 
 #[test]
 fn stalled_upload_is_aborted_and_leaves_no_file() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let server = site.start();
     let path = format!("/{VVX500}-app.log");
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -175,7 +175,7 @@ fn stalled_upload_is_aborted_and_leaves_no_file() {
     connection.send(head.as_bytes()).unwrap();
     connection.send(&[b'x'; 5000]).unwrap();
     assert!(connection.is_closed());
-    took_about(&watch, 1);
+    assert_took_about(&watch, 1);
     let line = server.reason("no progress for too long");
     assert_eq!((&line["path"], &line["mac"]), (&path.as_str().into(), &VVX500.into()));
     assert!(!site.uploads("ote", VVX500).join(format!("{VVX500}-app.log")).exists());
@@ -186,7 +186,7 @@ fn stalled_upload_is_aborted_and_leaves_no_file() {
 
 #[test]
 fn client_that_does_not_read_is_aborted_and_logged() {
-    let site = impatient();
+    let site = site_with_short_timeouts();
     let whole = 20 << 20;
     site.file("ote/firmware.ld", vec![0; whole]);
     let server = site.start();
@@ -194,7 +194,7 @@ fn client_that_does_not_read_is_aborted_and_logged() {
     let watch = Watch::start();
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let line = server.access("the download", |line| line["path"] == "/firmware.ld");
-    took_about(&watch, 1);
+    assert_took_about(&watch, 1);
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.starts_with("no progress for too long after "), "{reason}");
     assert!(reason.ends_with(&format!(" of {whole} bytes")), "{reason}");
@@ -204,7 +204,7 @@ fn client_that_does_not_read_is_aborted_and_logged() {
 
 #[test]
 fn slow_but_steady_reader_gets_the_whole_file() {
-    let mut site = impatient();
+    let mut site = site_with_short_timeouts();
     site.config["limits"]["stall_s"] = 2.into();
     let whole = 20 << 20;
     site.file("ote/firmware.ld", vec![7; whole]);

@@ -42,7 +42,7 @@ fn overview_lists_waiting_and_well_phones() {
 const TOKEN: &str = "a-token-for-tests-0123456789";
 
 /// A site whose operators' listener requires [`TOKEN`], or is reachable only from this machine.
-fn watched() -> Site {
+fn site_with_operators() -> Site {
     let mut site = Site::with_ote();
     write_token(&site, TOKEN, 0o600);
     site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
@@ -57,7 +57,7 @@ fn write_token(site: &Site, token: &str, mode: u32) {
 
 #[test]
 fn phone_allowed_by_the_api_is_served_within_a_second() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server).with_token(TOKEN);
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
@@ -65,17 +65,17 @@ fn phone_allowed_by_the_api_is_served_within_a_second() {
     let wanted = json!({ "mac": "00:00:5E:00:53:AA", "constituency": "ote", "note": "Küche \"2\"" });
     let answer = operators.post("/api/allow", &wanted);
     assert_eq!((answer.status, answer.json()), (200, json!({ "changed": true })));
-    within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+    within_a_second("the phone to be accepted", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
     assert_eq!(operators.post("/api/allow", &wanted).json(), json!({ "changed": false }));
     assert!(std::fs::read_to_string(site.served("ote/constituency.json")).unwrap().contains("Küche \\\"2\\\""));
     let denied = operators.post("/api/deny", &json!({ "mac": STRANGER, "constituency": "ote" }));
     assert_eq!(denied.json(), json!({ "changed": true }));
-    within_a_second("the phone to be kept out", || (stranger.get("/site.cfg").unwrap().status == 403).then_some(()));
+    within_a_second("the phone to be refused", || (stranger.get("/site.cfg").unwrap().status == 403).then_some(()));
 }
 
 #[test]
 fn every_answer_carries_security_headers() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     let paths = ["/", "/healthz", "/readyz", "/api/overview", "/sign-in", "/nothing"];
@@ -111,7 +111,7 @@ fn api_phones_are_searched_sorted_and_paged() {
     };
     eventually("the stranger", || (given("state=waiting").1 == [STRANGER]).then_some(()));
     assert_eq!(operators.json("/api/phones")["total"], 33);
-    assert_eq!(given("").1[0], STRANGER, "what needs somebody comes first");
+    assert_eq!(given("").1[0], STRANGER, "phones that need an operator come first");
     assert_eq!(given("state=well").1, ["00005e005305"]);
     assert_eq!(given("state=denied&constituency=home").1, ["00005e005301"]);
     assert_eq!(given("search=k%C3%BCche").1, ["00005e005307"]);
@@ -129,7 +129,7 @@ fn api_phones_are_searched_sorted_and_paged() {
 
 #[test]
 fn api_phone_history_lists_newest_requests_first() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     let phone = server.client("ote", &FACTORY.device(VVX500));
@@ -152,7 +152,7 @@ fn api_phone_history_lists_newest_requests_first() {
 
 #[test]
 fn activity_is_counted_and_survives_a_restart() {
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     let phone = server.client("ote", &FACTORY.device(VVX500));
@@ -170,18 +170,18 @@ fn activity_is_counted_and_survives_a_restart() {
         };
         (sum("served"), sum("refused"), sum("handshakes"))
     };
-    eventually("what was done", || (sums(&operators) == (3, 2, 5)).then_some(()));
+    eventually("the recorded requests", || (sums(&operators) == (3, 2, 5)).then_some(()));
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
     let server = site.start();
     let operators = Operators::of(&server);
-    eventually("what was done before", || (sums(&operators) == (3, 2, 5)).then_some(()));
+    eventually("the earlier requests", || (sums(&operators) == (3, 2, 5)).then_some(()));
 }
 
 #[test]
 fn events_stream_reports_new_activity() {
     use std::io::{BufRead, BufReader};
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     let mut curl = operators.with(&["--no-buffer"]).curl("/events");
@@ -199,7 +199,7 @@ fn events_stream_reports_new_activity() {
 
 #[test]
 fn readyz_fails_only_if_no_phone_can_be_served() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     let server = site.start();
     let operators = Operators::of(&server);
     assert_eq!((operators.get("/healthz").status, operators.get("/readyz").status), (200, 200));
@@ -218,7 +218,7 @@ fn readyz_fails_only_if_no_phone_can_be_served() {
 
 #[test]
 fn readyz_fails_with_a_missing_or_expired_certificate() {
-    let mut site = watched();
+    let mut site = site_with_operators();
     site.config["certificate"] = json!({ "files": [{ "chain": "later.pem", "key": "later.key" }] });
     let server = site.start();
     let operators = Operators::of(&server);
@@ -240,7 +240,7 @@ fn readyz_fails_with_a_missing_or_expired_certificate() {
 
 #[test]
 fn overview_lists_problems_with_policies_and_the_history() {
-    let site = watched();
+    let site = site_with_operators();
     std::fs::create_dir_all(site.served("broken")).unwrap();
     std::fs::write(site.served("broken/constituency.json"), "{").unwrap();
     let server = site.start();
@@ -257,10 +257,10 @@ fn overview_lists_problems_with_policies_and_the_history() {
     std::fs::rename(site.path("state/ledger"), site.path("state/ledger.away")).unwrap();
     std::fs::write(site.path("state/ledger"), "").unwrap();
     server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap();
-    eventually("the ledger's trouble", || {
+    eventually("the phone history's error", || {
         operators.json("/api/overview")["troubles"].to_string().contains("the ledger").then_some(())
     });
-    eventually("the ledger's metric", || {
+    eventually("the phone history's metric", || {
         operators.get("/metrics").body.contains("provost_ledger_writable 0").then_some(())
     });
 }

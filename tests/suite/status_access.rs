@@ -54,7 +54,7 @@ const SECRET: [&str; 8] = [
 
 /// Requests every path without the token, and asserts that only public answers come back.
 #[track_caller]
-fn assert_tells_nothing(client: &Operators, how: &str) {
+fn assert_reveals_nothing(client: &Operators, how: &str) {
     for path in SECRET {
         let answer = client.get(path);
         assert_eq!(answer.status, 401, "{how} {path}: {answer:?}");
@@ -101,7 +101,7 @@ fn configured_token_is_required_for_every_path() {
         let site = site(listen);
         let server = site.start();
         let stranger = stranger(&server);
-        assert_tells_nothing(&stranger, listen);
+        assert_reveals_nothing(&stranger, listen);
         let page = stranger.get("/").body;
         assert!(page.contains("action=\"/sign-in\""), "{page}");
         let assets: Vec<&str> = page.split('"').filter(|it| it.starts_with("/assets/")).collect();
@@ -244,7 +244,7 @@ fn proxied_requests_need_the_token_too() {
         let server = site.start();
         for way in PROXIED {
             let through = stranger(&server).with(way);
-            assert_tells_nothing(&through, &format!("{listen} {way:?}"));
+            assert_reveals_nothing(&through, &format!("{listen} {way:?}"));
             assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{listen} {way:?}");
         }
     }
@@ -306,7 +306,7 @@ fn requests_through_nginx_need_the_token_too() {
         eventually("nginx", || front.exists().then_some(()));
         let mut through = stranger(&server);
         through = through.with(&["--unix-socket", front.to_str().unwrap()]);
-        assert_tells_nothing(&through, block);
+        assert_reveals_nothing(&through, block);
         assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{block}");
     }
 }
@@ -372,7 +372,7 @@ fn browser_signs_in_allows_a_phone_and_signs_out() {
     assert_eq!(browser.get("/").status, 200);
 
     let form = format!("mac={STRANGER}&constituency=ote&note=the+hall");
-    assert_eq!(browser.with(&["--data", &form]).get("/allow").status, 403, "without a word of where its page is from");
+    assert_eq!(browser.with(&["--data", &form]).get("/allow").status, 403, "without Origin and Sec-Fetch-Site");
     let elsewhere = ["-H", "Origin: http://evil.example.com", "--data", &form];
     assert_eq!(browser.with(&elsewhere).get("/allow").status, 403);
     let allowed = browser.with(&["-H", &origin, "--data", &form]).get("/allow");
@@ -425,18 +425,18 @@ fn unix_socket_is_group_only_and_replaced_after_a_crash() {
     assert_eq!(operators.with(&["-H", "Host: evil.example.com"]).get("/api/overview").status, 421);
     assert_eq!(operators.without_token().post("/api/allow", &wanted()).status, 401);
     server.kill();
-    assert!(socket.exists(), "a crash leaves it");
+    assert!(socket.exists(), "the socket is left by a crash");
     let server = site.start();
     assert_eq!(Operators::of(&server).get("/healthz").status, 200);
     server.signal(Signal::TERM);
     assert!(server.wait().success());
-    assert!(!socket.exists(), "an end in order does not");
+    assert!(!socket.exists(), "a regular shutdown removes it");
 
-    let somebody = UnixListener::bind(&socket).unwrap();
+    let other = UnixListener::bind(&socket).unwrap();
     let ended = run(&mut site.command());
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.stderr.contains("somebody listens there"), "{ended:?}");
-    drop(somebody);
+    drop(other);
     std::fs::remove_file(&socket).unwrap();
     std::fs::write(&socket, "precious").unwrap();
     let ended = run(&mut site.command());
@@ -546,7 +546,7 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
     assert!(rest(slow_body).starts_with("HTTP/1.1 408"));
     rest(garbage);
     drop(idle);
-    eventually("a place for an operator", || {
+    eventually("a slot for an operator", || {
         let ended = run(&mut operators.curl("/healthz"));
         ended.stdout.starts_with("HTTP/1.1 200").then_some(())
     });

@@ -19,7 +19,7 @@ fn site() -> Site {
     site
 }
 
-fn ask_for_this_and_that(server: &Running) {
+fn send_various_requests(server: &Running) {
     // Before the phone itself, because this claim would mark it as possibly locked out.
     server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     let phone = server.client("ote", &FACTORY.device(VVX500));
@@ -51,7 +51,7 @@ fn metrics_count_exactly_what_was_done() {
     let site = site();
     let server = site.start();
     let operators = Operators::of(&server);
-    ask_for_this_and_that(&server);
+    send_various_requests(&server);
     let text = metrics(&operators);
     let length = "<site/>".len();
     for expected in [
@@ -92,7 +92,7 @@ fn metrics_are_valid_prometheus_and_openmetrics() {
     let site = site();
     let server = site.start();
     let operators = Operators::of(&server);
-    ask_for_this_and_that(&server);
+    send_various_requests(&server);
     let plain = metrics(&operators);
     let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
     let open = operators.with(&["-H", accept]).get("/metrics");
@@ -126,7 +126,7 @@ pub fn cannot_renew(site: &mut Site) {
 fn everything() -> String {
     let plain = site();
     let server = plain.start();
-    ask_for_this_and_that(&server);
+    send_various_requests(&server);
     let mut text = metrics(&Operators::of(&server));
     let mut renews = site();
     cannot_renew(&mut renews);
@@ -156,7 +156,7 @@ fn alerts_and_dashboard_name_only_existing_metrics() {
     check("rules", &alerts);
     let rules = alerts.matches("- alert: ").count();
     assert!(rules >= 12, "{rules}");
-    assert_eq!(alerts.matches("summary: ").count(), rules, "each says what to do");
+    assert_eq!(alerts.matches("summary: ").count(), rules, "each has a remedy");
     let dashboard: Value = serde_json::from_str(&printed("grafana-dashboard")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     assert!(panels.len() >= 12 && panels.iter().all(|panel| panel["targets"][0]["expr"].is_string()));

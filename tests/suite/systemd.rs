@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
-use crate::harness::systemd::{Service, Supervisor, value};
+use crate::harness::systemd::{NotifySocket, Service, value};
 use crate::harness::tls::Client;
 use crate::harness::tool::{provost, run};
 use crate::harness::{VVX500, eventually, is_here};
@@ -64,8 +64,8 @@ fn newline_in_a_path_cannot_inject_a_unit_line() {
         site.write_config();
         let printed = provost(&site.path("."), &["print", "systemd-unit", "--config", "provost.json"]);
         assert_ne!(printed.code, 0, "{printed:?}");
-        let told = format!("\"{key}\": {line:?} has a control character");
-        assert!(printed.stdout.is_empty() && printed.stderr.contains(&told), "{printed:?}");
+        let reported = format!("\"{key}\": {line:?} has a control character");
+        assert!(printed.stdout.is_empty() && printed.stderr.contains(&reported), "{printed:?}");
         site.config[key] = good;
     }
     let printed = provost(&site.path("."), &["print", "systemd-unit", "--config", line]);
@@ -97,33 +97,33 @@ fn service_notifies_ready_reload_watchdog_and_stopping() {
     let (kept, site) = kept();
     let service = Service::of(&site);
     assert_eq!((value(&service.unit, "Type"), value(&service.unit, "WatchdogSec")), ("notify", "1min"));
-    let supervisor = Supervisor::new();
+    let supervisor = NotifySocket::new();
     let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
-    let status = supervisor.hears_all(&["READY=1", "STATUS="]);
+    let status = supervisor.receives_all(&["READY=1", "STATUS="]);
     assert_eq!(client(server.address()).get("/site.cfg").unwrap().status, 200);
     let how = "STATUS=1 constituency; the certificate ends in ";
     assert!(status.iter().any(|line| line.starts_with(how)), "{status:?}");
     for _ in 0..3 {
-        supervisor.hears("WATCHDOG=1");
+        supervisor.receives("WATCHDOG=1");
     }
     site.constituency("home", &json!({ "trust": ["factory"] }));
-    supervisor.hears("STATUS=2 constituencies; ");
+    supervisor.receives("STATUS=2 constituencies; ");
 
     let reload: Vec<&str> = value(&service.unit, "ExecReload").split(' ').collect();
     let pid = server.pid().to_string();
     let reload: Vec<&str> = reload.iter().map(|word| if *word == "$MAINPID" { &*pid } else { word }).collect();
     site.constituency("ote", &json!({ "trust": ["factory"] }));
     assert_eq!(run(Command::new(reload[0]).args(&reload[1..])).code, 0);
-    let since = supervisor.hears("RELOADING=1");
+    let since = supervisor.receives("RELOADING=1");
     let since: u64 = since[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
     assert!(since > 0);
-    supervisor.hears("READY=1");
+    supervisor.receives("READY=1");
     let status = client(server.address()).get("/site.cfg").unwrap().status;
-    assert_eq!(status, 403, "what was there before the reload is in force after it");
+    assert_eq!(status, 403, "changes made before the reload apply after it");
     server.says("SIGHUP: ");
 
     server.signal(Signal::TERM);
-    supervisor.hears("STOPPING=1");
+    supervisor.receives("STOPPING=1");
     assert!(server.wait().success());
 }
 
@@ -132,17 +132,17 @@ fn draining_service_extends_its_stop_timeout() {
     let (kept, mut site) = kept();
     site.config["limits"]["drain_s"] = 600.into();
     let service = Service::of(&site);
-    let supervisor = Supervisor::new();
+    let supervisor = NotifySocket::new();
     let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
     let mut upload = client(server.address()).connect().unwrap();
     let head = format!("PUT /{VVX500}-app.log HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 2\r\n\r\n1");
     upload.send(head.as_bytes()).unwrap();
     eventually("the upload", || std::fs::read_dir(site.path("state/uploads/.incoming")).ok()?.next().map(drop));
     server.signal(Signal::TERM);
-    supervisor.hears("STOPPING=1");
+    supervisor.receives("STOPPING=1");
     for _ in 0..3 {
-        let told = supervisor.hears("EXTEND_TIMEOUT_USEC=");
-        assert!(told.contains(&"WATCHDOG=1".to_owned()), "{told:?}");
+        let reported = supervisor.receives("EXTEND_TIMEOUT_USEC=");
+        assert!(reported.contains(&"WATCHDOG=1".to_owned()), "{reported:?}");
     }
     upload.send(b"2").unwrap();
     assert_eq!(upload.response("PUT").unwrap().status, 201);
@@ -154,7 +154,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
     let (kept, site) = kept();
     let address = kept.local_addr().unwrap();
     let service = Service::of(&site);
-    let supervisor = Supervisor::new();
+    let supervisor = NotifySocket::new();
     let over = Arc::new(AtomicBool::new(false));
     let visitor = {
         let over = Arc::clone(&over);
@@ -174,7 +174,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
     };
     for _ in 0..3 {
         let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
-        supervisor.hears("READY=1");
+        supervisor.receives("READY=1");
         server.says(&format!("listening on {address} (a socket that systemd keeps)"));
         assert_eq!(client(address).get("/site.cfg").unwrap().status, 200);
         server.signal(Signal::TERM);
@@ -195,7 +195,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
 fn activated_socket_is_close_on_exec() {
     let (kept, site) = kept();
     let service = Service::of(&site);
-    let server = service.start(&Supervisor::new(), WATCHDOG_US, Some(&kept));
+    let server = service.start(&NotifySocket::new(), WATCHDOG_US, Some(&kept));
     let flags = std::fs::read_to_string(format!("/proc/{}/fdinfo/3", server.pid())).unwrap();
     let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
     let flags = u32::from_str_radix(flags, 8).unwrap();
@@ -257,7 +257,7 @@ fn activated_sockets_are_matched_by_address() {
     assert_eq!(healthy.code, 0, "{healthy:?}");
     server.signal(Signal::TERM);
     assert!(server.wait().success());
-    assert!(operators.exists(), "what is systemd's stays");
+    assert!(operators.exists(), "systemd's sockets stay");
 }
 
 #[test]

@@ -308,7 +308,7 @@ impl Day {
                 assert_eq!(done.code, 0, "{}", done.stderr);
             }
             for member in some(role) {
-                eventually("the change to be in force", || member.ask(server, status).then_some(()));
+                eventually("the change to apply", || member.ask(server, status).then_some(()));
             }
         }
     }
@@ -381,7 +381,7 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequ
 fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool, requests: &[StoredRequest]) {
     let kept = if was_let_in { HISTORY } else { HISTORY_OF_STRANGER };
     let expected = &entries[entries.len().saturating_sub(kept)..];
-    let told: Vec<_> = expected
+    let reported: Vec<_> = expected
         .iter()
         .map(|entry| {
             let asked = Some((entry.method.clone(), entry.path.clone()));
@@ -389,7 +389,7 @@ fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool
         })
         .collect();
     let found: Vec<_> = requests.iter().map(|it| (it.time, it.asked.clone(), it.status, it.bytes)).collect();
-    assert_eq!(found, told, "{}", member.mac());
+    assert_eq!(found, reported, "{}", member.mac());
 }
 
 /// Impostors appear only as claims, one per certificate.
@@ -416,7 +416,7 @@ fn check_command(day: &Day, folder: &Path) {
     assert_eq!((printed.code, all.code), (0, 0), "{}{}", printed.stderr, all.stderr);
     let lines = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
     let (refused, all) = (lines(&printed.stdout), lines(&all.stdout));
-    assert_eq!(all.len(), 290, "each phone once, and no impostor");
+    assert_eq!(all.len(), 290, "each phone once, without impostors");
     for member in day.crew.iter().filter(|member| member.role != Role::Impostor) {
         let diary = member.diary.lock().unwrap();
         let line = all.iter().find(|line| line["mac"] == member.mac()).unwrap();

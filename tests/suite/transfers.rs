@@ -96,7 +96,7 @@ fn file_that_shrinks_while_sent_aborts_without_padding() {
     let rest = phone.read_to_close().unwrap();
     let received = first.len() + rest.len();
     assert!(received < promised, "{received} of {promised}");
-    assert!(first.iter().chain(&rest).all(|byte| *byte == 0xAA), "what came is of the file");
+    assert!(first.iter().chain(&rest).all(|byte| *byte == 0xAA), "the received bytes are those of the file");
     let line = server.reason("the file shrank while it was sent");
     assert_eq!(line["path"], "/firmware.ld");
     assert_eq!(self::phone(&server).get("/firmware.ld").unwrap().body.len(), MIB);

@@ -129,10 +129,10 @@ fn changed_bundle_is_loaded_and_a_broken_one_is_ignored() {
     std::fs::write(site.path("acme.pem"), FACTORY.bundle()).unwrap();
     eventually("the bundle to be used", || (status(&server, "acme") == Some(200)).then_some(()));
     std::fs::write(site.path("acme.pem"), "broken").unwrap();
-    let told = || server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count();
-    let before = told();
+    let reported = || server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count();
+    let before = reported();
     server.signal(Signal::HUP);
-    eventually("the second reload", || (told() > before).then_some(()));
+    eventually("the second reload", || (reported() > before).then_some(()));
     assert_eq!(status(&server, "acme"), Some(200));
 }
 

@@ -26,7 +26,7 @@ fn phone(server: &Running) -> Client {
 
 /// Asserts that log, check, page and `/readyz` report the error, and that phones are served.
 #[track_caller]
-fn assert_all_say(site: &Site, server: &Running, fault: &str, effect: &str) {
+fn assert_all_report(site: &Site, server: &Running, fault: &str, effect: &str) {
     let is_said = |text: &str| text.contains(fault) && text.contains(effect);
     server.says(fault);
     assert!(server.stderr().iter().any(|line| line.contains("\"ERROR\"") && is_said(line)), "{:?}", server.stderr());
@@ -58,7 +58,7 @@ fn read_only_state_at_start_serves_phones() {
     let state = site.path("state");
     namespace::read_only(&state);
     let server = site.start();
-    assert_all_say(&site, &server, "state cannot be written: Read-only file system", "uploads are refused");
+    assert_all_report(&site, &server, "state cannot be written: Read-only file system", "uploads are refused");
     assert_eq!(phone(&server).get(DIRECTORY).unwrap().text(), "<directory/>");
     assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 500);
     server.reason("state/uploads cannot be stored: Read-only file system");
@@ -87,7 +87,7 @@ fn file_in_place_of_a_state_folder_does_not_stop_the_start() {
         std::fs::write(site.path("state").join(name), "").unwrap();
         let server = site.start();
         let fault = format!("state/{name} cannot be written: Not a directory");
-        assert_all_say(&site, &server, &fault, effect);
+        assert_all_report(&site, &server, &fault, effect);
         let stored = phone(&server).put(LOG, "", b"log").unwrap().status;
         assert_eq!(stored, if name == "uploads" { 500 } else { 201 }, "{name}");
         std::fs::remove_file(site.path("state").join(name)).unwrap();

@@ -28,7 +28,7 @@ pub fn site_with(uploads: &serde_json::Value) -> Site {
 }
 
 /// A PUT under way: it announces `length` bytes and has sent `part` of them.
-pub fn begun(client: &Client, path: &str, headers: &str, length: usize, part: &[u8]) -> Connection {
+pub fn begin_put(client: &Client, path: &str, headers: &str, length: usize, part: &[u8]) -> Connection {
     let mut connection = client.connect().unwrap();
     connection.send_head("PUT", path, &format!("Content-Length: {length}\r\n{headers}")).unwrap();
     connection.send(part).unwrap();
@@ -36,7 +36,7 @@ pub fn begun(client: &Client, path: &str, headers: &str, length: usize, part: &[
 }
 
 /// The number of incomplete uploads.
-pub fn waiting(site: &Site) -> usize {
+pub fn incomplete_uploads(site: &Site) -> usize {
     std::fs::read_dir(site.path("state/uploads/.incoming")).unwrap().count()
 }
 
@@ -124,13 +124,13 @@ fn incomplete_upload_is_not_visible() {
     let phone = phone(&server);
     let (old, new) = (content(600_000, 1), content(700_000, 2));
     assert_eq!(phone.put(LOG, "", &old).unwrap().status, 201);
-    let mut slow = begun(&phone, LOG, "", new.len(), &new[..600_000]);
-    eventually("the upload to wait beside", || (waiting(&site) == 1).then_some(()));
+    let mut slow = begin_put(&phone, LOG, "", new.len(), &new[..600_000]);
+    eventually("the upload to wait beside", || (incomplete_uploads(&site) == 1).then_some(()));
     assert!(phone.get(LOG).unwrap().body == old, "the old one, whole");
     slow.send(&new[600_000..]).unwrap();
     assert_eq!(slow.response("PUT").unwrap().status, 204);
     assert!(phone.get(LOG).unwrap().body == new, "the new one, whole");
-    assert_eq!(waiting(&site), 0);
+    assert_eq!(incomplete_uploads(&site), 0);
 }
 
 #[test]
@@ -267,8 +267,8 @@ fn put_with_client_auth_none_gets_405() {
     let site = Site::with_ote();
     site.constituency("open", &json!({ "client_auth": "none" }));
     let server = site.start();
-    let anybody = Client::new(server.address(), Some(&format!("open.{DOMAIN}")));
-    let response = anybody.put(LOG, "", b"x").unwrap();
+    let client = Client::new(server.address(), Some(&format!("open.{DOMAIN}")));
+    let response = client.put(LOG, "", b"x").unwrap();
     assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")));
 }
 

@@ -9,7 +9,7 @@ use crate::harness::site::{Running, Site, holds};
 use crate::harness::tls::Connection;
 use crate::harness::tool::provost;
 use crate::harness::{STRANGER, VVX500, eventually, not_run};
-use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
+use crate::uploads::{LOG, begin_put, content, files_below, incomplete_uploads, phone};
 
 /// Waits until there are `count` access-log lines of PUT requests, and returns them.
 fn lines_of_puts(server: &Running, count: usize) -> Vec<serde_json::Value> {
@@ -36,13 +36,13 @@ fn hangup_during_an_upload_is_one_log_line_and_no_error() {
         if range != append {
             assert_eq!(phone.put(&path, "", b"old").unwrap().status, 201);
         }
-        let connection = begun(&phone, &path, range, body.len(), &body[..sent]);
-        let has_begun = || if range == append { stored.exists() } else { waiting(&site) == 1 };
+        let connection = begin_put(&phone, &path, range, body.len(), &body[..sent]);
+        let has_begun = || if range == append { stored.exists() } else { incomplete_uploads(&site) == 1 };
         eventually("the upload to begin", || has_begun().then_some(()));
         way(connection);
         let line = server.access(&path, |line| line["path"] == path && line["status"] != 201);
         assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
-        eventually("nothing to be left beside", || (waiting(&site) == 0).then_some(()));
+        eventually("all temporary files to be removed", || (incomplete_uploads(&site) == 0).then_some(()));
         if range == append {
             let found = std::fs::read(&stored).unwrap_or_default();
             assert!(body.starts_with(&found), "{path}: {} bytes", found.len());
@@ -52,9 +52,9 @@ fn hangup_during_an_upload_is_one_log_line_and_no_error() {
     }
     let broken = |line: &&serde_json::Value| line["method"] == "PUT" && line["status"] != 201;
     assert_eq!((count, server.access_lines().iter().filter(broken).count()), (27, 27));
-    let told: Vec<_> =
+    let reported: Vec<_> =
         server.stderr().into_iter().filter(|line| line.contains("ERROR") || line.contains("WARN")).collect();
-    assert!(told.is_empty(), "{told:?}");
+    assert!(reported.is_empty(), "{reported:?}");
 }
 
 /// Resets the connection, so that even sent bytes may be lost.
@@ -68,7 +68,7 @@ fn upload_is_stored_if_the_client_skips_the_answer() {
     let site = Site::with_ote();
     let server = site.start();
     let body = content(600_000, 2);
-    begun(&phone(&server), LOG, "", body.len(), &body).hang_up();
+    begin_put(&phone(&server), LOG, "", body.len(), &body).hang_up();
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
     eventually("the upload to be stored", || holds(&stored, &body).then_some(()));
     lines_of_puts(&server, 1);
@@ -81,8 +81,8 @@ fn stalled_upload_is_aborted_and_keeps_the_old_file() {
     let server = site.start();
     let phone = phone(&server);
     assert_eq!(phone.put(LOG, "", b"old").unwrap().status, 201);
-    let mut stalled = begun(&phone, LOG, "", 100, b"half");
-    let mut append = begun(&phone, "/00005e00530c-new.log", "Content-Range: bytes 0-99/100\r\n", 100, b"half");
+    let mut stalled = begin_put(&phone, LOG, "", 100, b"half");
+    let mut append = begin_put(&phone, "/00005e00530c-new.log", "Content-Range: bytes 0-99/100\r\n", 100, b"half");
     assert!(stalled.is_closed());
     assert!(append.is_closed());
     let lines = lines_of_puts(&server, 3);
@@ -101,7 +101,7 @@ fn slow_but_steady_upload_is_stored() {
     site.config["limits"]["stall_s"] = json!(2);
     let server = site.start();
     let body = content(40, 3);
-    let mut slow = begun(&phone(&server), LOG, "", body.len(), b"");
+    let mut slow = begin_put(&phone(&server), LOG, "", body.len(), b"");
     for byte in &body {
         // The time itself is tested: each pause is far below the limit, all together are above it.
         std::thread::sleep(Duration::from_millis(60));
@@ -117,10 +117,10 @@ fn running_upload_completes_after_its_phone_is_removed() {
     let server = site.start();
     let phone = phone(&server);
     let body = content(300_000, 4);
-    let mut sending = begun(&phone, LOG, "", body.len(), &body[..1000]);
-    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    let mut sending = begin_put(&phone, LOG, "", body.len(), &body[..1000]);
+    eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "another" } }));
-    eventually("the phone to be out", || (phone.get("/site.cfg").unwrap().status == 403).then_some(()));
+    eventually("the phone to be refused", || (phone.get("/site.cfg").unwrap().status == 403).then_some(()));
     sending.send(&body[1000..]).unwrap();
     assert_eq!(sending.response("PUT").unwrap().status, 201);
     assert_eq!(sending.request("PUT", LOG, "", b"more").unwrap().status, 403);
@@ -134,8 +134,8 @@ fn upload_completes_after_its_folder_was_removed() {
     let phone = phone(&server);
     let path = "/logs/00005e00530c-app.log";
     assert_eq!(phone.put(path, "", b"old").unwrap().status, 201);
-    let mut sending = begun(&phone, path, "", 10, b"01234");
-    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    let mut sending = begin_put(&phone, path, "", 10, b"01234");
+    eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
     std::fs::remove_dir_all(site.path("state/uploads/ote")).unwrap();
     sending.send(b"56789").unwrap();
     assert_eq!(sending.response("PUT").unwrap().status / 100, 2);
@@ -146,13 +146,13 @@ fn upload_completes_after_its_folder_was_removed() {
 fn partial_uploads_of_an_earlier_run_are_removed_at_start() {
     let site = Site::with_ote();
     let server = site.start();
-    let sending = begun(&phone(&server), LOG, "", 600_000, &content(500_000, 5));
-    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    let sending = begin_put(&phone(&server), LOG, "", 600_000, &content(500_000, 5));
+    eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
     server.kill();
     drop(sending);
-    assert_eq!(waiting(&site), 1, "nobody was there to remove it");
+    assert_eq!(incomplete_uploads(&site), 1, "no server removed it");
     let server = site.start();
-    assert_eq!(waiting(&site), 0);
+    assert_eq!(incomplete_uploads(&site), 0);
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
     assert_eq!(phone(&server).get(LOG).unwrap().status, 404);
 }
@@ -163,7 +163,7 @@ fn crash(site: &Site, start: Option<usize>, body: &[u8], sent: usize, delay: Opt
     let server = site.start();
     let range = start
         .map_or_else(String::new, |start| format!("Content-Range: bytes {start}-{}/*\r\n", start + body.len() - 1));
-    let mut connection = begun(&phone(&server), LOG, &range, body.len(), b"");
+    let mut connection = begin_put(&phone(&server), LOG, &range, body.len(), b"");
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     let killer = delay.map(|delay| {
         std::thread::spawn(move || {
@@ -201,17 +201,17 @@ fn crash_leaves_the_old_or_new_file_or_an_append_prefix() {
         let is_append = start == Some(old.len());
         acknowledged += usize::from(was_acknowledged);
         grown += usize::from(is_append && found.len() > old.len());
-        assert!(found == new || !was_acknowledged, "round {round}: what was acknowledged is there");
+        assert!(found == new || !was_acknowledged, "round {round}: the acknowledged bytes are stored");
         let is_prefix = is_append && found.len() >= old.len() && new.starts_with(&found);
         assert!(found == old || found == new || is_prefix, "round {round}: {} bytes", found.len());
         let server = site.start();
-        assert_eq!(waiting(&site), 0, "round {round}");
+        assert_eq!(incomplete_uploads(&site), 0, "round {round}");
         let read = phone(&server).get(LOG).unwrap();
         assert!(read.status == 200 && read.body == found, "round {round}");
         server.kill();
     }
     assert!((4..24).contains(&acknowledged), "{acknowledged} of 24 rounds were acknowledged");
-    assert!(grown > 0, "no append left anything");
+    assert!(grown > 0, "no append left any bytes");
 }
 
 #[test]
@@ -226,12 +226,12 @@ fn uploads_on_another_file_system_are_reported() {
     }
     std::fs::create_dir_all(site.path("state/uploads")).unwrap();
     symlink(elsewhere.path(), site.path("state/uploads/ote")).unwrap();
-    let told = "state/uploads/ote does not lie where the other uploads do";
+    let reported = "state/uploads/ote does not lie where the other uploads do";
     site.write_config();
     let check = provost(&site.path("."), &["check"]);
-    assert!(check.code == 1 && check.stdout.contains(told), "{check:?}");
+    assert!(check.code == 1 && check.stdout.contains(reported), "{check:?}");
     let server = site.start();
-    server.says(told);
+    server.says(reported);
     assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 500);
     server.reason("lies on another file system than");
 }

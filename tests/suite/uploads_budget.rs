@@ -9,7 +9,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site, holds};
 use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::{VVX500, VVX550, eventually, not_run};
-use crate::uploads::{LOG, begun, content, files_below, phone, site_with, waiting};
+use crate::uploads::{LOG, begin_put, content, files_below, incomplete_uploads, phone, site_with};
 
 /// Sends a PUT of `length` bytes with `Expect: 100-continue`; returns the status and the connection.
 fn offered(client: &Client, path: &str, length: usize) -> (u16, Connection) {
@@ -37,10 +37,10 @@ fn second_writer_of_a_file_gets_409() {
     for range in ["", "Content-Range: bytes 300000-599999/600000\r\n", "Content-Range: bytes 1-300000/300001\r\n"] {
         let length = || std::fs::metadata(&stored).map_or(0, |file| file.len());
         let before = length();
-        let mut first = begun(&phone, LOG, range, body.len(), &body[..270_000]);
+        let mut first = begin_put(&phone, LOG, range, body.len(), &body[..270_000]);
         // A request as a probe might lock the file itself.
         let has_grown = || length() > before;
-        eventually("the first to begin", || (waiting(&site) == 1 || has_grown()).then_some(()));
+        eventually("the first to begin", || (incomplete_uploads(&site) == 1 || has_grown()).then_some(()));
         assert_eq!(offered(&phone, LOG, 10).0, 409);
         assert_eq!(phone.put(LOG, "", b"second").unwrap().status, 409);
         assert_eq!(phone.put(&LOG.replace("0c-", "0C-").replace("5e", "5E"), "", b"second").unwrap().status, 409);
@@ -49,7 +49,7 @@ fn second_writer_of_a_file_gets_409() {
         assert_eq!(first.response("PUT").unwrap().status / 100, 2, "{range}");
     }
     assert!(holds(&stored, [&body[..1], &body].concat()));
-    begun(&phone, LOG, "", 100, b"half").hang_up();
+    begin_put(&phone, LOG, "", 100, b"half").hang_up();
     eventually("the claim to be given up", || (phone.put(LOG, "", b"next").unwrap().status == 204).then_some(()));
     server.reason("another upload of this file is under way");
 }
@@ -114,12 +114,14 @@ fn max_constituency_bytes_is_enforced() {
     assert_eq!(status(&one, &name(1), 700), 201);
     assert_eq!(status(&two, &name_of_two(1), 301), 507);
     server.reason("max_constituency_bytes is used up (1000)");
-    begun(&two, &name_of_two(1), "", 300, b"half").hang_up();
-    eventually("what broke off to be free", || (status(&two, &name_of_two(1), 300) == 201).then_some(()));
+    begin_put(&two, &name_of_two(1), "", 300, b"half").hang_up();
+    eventually("the space of aborted uploads to be freed", || {
+        (status(&two, &name_of_two(1), 300) == 201).then_some(())
+    });
     assert_eq!(status(&one, &name(2), 1), 507);
     assert_eq!(status(&server.client("other", &FACTORY.device(VVX500)), &name(1), 1001), 201);
     std::fs::remove_dir_all(site.uploads("ote", VVX550)).unwrap();
-    eventually("what an operator removes to be free", || (status(&one, &name(2), 300) == 201).then_some(()));
+    eventually("the space of removed uploads to be freed", || (status(&one, &name(2), 300) == 201).then_some(()));
 }
 
 #[test]
@@ -224,13 +226,13 @@ fn write_quota_counts_aborted_and_refused_uploads() {
     let too_large = |path: &str| phone.put(path, "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap().status;
     // 400,000 bytes are announced and none sent: nothing is written.
     for kind in 0..8 {
-        let sending = begun(&phone, &name(kind), "", body.len(), b"");
-        eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+        let sending = begin_put(&phone, &name(kind), "", body.len(), b"");
+        eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
         sending.hang_up();
-        eventually("the upload to end", || (waiting(&site) == 0).then_some(()));
+        eventually("the upload to end", || (incomplete_uploads(&site) == 0).then_some(()));
     }
-    begun(&phone, LOG, "", body.len(), &body[..390_000]).hang_up();
-    eventually("the upload to be told", || {
+    begin_put(&phone, LOG, "", body.len(), &body[..390_000]).hang_up();
+    eventually("the upload to be logged", || {
         let is_broken = |line: &serde_json::Value| line["path"] == LOG && line["reason"].is_string();
         server.access_lines().iter().any(is_broken).then_some(())
     });
@@ -252,7 +254,7 @@ fn concurrent_uploads_do_not_exceed_the_write_quota() {
     let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [100, 100, 100, 429, 429, 429, 429, 429]);
     drop(offers);
-    eventually("what was not written to be free", || (status(&phone, LOG, 80_000) == 201).then_some(()));
+    eventually("the space of unwritten bytes to be freed", || (status(&phone, LOG, 80_000) == 201).then_some(()));
 }
 
 #[test]
@@ -308,8 +310,8 @@ fn full_disk_gets_507_and_keeps_stored_files() {
 
     // The disk fills up during uploads.
     let range = "Content-Range: bytes 100000-599999/600000\r\n";
-    let mut append = begun(&phone, LOG, range, 500_000, &large[..300_000]);
-    let mut beside = begun(&phone, &name(1), "", 300_000, &large[..1000]);
+    let mut append = begin_put(&phone, LOG, range, 500_000, &large[..300_000]);
+    let mut beside = begin_put(&phone, &name(1), "", 300_000, &large[..1000]);
     eventually("both to begin", || {
         let has_grown = std::fs::metadata(stored.join(&LOG[1..])).unwrap().len() > 100_000;
         let is_beside = files_below(&state.join("uploads/.incoming")).len() == 1;

@@ -24,14 +24,14 @@ fn moves(site: &Site, from: &str, to: &str) -> Ended {
 }
 
 /// The notes of `check` about uploads.
-fn noted(site: &Site) -> Vec<String> {
+fn upload_notes(site: &Site) -> Vec<String> {
     let ended = command(site, &["check"]);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
     let lines = ended.stdout.lines().filter_map(|line| line.strip_prefix("note: uploads: "));
     lines.map(str::to_owned).collect()
 }
 
-fn knows(phones: &[&str]) -> Value {
+fn policy_listing(phones: &[&str]) -> Value {
     let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
     json!({ "trust": ["factory"], "phones": phones })
 }
@@ -54,8 +54,8 @@ fn stored(site: &Site) -> Vec<String> {
 /// A site with two constituencies, of which the first lists the phone, and the phone's uploads there.
 fn site() -> (Site, Running) {
     let site = Site::new();
-    site.constituency("old", &knows(&[VVX500, VVX550]));
-    site.constituency("new", &knows(&[VVX550]));
+    site.constituency("old", &policy_listing(&[VVX500, VVX550]));
+    site.constituency("new", &policy_listing(&[VVX550]));
     let server = site.start();
     let client = phone(&server, "old");
     put(&client, &format!("{VVX500}-directory.xml"), "<directory/>");
@@ -67,13 +67,13 @@ fn site() -> (Site, Running) {
 #[test]
 fn check_names_the_move_command_for_a_moved_phone() {
     let (site, server) = site();
-    assert_eq!(noted(&site), [] as [&str; 0]);
-    site.constituency("old", &knows(&[VVX550]));
-    site.constituency("new", &knows(&[VVX500, VVX550]));
+    assert_eq!(upload_notes(&site), [] as [&str; 0]);
+    site.constituency("old", &policy_listing(&[VVX550]));
+    site.constituency("new", &policy_listing(&[VVX500, VVX550]));
     let client = phone(&server, "new");
     within_a_second("the phone", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
     assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().status, 404);
-    let notes = noted(&site);
+    let notes = upload_notes(&site);
     let named = format!("provost uploads move {VVX500} --from old --to new");
     let note =
         format!("new lists {VVX500}, but uploads of it lie under old, which does not list it; {named} moves them");
@@ -87,7 +87,7 @@ fn check_names_the_move_command_for_a_moved_phone() {
     );
     assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().text(), "<directory/>");
     assert_eq!(client.get(&format!("/overrides/{VVX500}-phone.cfg")).unwrap().text(), "<overrides/>");
-    assert_eq!(noted(&site), [] as [&str; 0]);
+    assert_eq!(upload_notes(&site), [] as [&str; 0]);
     let expected = [
         format!("new/{VVX500}/{VVX500}-directory.xml"),
         format!("new/{VVX500}/overrides/{VVX500}-phone.cfg"),
@@ -101,11 +101,11 @@ fn check_names_the_move_command_for_a_moved_phone() {
 #[test]
 fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     let (site, server) = site();
-    site.constituency("new", &knows(&[STRANGER]));
+    site.constituency("new", &policy_listing(&[STRANGER]));
     fs::rename(site.served("old"), site.served("renamed")).unwrap();
     let client = phone(&server, "renamed");
     within_a_second("the new name", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
-    let notes = noted(&site);
+    let notes = upload_notes(&site);
     assert_eq!(notes.len(), 2, "{notes:?}");
     for mac in [VVX500, VVX550] {
         let named = format!("provost uploads move {mac} --from old --to renamed");
@@ -115,7 +115,7 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     }
     assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().text(), "<directory/>");
     assert!(!site.path("state/uploads/old").exists(), "nothing is left of it");
-    assert_eq!(noted(&site), [] as [&str; 0]);
+    assert_eq!(upload_notes(&site), [] as [&str; 0]);
     // If no constituency lists the phone, one with `"phones": "any"` may be the renamed folder.
     fs::rename(site.served("renamed"), site.served("again")).unwrap();
     site.constituency("again", &json!({ "trust": ["factory"], "phones": "any" }));
@@ -123,13 +123,13 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
         "uploads of 2 phones lie under renamed, whose folder is gone, and no constituency that is served lists them: \
          {VVX500}, {VVX550}; provost uploads move MAC --from renamed --to NAME moves those of a phone"
     );
-    assert_eq!(noted(&site), [note]);
+    assert_eq!(upload_notes(&site), [note]);
     assert_eq!(moves(&site, "renamed", "again").code, 0);
     // It accepts the phone without listing it.
-    site.constituency("first", &knows(&[VVX500]));
-    site.constituency("second", &knows(&[VVX500]));
+    site.constituency("first", &policy_listing(&[VVX500]));
+    site.constituency("second", &policy_listing(&[VVX500]));
     let named = format!("provost uploads move {VVX500} --from again --to first (or --to second) moves them");
-    assert!(noted(&site).iter().any(|note| note.ends_with(&named)), "{:?}", noted(&site));
+    assert!(upload_notes(&site).iter().any(|note| note.ends_with(&named)), "{:?}", upload_notes(&site));
     // The phones listed by a broken policy are unknown.
     fs::write(site.served("again/constituency.json"), "{").unwrap();
     let broken = command(&site, &["check"]);
@@ -139,7 +139,7 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
 #[test]
 fn move_keeps_conflicting_uploads_and_moves_the_others() {
     let (site, server) = site();
-    site.constituency("new", &knows(&[VVX500]));
+    site.constituency("new", &policy_listing(&[VVX500]));
     let client = phone(&server, "new");
     within_a_second("the phone", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
     put(&client, &format!("{VVX500}-directory.xml"), "<newer/>");
@@ -177,7 +177,7 @@ fn move_keeps_conflicting_uploads_and_moves_the_others() {
 fn file_in_place_of_a_folder_does_not_stop_the_move() {
     let (site, server) = site();
     server.kill();
-    site.constituency("new", &knows(&[VVX500]));
+    site.constituency("new", &policy_listing(&[VVX500]));
     let write = |constituency: &str, name: &str| {
         let path = site.uploads(constituency, VVX500).join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -210,7 +210,7 @@ fn root_moves_uploads_as_their_owner_without_symlinks() {
     }
     let (site, server) = site();
     server.kill();
-    site.constituency("new", &knows(&[VVX500]));
+    site.constituency("new", &policy_listing(&[VVX500]));
     fs::set_permissions(site.path(""), PermissionsExt::from_mode(0o755)).unwrap();
     assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(site.path("state"))).code, 0);
     let owner = |path: &Path| fs::symlink_metadata(path).map(|it| (it.uid(), it.gid())).unwrap();
@@ -251,7 +251,7 @@ fn root_moves_uploads_as_their_owner_without_symlinks() {
     assert_eq!(owner(&roots), (0, 0));
     // A new folder of the other constituency belongs to the owner as well.
     fs::remove_file(site.uploads("old", VVX500).join("linked")).unwrap();
-    site.constituency("third", &knows(&[VVX500]));
+    site.constituency("third", &policy_listing(&[VVX500]));
     assert_eq!(moves(&site, "new", "third").code, 0);
     assert_eq!(
         (owner(&uploads.join("third")), owner(&site.uploads("third", VVX500))),

@@ -3,7 +3,7 @@
 use crate::harness::site::{Site, holds};
 use crate::harness::tls::{Client, Response};
 use crate::harness::{VVX500, eventually};
-use crate::uploads::{LOG, begun, content, curl, files_below, phone, waiting};
+use crate::uploads::{LOG, begin_put, content, curl, files_below, incomplete_uploads, phone};
 
 const OLD: &[u8] = b"0123456789";
 
@@ -144,7 +144,7 @@ fn chunked_body_must_have_the_length_of_its_range() {
     assert!(holds(&stored, "01239 bytes !"));
     assert_eq!(put_chunked(&phone, "", b""), 204);
     assert!(holds(&stored, ""));
-    assert_eq!(waiting(&site), 0);
+    assert_eq!(incomplete_uploads(&site), 0);
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn aborted_append_keeps_its_prefix_and_can_resume() {
     let server = site.start();
     let phone = phone(&server);
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
-    begun(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"01234").hang_up();
+    begin_put(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"01234").hang_up();
     eventually("the prefix", || holds(&stored, "01234").then_some(()));
     server.reason("the upload broke off");
     assert_eq!(phone.request("HEAD", LOG, "", b"").unwrap().header("content-length"), Some("5"));
     assert_eq!(put_range(&phone, "bytes 5-9/10", b"56789").status, 204);
     assert!(holds(&stored, OLD));
     let body = content(600_000, 2);
-    begun(&phone, LOG, "Content-Range: bytes 10-600009/600010\r\n", body.len(), &body[..500_000]).hang_up();
+    begin_put(&phone, LOG, "Content-Range: bytes 10-600009/600010\r\n", body.len(), &body[..500_000]).hang_up();
     let whole = [OLD, &body].concat();
     eventually("the long prefix", || holds(&stored, &whole[..500_010]).then_some(()));
     eventually("the file to be free", || {
@@ -198,7 +198,7 @@ fn failed_append_leaves_no_new_folder() {
     let lie = "Transfer-Encoding: chunked\r\nContent-Range: bytes 0-7/8\r\n";
     let refused = |path: &str| phone.put(path, lie, &chunked(b"9 bytes !")).unwrap().status == 400;
     assert!(refused(&format!("/a/b{LOG}")));
-    eventually("nothing to be left", || (!folder.exists()).then_some(()));
+    eventually("all files to be removed", || (!folder.exists()).then_some(()));
     assert_eq!(phone.put(&format!("/a{LOG}"), "", OLD).unwrap().status, 201);
     assert!(refused(&format!("/a/b/c{LOG}")));
     eventually("the new folders to go", || (!folder.join("a/b").exists()).then_some(()));
@@ -211,7 +211,7 @@ fn append_aborted_before_its_first_byte_leaves_no_file() {
     let server = site.start();
     let phone = phone(&server);
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
-    let sending = begun(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"");
+    let sending = begin_put(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"");
     eventually("the upload to begin", || stored.exists().then_some(()));
     drop(sending);
     server.reason("the upload broke off");
@@ -227,16 +227,16 @@ fn aborted_replacement_leaves_the_old_file() {
     let body = content(600_000, 3);
     let ranges = ["", "Content-Range: bytes 0-599999/600000\r\n", "Content-Range: bytes 9-600008/600009\r\n"];
     for (number, range) in ranges.iter().enumerate() {
-        let sending = begun(&phone, LOG, range, body.len(), &body[..500_000]);
-        eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+        let sending = begin_put(&phone, LOG, range, body.len(), &body[..500_000]);
+        eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
         drop(sending);
         let is_of_break =
             |line: &&serde_json::Value| line["reason"].as_str().is_some_and(|it| it.contains("the upload broke off"));
-        eventually("the upload to end, and to be told", || {
+        eventually("the upload to end and to be logged", || {
             (server.access_lines().iter().filter(is_of_break).count() == number + 1).then_some(())
         });
-        assert_eq!(waiting(&site), 0);
+        assert_eq!(incomplete_uploads(&site), 0);
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
     }
 }
@@ -319,11 +319,11 @@ fn shadowing_upload_is_never_served_partially() {
             }
             let whole = before.unwrap_or(b"<folder/>");
             let headers = if range.is_empty() { String::new() } else { format!("Content-Range: {range}\r\n") };
-            let sending = begun(&phone, &path, &headers, body.len(), &body[..500_000]);
-            eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+            let sending = begin_put(&phone, &path, &headers, body.len(), &body[..500_000]);
+            eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
             assert_eq!(phone.get(&path).unwrap().body, whole, "{kind} {range} while it runs");
             sending.hang_up();
-            eventually("the upload to end", || (waiting(&site) == 0).then_some(()));
+            eventually("the upload to end", || (incomplete_uploads(&site) == 0).then_some(()));
             assert_eq!(phone.get(&path).unwrap().body, whole, "{kind} {range} when it has broken off");
             let refused = phone.put(&path, &format!("Transfer-Encoding: chunked\r\n{headers}"), b"4\r\nhalf\r\n!");
             assert!(refused.is_err() || refused.unwrap().status >= 400);

@@ -12,7 +12,7 @@ use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, Connection};
 use crate::harness::tool::{Ended, run, s_client};
 use crate::harness::{STRANGER, VVX500, VVX550, Watch, eventually};
-use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
+use crate::uploads::{LOG, begin_put, content, files_below, incomplete_uploads, phone};
 
 /// More than the server reads of a refused body, and less than the free space of the disk.
 const HUGE: u64 = 64 << 20;
@@ -86,7 +86,7 @@ fn refusals(server: &Running) -> Vec<Refusal> {
     let at = |name: &str| server.client(name, &identity);
     let ote = at("ote");
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
-    let nobody = |name: &str| Client::new(server.address(), Some(&format!("{name}.{DOMAIN}")));
+    let anonymous = |name: &str| Client::new(server.address(), Some(&format!("{name}.{DOMAIN}")));
     vec![
         of(&ote, "/00005e0053c7-app.log", "", 403, false),
         of(&ote, "/00005e00530c.cfg", "", 403, false),
@@ -95,8 +95,8 @@ fn refusals(server: &Running) -> Vec<Refusal> {
         of(&stranger, "/00005e0053aa-app.log", "", 403, false),
         of(&at("denied"), LOG, "", 403, false),
         of(&at("any"), LOG, "", 403, false),
-        of(&nobody("open"), LOG, "", 405, false),
-        of(&nobody("pw"), LOG, "", 401, false),
+        of(&anonymous("open"), LOG, "", 405, false),
+        of(&anonymous("pw"), LOG, "", 401, false),
         of(&ote, "/00005e00530c-%00.log", "", 400, false),
         of(&ote, LOG, "Host: full.phones.example.com\r\n", 421, false),
         of(&ote, LOG, "Host: a b\r\n", 400, false),
@@ -222,7 +222,7 @@ fn upload_refused_mid_body_is_answered_at_once() {
     assert_eq!(connection.response("PUT").unwrap().status, 413);
     connection.send(b"0\r\n\r\n").unwrap();
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "the rest of it was short");
-    assert_eq!(waiting(&site), 0);
+    assert_eq!(incomplete_uploads(&site), 0);
     assert_eq!(phone.get(LOG).unwrap().status, 404);
 }
 
@@ -232,10 +232,10 @@ fn second_writer_and_ninth_upload_are_refused_at_once() {
     let server = start(&site);
     let phone = phone(&server);
     let sending: Vec<_> =
-        (0..8).map(|kind| begun(&phone, &format!("/00005e00530c-{kind}.log"), "", 10, b"half")).collect();
-    eventually("eight uploads", || (waiting(&site) == 8).then_some(()));
+        (0..8).map(|kind| begin_put(&phone, &format!("/00005e00530c-{kind}.log"), "", 10, b"half")).collect();
+    eventually("eight uploads", || (incomplete_uploads(&site) == 8).then_some(()));
     for (path, status) in [("/00005e00530c-0.log", 409), ("/00005e00530c-8.log", 503)] {
-        let mut connection = begun(&phone, path, "", 1000, b"");
+        let mut connection = begin_put(&phone, path, "", 1000, b"");
         assert_eq!(connection.response("PUT").unwrap().status, status, "{path}");
         connection.send(&[b'x'; 1000]).unwrap();
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "{path}");
@@ -263,7 +263,7 @@ fn client_flooding_after_its_refusal_is_closed() {
     let site = site();
     let server = start(&site);
     for (target, status) in [("/site.cfg", 403), (LOG, 413)] {
-        let mut connection = begun(&phone(&server), target, "", usize::try_from(HUGE).unwrap(), b"");
+        let mut connection = begin_put(&phone(&server), target, "", usize::try_from(HUGE).unwrap(), b"");
         assert_eq!(connection.response("PUT").unwrap().status, status);
         connection.tcp().set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         let (watch, mut sent) = (Watch::start(), 0);
@@ -282,7 +282,7 @@ fn stalled_body_of_a_refused_put_closes_the_connection() {
     let mut site = site();
     site.config["limits"]["stall_s"] = json!(1);
     let server = start(&site);
-    let mut connection = begun(&server.client("full", &FACTORY.device(VVX500)), LOG, "", 1000, b"half");
+    let mut connection = begin_put(&server.client("full", &FACTORY.device(VVX500)), LOG, "", 1000, b"half");
     assert_eq!(connection.response("PUT").unwrap().status, 507);
     assert!(connection.is_closed());
 }

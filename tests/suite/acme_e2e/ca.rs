@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::{CHALLENGE, Public, primary, usual};
 use crate::harness::bind;
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 
 #[test]
 fn external_account_is_bound_once_configured() {
     let test = "acme_e2e::ca::external_account_is_bound_once_configured";
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     let external_accounts = BTreeMap::from([("kid-1".to_owned(), key.to_owned())]);
-    let Some((_bind, mut public)) = usual(test, Behaviour { external_accounts, ..Behaviour::default() }) else {
+    let Some((_bind, mut public)) = usual(test, Behavior { external_accounts, ..Behavior::default() }) else {
         return;
     };
     let server = public.start();
@@ -32,7 +32,7 @@ fn external_account_is_bound_once_configured() {
 #[test]
 fn preferred_chain_is_served_to_phones() {
     let test = "acme_e2e::ca::preferred_chain_is_served_to_phones";
-    let Some((_bind, mut public)) = usual(test, Behaviour { alternate_roots: 2, ..Behaviour::default() }) else {
+    let Some((_bind, mut public)) = usual(test, Behavior { alternate_roots: 2, ..Behavior::default() }) else {
         return;
     };
     let preferred = public.pebble.issuing_root_name(2);
@@ -47,7 +47,7 @@ fn preferred_chain_is_served_to_phones() {
 #[test]
 fn missing_preferred_chain_is_logged_and_does_not_block() {
     let test = "acme_e2e::ca::missing_preferred_chain_is_logged_and_does_not_block";
-    let Some((_bind, mut public)) = usual(test, Behaviour { alternate_roots: 1, ..Behaviour::default() }) else {
+    let Some((_bind, mut public)) = usual(test, Behavior { alternate_roots: 1, ..Behavior::default() }) else {
         return;
     };
     public.acme()["preferred_chain"] = json!("Nobody");
@@ -61,7 +61,7 @@ fn missing_preferred_chain_is_logged_and_does_not_block() {
 #[test]
 fn profile_at_a_ca_without_profiles_is_a_logged_error() {
     let test = "acme_e2e::ca::profile_at_a_ca_without_profiles_is_a_logged_error";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme()["profile"] = json!("classic");
     let line = public.start().says("no new certificate (ecdsa-p256)");
     assert!(line.contains("only: none at all") && line.contains("needs somebody"), "{line}");
@@ -70,7 +70,7 @@ fn profile_at_a_ca_without_profiles_is_a_logged_error() {
 #[test]
 fn rejected_nonces_are_retried_without_a_failure() {
     let test = "acme_e2e::ca::rejected_nonces_are_retried_without_a_failure";
-    let Some((_bind, public)) = usual(test, Behaviour { rejected_nonces: 30, ..Behaviour::default() }) else { return };
+    let Some((_bind, public)) = usual(test, Behavior { rejected_nonces: 30, ..Behavior::default() }) else { return };
     let server = public.start();
     public.obtains();
     for _ in 0..2 {
@@ -84,8 +84,8 @@ fn rejected_nonces_are_retried_without_a_failure() {
 #[test]
 fn reused_authorization_needs_no_dns_records() {
     let test = "acme_e2e::ca::reused_authorization_needs_no_dns_records";
-    let behaviour = Behaviour { reused_authorizations: 100, ..Behaviour::default() };
-    let Some((_bind, public)) = usual(test, behaviour) else { return };
+    let behavior = Behavior { reused_authorizations: 100, ..Behavior::default() };
+    let Some((_bind, public)) = usual(test, behavior) else { return };
     let _server = public.start();
     public.obtains();
     let said = public.renew();
@@ -95,7 +95,7 @@ fn reused_authorization_needs_no_dns_records() {
 #[test]
 fn account_lost_by_the_ca_is_registered_again_with_its_key() {
     let test = "acme_e2e::ca::account_lost_by_the_ca_is_registered_again_with_its_key";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     let server = public.start();
     public.obtains();
     let accounts = std::fs::read_dir(public.site.path("state/accounts")).unwrap();
@@ -112,7 +112,7 @@ fn account_lost_by_the_ca_is_registered_again_with_its_key() {
 #[test]
 fn ca_outage_serves_the_stored_certificate_then_renews() {
     let test = "acme_e2e::ca::ca_outage_serves_the_stored_certificate_then_renews";
-    let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((bind, mut public)) = usual(test, Behavior::default()) else { return };
     let server = public.start();
     public.obtains();
     let client = public.client(&server);
@@ -136,20 +136,20 @@ fn failed_validation_is_logged_with_the_ca_error_and_counted() {
     }
     // The CA queries another server.
     let (bind, elsewhere) = (primary().start(), primary().start());
-    let pebble = Pebble::start(Behaviour::default(), elsewhere.address);
+    let pebble = Pebble::start(Behavior::default(), elsewhere.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("validation failed") && line.contains("No TXT records found"), "{line}");
     assert!(public.has_spent_validations());
-    assert!(!public.site.path("state/certs/ecdsa-p256/order.json").exists(), "that order is dead");
+    assert!(!public.site.path("state/certs/ecdsa-p256/order.json").exists(), "that order is invalid");
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }
 
 #[test]
 fn untrusted_directory_error_names_directory_root() {
     let test = "acme_e2e::ca::untrusted_directory_error_names_directory_root";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme().as_object_mut().unwrap().remove("directory_root");
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");

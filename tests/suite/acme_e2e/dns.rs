@@ -7,11 +7,11 @@ use serde_json::json;
 use super::{CHALLENGE, Public, primary, usual};
 use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::knot::{self, Knot};
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 
 /// A site whose zone is on the primary and on a secondary that gets no NOTIFY.
 fn with_secondary(test: &str) -> Option<(Bind, Bind, Public)> {
-    let (primary, mut public) = usual(test, Behaviour::default())?;
+    let (primary, mut public) = usual(test, Behavior::default())?;
     let secondary = BindConfig::new().secondary("example.com", &primary).start();
     public.acme()["dns"]["authorities"] = json!([primary.address.to_string(), secondary.address.to_string()]);
     Some((primary, secondary, public))
@@ -24,7 +24,7 @@ fn no_record(primary: &Bind) {
 #[test]
 fn wrong_tsig_secret_is_logged_and_spends_no_validation() {
     let test = "acme_e2e::dns::wrong_tsig_secret_is_logged_and_spends_no_validation";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     let other = BindConfig::new().key("provost.", "hmac-sha256").primary("example.net", "", "").start();
     public.acme()["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
     let server = public.start();
@@ -39,7 +39,7 @@ fn wrong_tsig_secret_is_logged_and_spends_no_validation() {
 #[test]
 fn refused_update_logs_the_grant_and_spends_no_validation() {
     let test = "acme_e2e::dns::refused_update_logs_the_grant_and_spends_no_validation";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.site.config["domain"] = json!("other.example.com");
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
@@ -66,7 +66,7 @@ fn challenge_cname_into_another_zone_is_followed() {
         config.primary("ready.test", "", "").start()
     };
     let (our_resolver, their_resolver) = (resolver(), resolver());
-    let pebble = Pebble::start(Behaviour::default(), their_resolver.address);
+    let pebble = Pebble::start(Behavior::default(), their_resolver.address);
     let mut public = Public::new(pebble, ours.address, &ours.key_file("provost."));
     public.acme()["dns"]["resolvers"] = json!([our_resolver.address.to_string()]);
     let server = public.start();
@@ -134,7 +134,7 @@ fn dns_outage_keeps_serving_and_renewal_follows_recovery() {
     }
     let config = primary();
     let bind = config.start();
-    let pebble = Pebble::start(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behavior::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let server = public.start();
     public.obtains();
@@ -157,7 +157,7 @@ fn certificate_is_obtained_through_knot() {
                update-owner: name\n    update-owner-match: equal\n    update-owner-name: [_acme-challenge.phones]\n\
                zone:\n  - domain: example.com\n    acl: [provost]\n";
     let knot = Knot::start("example.com", "provost", acl);
-    let pebble = Pebble::start(Behaviour::default(), knot.address);
+    let pebble = Pebble::start(Behavior::default(), knot.address);
     let public = Public::new(pebble, knot.address, &knot.settings().tsig_key_file);
     let server = public.start();
     public.obtains();

@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{CHALLENGE, POLICY, Public};
 use crate::harness::bind::{self, Bind, BindConfig};
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::{DOMAIN, Running};
 use crate::harness::tls::Client;
 use crate::harness::tool;
@@ -34,7 +34,7 @@ fn site(test: &str, records: &str, grants: &str) -> Option<(Bind, Public)> {
     let config = BindConfig::new().key("provost.", "hmac-sha256").key("operator.", "hmac-sha256");
     let policy = format!("{POLICY} {grants} grant operator. zonesub ANY;");
     let bind = config.primary("example.com", &records, &policy).start();
-    let pebble = Pebble::start(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behavior::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     public.site.constituency("home", &json!({ "client_auth": "none" }));
     Some((bind, public))

@@ -1,13 +1,13 @@
 //! End-to-end tests: `provost serve` with `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
 //!
-//! [`ca`] is about the CA's errors, [`dns`] about DNS failures, [`kills`] about recovery after kill -9, [`exact`] about
-//! certificates for exact names, [`wishes`] about renewal information and profiles.
+//! [`ca`] is about the CA's errors, [`dns`] about DNS failures, [`crash_recovery`] about recovery after kill -9, [`exact`] about
+//! certificates for exact names, [`ari`] about renewal information and profiles.
 
+mod ari;
 mod ca;
+mod crash_recovery;
 mod dns;
 mod exact;
-mod kills;
-mod wishes;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use crate::harness::bind::{self, Bind, BindConfig};
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::Client;
 use crate::harness::{eventually, tool};
@@ -43,12 +43,12 @@ fn primary() -> BindConfig {
 }
 
 /// A site with the usual primary; `None`, after NOT RUN, if a program is missing.
-pub fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
+pub fn usual(test: &str, behavior: Behavior) -> Option<(Bind, Public)> {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return None;
     }
     let bind = primary().start();
-    let pebble = Pebble::start(behaviour, bind.address);
+    let pebble = Pebble::start(behavior, bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     Some((bind, public))
 }
@@ -80,7 +80,7 @@ impl Public {
     pub fn start(&self) -> Running {
         let server = self.site.start();
         let socket = self.site.path("state/control.sock");
-        UnixStream::connect(&socket).expect("commands are taken as soon as the server says that it listens");
+        UnixStream::connect(&socket).expect("commands are accepted once the server has logged its address");
         server
     }
 
@@ -167,7 +167,7 @@ impl Public {
 #[test]
 fn certificates_are_obtained_and_kept_across_a_restart() {
     let test = "acme_e2e::certificates_are_obtained_and_kept_across_a_restart";
-    let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.start();
     public.obtains();
@@ -203,7 +203,7 @@ impl Drop for Load<'_> {
 #[test]
 fn renewal_under_load_fails_no_handshake() {
     let test = "acme_e2e::renewal_under_load_fails_no_handshake";
-    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.start();
     public.obtains();
@@ -236,7 +236,7 @@ fn renewal_under_load_fails_no_handshake() {
 #[test]
 fn three_generations_and_no_finished_order_are_kept() {
     let test = "acme_e2e::three_generations_and_no_finished_order_are_kept";
-    let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, public)) = usual(test, Behavior::default()) else { return };
     let _server = public.start();
     public.obtains();
     for _ in 0..3 {
@@ -251,7 +251,7 @@ fn three_generations_and_no_finished_order_are_kept() {
 #[test]
 fn revoked_certificate_is_replaced_at_once() {
     let test = "acme_e2e::revoked_certificate_is_replaced_at_once";
-    let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
+    let Some((_bind, public)) = usual(test, Behavior::default()) else { return };
     let server = public.start();
     public.obtains();
     let serial = public.serial();
@@ -269,7 +269,7 @@ fn revoked_certificate_is_replaced_at_once() {
 #[test]
 fn dry_run_gets_a_certificate_and_keeps_only_its_account() {
     let test = "acme_e2e::dry_run_gets_a_certificate_and_keeps_only_its_account";
-    let Some((bind, public)) = usual(test, Behaviour::default()) else { return };
+    let Some((bind, public)) = usual(test, Behavior::default()) else { return };
     let state = public.site.path("state");
     std::fs::create_dir(&state).unwrap();
     let root = public.pebble.root_file();

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{sign_in, watched};
+use super::{sign_in, site_with_operators};
 use crate::harness::browser::Browser;
 use crate::harness::eventually;
 use crate::harness::operators::Operators;
@@ -55,7 +55,7 @@ fn ask(server: &Running, name: &str, state: &str, path: &str, status: u16) {
 
 /// A site that has phones in every state, and its server.
 fn in_every_state() -> (Site, Running) {
-    let site = watched();
+    let site = site_with_operators();
     for name in ["ote", "lab"] {
         list(&site, name, &["well", "silent", "never", "refused", "denied", "removed", "locked_out"], &[]);
         site.file(&format!("{name}/site.cfg"), "<site/>");
@@ -143,7 +143,7 @@ fn every_linked_figure_opens_the_phones_that_it_counts() {
         let number: u64 = digits.parse().unwrap();
         browser.open("about:blank");
         browser.open(&format!("{}/", operators.base));
-        assert_eq!(figures(&browser)[index], *figure, "the page stays as it is while nobody asks");
+        assert_eq!(figures(&browser)[index], *figure, "the page does not change without a request");
         let script = format!(
             "[...document.querySelectorAll('#summary a, #constituencies td a, #waiting > p a')]
             .filter((link) => /[0-9]/.test(link.textContent))[{index}].click()"
@@ -156,5 +156,5 @@ fn every_linked_figure_opens_the_phones_that_it_counts() {
     }
     // Seven in the summary, three headlines, four for each of two constituencies.
     assert_eq!(seen.len(), 18, "{seen:?}");
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+    assert_eq!(browser.console_errors(), Vec::<String>::new());
 }

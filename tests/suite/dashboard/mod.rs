@@ -12,13 +12,13 @@ use crate::harness::site::{Running, Site};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
 mod figures;
-mod pictures;
+mod screenshots;
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
 const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
 
 /// A site of two phones whose operators may sign in.
-fn watched() -> Site {
+fn site_with_operators() -> Site {
     let mut site = Site::with_ote();
     let phones = json!({ VVX500: "the <b>kitchen</b>", VVX550: "the cellar" });
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones, "description": "a trial" }));
@@ -29,13 +29,13 @@ fn watched() -> Site {
 }
 
 /// Requests of a known phone, of an unknown one, and of a client without a certificate that claims a phone's MAC.
-fn visitors(server: &Running) {
+fn send_requests(server: &Running) {
     let known = server.client("ote", &FACTORY.device(VVX500));
     assert_eq!(known.request("GET", "/site.cfg", AGENT, b"").unwrap().status, 200);
     assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
     server.client("ote", &Identity::self_signed(&device_params(VVX550))).get("/site.cfg").unwrap_err();
     let operators = Operators::of(server);
-    eventually("the overview to know them all", || {
+    eventually("the overview to list them all", || {
         let overview = operators.json("/api/overview");
         let lengths = ["waiting", "unproven"].map(|list| overview[list].as_array().unwrap().len());
         (lengths == [1, 1] && overview["counts"]["well"] == 1).then_some(())
@@ -46,9 +46,9 @@ fn visitors(server: &Running) {
 /// browser.
 fn opened(test: &str) -> Option<(Browser, Site, Running, String)> {
     let browser = Browser::start(test)?;
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
-    visitors(&server);
+    send_requests(&server);
     let base = Operators::of(&server).base;
     Some((browser, site, server, base))
 }
@@ -89,13 +89,13 @@ fn mark(browser: &Browser) {
 
 #[track_caller]
 fn assert_still_marked(browser: &Browser) {
-    assert_eq!(browser.run("return window.isMarked === true"), true, "the page was loaded again");
+    assert_eq!(browser.run("return window.isMarked === true"), true, "the page was reloaded");
 }
 
 /// Asserts that the browser reported no error and sent requests only to the listener.
 #[track_caller]
-fn assert_kept_to_itself(browser: &Browser, base: &str) {
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+fn assert_no_errors_or_foreign_requests(browser: &Browser, base: &str) {
+    assert_eq!(browser.console_errors(), Vec::<String>::new());
     let requests = browser.requests();
     assert!(requests.iter().any(|url| url.contains("/assets/style-")), "{requests:?}");
     let strange: Vec<&String> = requests.iter().filter(|url| !url.starts_with(&format!("{base}/"))).collect();
@@ -105,9 +105,9 @@ fn assert_kept_to_itself(browser: &Browser, base: &str) {
 #[test]
 fn page_shows_the_phone_history() {
     let Some(browser) = Browser::start("page_shows_the_phone_history") else { return };
-    let site = watched();
+    let site = site_with_operators();
     let server = site.start();
-    visitors(&server);
+    send_requests(&server);
     let operators = Operators::of(&server);
     sign_in(&browser, &operators.base);
     assert_eq!(browser.text("h1"), "2 things need you", "{:?}", browser.texts(".needs li"));
@@ -133,12 +133,12 @@ fn page_shows_the_phone_history() {
     eventually("the phone's own page", || browser.url().ends_with(&format!("/phones/ote/{VVX500}")).then_some(()));
     assert!(browser.text("#requests tbody tr").contains("GET /site.cfg"));
     assert!(browser.text(".facts").contains("TLS13_AES_128_GCM_SHA256"), "{}", browser.text(".facts"));
-    assert_kept_to_itself(&browser, &operators.base);
+    assert_no_errors_or_foreign_requests(&browser, &operators.base);
 }
 
 /// A server with a constituency of this many phones, of which every tenth has its own note.
-fn crowd(count: u32) -> (Site, Running) {
-    let site = watched();
+fn large_site(count: u32) -> (Site, Running) {
+    let site = site_with_operators();
     let mac = |n: u32| format!("00005e{n:06x}");
     let note = |n: u32| if n.is_multiple_of(10) { format!("room {n}") } else { String::new() };
     let phones: Map<String, Value> = (0..count).map(|n| (mac(n), Value::String(note(n)))).collect();
@@ -151,7 +151,7 @@ fn crowd(count: u32) -> (Site, Running) {
 fn page_searches_sorts_and_pages_fifty_thousand_phones() {
     let test = "page_searches_sorts_and_pages_fifty_thousand_phones";
     let Some(browser) = Browser::start(test) else { return };
-    let (_site, server) = crowd(50_000);
+    let (_site, server) = large_site(50_000);
     let base = Operators::of(&server).base;
     sign_in(&browser, &base);
     browser.open(&format!("{base}/?sort=name"));
@@ -174,7 +174,7 @@ fn page_searches_sorts_and_pages_fifty_thousand_phones() {
     eventually("the last phone first", || (order(&browser)[0] == "00005e00c34f").then_some(()));
     browser.type_into("#search", "room 4990");
     found("the rooms", "2 phones of 50\u{202f}000");
-    assert_eq!(order(&browser).last().unwrap(), "00005e00137e", "reversed still");
+    assert_eq!(order(&browser).last().unwrap(), "00005e00137e", "still reversed");
     assert!(browser.url().contains("search=room+4990"), "{}", browser.url());
     browser.type_into("#state", "well");
     found("nobody", "No phone matches.");
@@ -184,7 +184,7 @@ fn page_searches_sorts_and_pages_fifty_thousand_phones() {
     browser.run("history.back()");
     found("nobody again", "No phone matches.");
     assert_still_marked(&browser);
-    assert_kept_to_itself(&browser, &base);
+    assert_no_errors_or_foreign_requests(&browser, &base);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn phone_allowed_on_the_page_is_served_within_a_second() {
     browser.type_into("#waiting input[name=note]", "Ms O'Neill <attic>");
     browser.click("#waiting .allow button");
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
-    within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+    within_a_second("the phone to be accepted", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
     let said = within_a_second("the page to say so", || browser.texts("#outcome p").into_iter().next()).0;
     assert_eq!(said, format!("{STRANGER} is on the list of ote. It gets its files when it next asks."));
     assert!(browser.text("#waiting").contains("Nobody waits."));
@@ -209,7 +209,7 @@ fn phone_allowed_on_the_page_is_served_within_a_second() {
 
     browser.click(".sign button");
     eventually("to be signed out", || (browser.texts("h1") == ["Sign in"]).then_some(()));
-    assert!(!browser.text("body").contains(VVX500), "who has signed out sees no phone");
+    assert!(!browser.text("body").contains(VVX500), "phones are hidden after signing out");
 }
 
 #[test]
@@ -228,16 +228,16 @@ fn failed_page_action_shows_the_reason_or_the_command() {
     let said = eventually("the reason", || browser.texts("#outcome .bad").into_iter().next());
     assert!(said.contains("constituency.json"), "{said}");
     assert_still_marked(&browser);
-    let complaints = browser.complaints();
-    assert!(complaints.iter().all(|line| line.contains("409 (Conflict)")), "{complaints:?}");
+    let console_errors = browser.console_errors();
+    assert!(console_errors.iter().all(|line| line.contains("409 (Conflict)")), "{console_errors:?}");
 
-    let mut without = watched();
+    let mut without = site_with_operators();
     without.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = without.start();
-    visitors(&server);
+    send_requests(&server);
     browser.open(&format!("{}/", Operators::of(&server).base));
     assert_eq!(browser.text("#waiting .command code"), command(&without));
-    assert_eq!(browser.texts(".sign"), Vec::<String>::new(), "there is nothing to sign in with");
+    assert_eq!(browser.texts(".sign"), Vec::<String>::new(), "there is no sign-in form");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn open_page_updates_live_and_keeps_typed_text() {
     });
     eventually("to be live", || browser.run("return document.documentElement.dataset.live").eq("on").then_some(()));
     drop(server);
-    eventually("to know that nobody serves any more", || {
+    eventually("the page to show that the server is gone", || {
         browser.run("return document.documentElement.dataset.live").eq("lost").then_some(())
     });
     assert_still_marked(&browser);
@@ -278,7 +278,7 @@ fn page_works_without_scripts() {
     };
     browser.forbid_scripts();
     sign_in(&browser, &base);
-    assert_eq!(browser.texts(".copy").concat(), "", "what needs a script is not there");
+    assert_eq!(browser.texts(".copy").concat(), "", "controls that need a script are hidden");
     browser.type_into("#search", "cellar");
     browser.click(".search button");
     let listed = |count: usize| {
@@ -289,15 +289,15 @@ fn page_works_without_scripts() {
     browser.click("#found a");
     let all = listed(3);
     browser.click("[aria-sort] a");
-    eventually("the list to be turned round", || browser.url().contains("reverse=1").then_some(()));
+    eventually("the list to be reversed", || browser.url().contains("reverse=1").then_some(()));
     assert_eq!(listed(3), all.into_iter().rev().collect::<Vec<_>>());
     browser.type_into("#waiting input[name=note]", "the attic");
     browser.click("#waiting .allow button");
     let said = eventually("the page to say so", || browser.texts("#outcome p").into_iter().next());
     assert!(said.starts_with(&format!("{STRANGER} is on the list of ote.")), "{said}");
     assert!(browser.text("#waiting").contains("Nobody waits."));
-    assert_eq!(state(&browser, STRANGER), "allowed", "and not refused, as it was when it last asked");
+    assert_eq!(state(&browser, STRANGER), "allowed", "and not the refusal of its last request");
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
-    within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
-    assert_kept_to_itself(&browser, &base);
+    within_a_second("the phone to be accepted", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+    assert_no_errors_or_foreign_requests(&browser, &base);
 }

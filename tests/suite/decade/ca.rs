@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::Notify;
 
-use super::weather::{DAY, Dice, HOUR, Weather};
+use super::outages::{DAY, HOUR, Outages, Random};
 use super::{START, system_time};
 
 type Now = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -66,8 +66,8 @@ struct Placed {
 
 pub struct ScriptedCa {
     directory: String,
-    weather: Arc<Weather>,
-    dice: Arc<Dice>,
+    outages: Arc<Outages>,
+    random: Arc<Random>,
     now: Now,
     issuer: Issuer<'static, KeyPair>,
     has_account: Mutex<bool>,
@@ -88,7 +88,7 @@ pub struct ScriptedCa {
 }
 
 impl ScriptedCa {
-    pub fn new(weather: Arc<Weather>, dice: Arc<Dice>, now: Now) -> Self {
+    pub fn new(outages: Arc<Outages>, random: Arc<Random>, now: Now) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_before = system_time(START - DAY).into();
@@ -96,8 +96,8 @@ impl ScriptedCa {
         let key = KeyPair::generate().unwrap();
         Self {
             directory: "https://scripted.example/directory".to_owned(),
-            weather,
-            dice,
+            outages,
+            random,
             now,
             issuer: Issuer::new(params, key),
             has_account: Mutex::new(false),
@@ -135,9 +135,9 @@ impl ScriptedCa {
     }
 
     /// Whether CA and DNS have worked recently.
-    pub fn is_fair(&self) -> bool {
+    pub fn works(&self) -> bool {
         let now = (self.now)();
-        self.weather.was_calm(now - 2 * DAY, now)
+        self.outages.was_undisturbed(now - 2 * DAY, now)
     }
 
     /// The lifetimes that Let's Encrypt has announced: 90, 64, 45, 6 days.
@@ -153,31 +153,31 @@ impl ScriptedCa {
 
     /// Any request: it takes time, and it may find the CA down, be rate-limited, or be where the process dies.
     async fn request(&self) -> Result<(), AcmeFailure> {
-        let wait = self.dice.between(1, 20);
+        let wait = self.random.between(1, 20);
         tokio::time::sleep(Duration::from_secs(wait.unsigned_abs())).await;
         self.maybe_die().await;
         let now = (self.now)();
         let blocked = *self.blocked_until.lock().unwrap();
         assert!(now >= blocked, "asked {} s before the Retry-After was over", blocked - now);
-        if !self.weather.ca_is_up(now) {
+        if !self.outages.ca_is_up(now) {
             return Err(AcmeFailure::retry("the CA is down"));
         }
-        if self.dice.chance(0.002) {
+        if self.random.chance(0.002) {
             return Err(self.too_many(now));
         }
         Ok(())
     }
 
     fn too_many(&self, now: i64) -> AcmeFailure {
-        let wait = self.dice.between(60, 2 * DAY);
+        let wait = self.random.between(60, 2 * DAY);
         *self.blocked_until.lock().unwrap() = now + wait;
-        self.weather.forbid(now, now + wait);
+        self.outages.forbid(now, now + wait);
         self.limited.fetch_add(1, Ordering::Relaxed);
         AcmeFailure::retry("too many").after(Some(wait))
     }
 
     async fn maybe_die(&self) {
-        if self.dice.chance(0.004) {
+        if self.random.chance(0.004) {
             self.kill.notify_waiters();
             // If the process is not being awaited, it does not die.
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -223,7 +223,7 @@ impl ScriptedCa {
             self.take("orders", |limits| &mut limits.orders);
         }
         let number = self.orders.fetch_add(1, Ordering::Relaxed);
-        let is_known = self.dice.chance(0.2);
+        let is_known = self.random.chance(0.2);
         let challenges = names.iter().enumerate().filter(|_| !is_known).map(|(index, name)| PendingChallenge {
             domain: name.trim_start_matches("*.").to_owned(),
             value: format!("value-{number}-{index}"),
@@ -241,7 +241,7 @@ impl ScriptedCa {
         self.placed.lock().unwrap().insert(url.clone(), placed);
         // The answer may get lost after the order was created.
         self.maybe_die().await;
-        if self.dice.chance(0.01) {
+        if self.random.chance(0.01) {
             return Err(AcmeFailure::retry("the connection broke"));
         }
         Ok(Box::new(ScriptedOrder { url, ca: Arc::clone(self) }))
@@ -284,7 +284,7 @@ impl Ca for CaPort {
     fn open(&self) -> PortFuture<'_, bool> {
         Box::pin(async {
             self.0.request().await?;
-            if self.0.dice.chance(0.001) {
+            if self.0.random.chance(0.001) {
                 *self.0.has_account.lock().unwrap() = false;
             }
             Ok(*self.0.has_account.lock().unwrap())
@@ -308,12 +308,12 @@ impl Ca for CaPort {
         Box::pin(async {
             self.0.request().await?;
             let now = (self.0.now)();
-            if self.0.dice.chance(0.002) {
+            if self.0.random.chance(0.002) {
                 // An incident: this certificate is to be replaced soon.
-                let soon = RenewalWindow { start: now - DAY, end: now + self.0.dice.between(-HOUR, 2 * DAY) };
+                let soon = RenewalWindow { start: now - DAY, end: now + self.0.random.between(-HOUR, 2 * DAY) };
                 self.0.moved.lock().unwrap().insert(leaf.to_vec(), soon);
             }
-            Ok(Some((self.0.window_of(leaf), self.0.dice.between(4 * HOUR, 8 * HOUR))))
+            Ok(Some((self.0.window_of(leaf), self.0.random.between(4 * HOUR, 8 * HOUR))))
         })
     }
 
@@ -378,7 +378,7 @@ impl Order for ScriptedOrder {
             for challenge in self.with(|order| order.challenges.clone()) {
                 self.ca.validations.fetch_add(1, Ordering::Relaxed);
                 // The CA may get other DNS answers than the server.
-                if !published.contains(&challenge.value) || self.ca.dice.chance(0.03) {
+                if !published.contains(&challenge.value) || self.ca.random.chance(0.03) {
                     self.ca.failed_validations.fetch_add(1, Ordering::Relaxed);
                     self.ca.take("failed validations", |limits| {
                         let of_name = limits.failed_validations.entry(challenge.domain.clone());
@@ -427,15 +427,15 @@ impl Order for ScriptedOrder {
 }
 
 pub struct ScriptedDns {
-    weather: Arc<Weather>,
-    dice: Arc<Dice>,
+    outages: Arc<Outages>,
+    random: Arc<Random>,
     now: Now,
     ca: Arc<ScriptedCa>,
 }
 
 impl ScriptedDns {
-    pub fn new(weather: Arc<Weather>, dice: Arc<Dice>, now: Now, ca: Arc<ScriptedCa>) -> Self {
-        Self { weather, dice, now, ca }
+    pub fn new(outages: Arc<Outages>, random: Arc<Random>, now: Now, ca: Arc<ScriptedCa>) -> Self {
+        Self { outages, random, now, ca }
     }
 
     /// The values that are published in DNS.
@@ -444,9 +444,9 @@ impl ScriptedDns {
     }
 
     async fn exchange(&self) -> Result<(), AcmeFailure> {
-        tokio::time::sleep(Duration::from_secs(self.dice.between(1, 30).unsigned_abs())).await;
+        tokio::time::sleep(Duration::from_secs(self.random.between(1, 30).unsigned_abs())).await;
         self.ca.maybe_die().await;
-        if self.weather.dns_is_up((self.now)()) { Ok(()) } else { Err(AcmeFailure::retry("DNS is down")) }
+        if self.outages.dns_is_up((self.now)()) { Ok(()) } else { Err(AcmeFailure::retry("DNS is down")) }
     }
 }
 
@@ -484,7 +484,7 @@ impl ChallengeDns for ScriptedDns {
         Box::pin(async move {
             self.exchange().await?;
             let published = self.ca.published.lock().unwrap().clone();
-            if values.iter().all(|value| published.contains(value)) && !self.dice.chance(0.02) {
+            if values.iter().all(|value| published.contains(value)) && !self.random.chance(0.02) {
                 return Ok(());
             }
             Err(AcmeFailure::retry("a secondary does not have it"))

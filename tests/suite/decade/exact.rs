@@ -7,8 +7,8 @@ use provost::acme::{AcmeFailure, FailureKind, Retry};
 use provost::certificate::ExactNames;
 use provost::constituency::ConstituencyName;
 
+use super::outages::{DAY, HOUR};
 use super::rules::{Simulated, on_virtual_time};
-use super::weather::{DAY, HOUR};
 
 const CA: &str = "https://first.example";
 
@@ -49,10 +49,10 @@ fn wildcard_is_ordered_first_and_exact_names_over_days() {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         site.want(&names);
         let status = site.live_for(2 * HOUR).await;
-        assert!(site.cas[0].ordered.lock().unwrap()[0][0].starts_with("*."), "the wildcard first");
+        assert!(site.cas[0].ordered.lock().unwrap()[0][0].starts_with("*."), "the wildcard is ordered first");
         assert_eq!(status.certificates.len(), 1 + names.len());
         let shown = || names.iter().filter(|name| site.shows(name)).count();
-        assert_eq!(shown(), 20, "what may be had at once");
+        assert_eq!(shown(), 20, "the burst of the limit");
         // A certificate that waits for the budget has not failed.
         assert!(status.certificates.iter().all(|certificate| certificate.failures == 0), "{status:?}");
         site.live_for(7 * DAY - 2 * HOUR).await;
@@ -120,7 +120,7 @@ fn rate_limit_on_one_exact_name_delays_no_other() {
         assert!(site.shows("b"));
         *site.cas[0].refused_name.lock().unwrap() = None;
         site.live_for(2 * DAY).await;
-        assert!(!site.shows("a"), "its Retry-After holds");
+        assert!(!site.shows("a"), "its Retry-After is obeyed");
         site.live_for(2 * DAY).await;
         assert!(site.shows("a"));
     });
@@ -142,7 +142,7 @@ fn unwanted_exact_certificate_is_kept_until_expiry() {
         }
         assert_eq!(site.orders("a").0, 1);
         site.live_for(80 * DAY).await;
-        assert_eq!((site.orders("a").0, folder.exists()), (1, true), "kept while it is good");
+        assert_eq!((site.orders("a").0, folder.exists()), (1, true), "kept while it is valid");
         site.live_for(12 * DAY).await;
         assert_eq!((site.orders("a").0, folder.exists()), (1, false));
         let memory = std::fs::read_to_string(site.folder.path().join("renewal.json")).unwrap();

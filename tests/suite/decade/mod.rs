@@ -6,8 +6,8 @@
 
 mod ca;
 mod exact;
+mod outages;
 mod rules;
-mod weather;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,7 +24,7 @@ use rcgen::KeyPair;
 use tokio::sync::{mpsc, watch};
 
 use ca::{CaPort, ScriptedCa, ScriptedDns};
-use weather::{DAY, Dice, HOUR, Weather};
+use outages::{DAY, HOUR, Outages, Random};
 
 const KINDS: [KeyKind; 2] = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
 const START: i64 = 1_800_000_000;
@@ -37,25 +37,25 @@ static KEYS: LazyLock<Vec<(KeyKind, Vec<String>)>> = LazyLock::new(|| {
 });
 
 /// Virtual time, which advances when nothing else happens.
-struct VirtualWorld {
+struct VirtualEnv {
     /// The start of the simulation on the runtime's clock.
     start: i64,
     began: tokio::time::Instant,
-    dice: Arc<Dice>,
+    random: Arc<Random>,
 }
 
-impl Env for VirtualWorld {
+impl Env for VirtualEnv {
     fn now(&self) -> i64 {
         self.start + i64::try_from(self.began.elapsed().as_secs()).unwrap()
     }
 
     fn random(&self) -> f64 {
-        self.dice.roll()
+        self.random.fraction()
     }
 
     fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
         let pems = &KEYS.iter().find(|(of, _)| *of == kind).unwrap().1;
-        KeyPair::from_pem(&pems[self.dice.below(pems.len())])
+        KeyPair::from_pem(&pems[self.random.below(pems.len())])
     }
 }
 
@@ -84,7 +84,7 @@ struct Figures {
 }
 
 /// After everything has worked for this long, there must be a certificate for exact names, whose attempts are rarer.
-const CALM_FOR_EXACT: i64 = 3 * DAY;
+const UNDISTURBED_FOR_EXACT: i64 = 3 * DAY;
 
 #[test]
 fn ten_simulated_years_leave_no_avoidable_certificate_gap() {
@@ -102,16 +102,16 @@ fn ten_simulated_years_leave_no_avoidable_certificate_gap() {
 
 async fn decade(seed: u64) -> String {
     let folder = scratch();
-    let dice = Arc::new(Dice::new(seed));
+    let random = Arc::new(Random::new(seed));
     let began = tokio::time::Instant::now();
-    let world = Arc::new(VirtualWorld { start: START, began, dice: Arc::clone(&dice) });
-    let weather = Arc::new(Weather::forecast(&dice, START, DECADE));
+    let world = Arc::new(VirtualEnv { start: START, began, random: Arc::clone(&random) });
+    let outages = Arc::new(Outages::generate(&random, START, DECADE));
     let now = Arc::new({
         let world = Arc::clone(&world);
         move || world.now()
     });
-    let ca = Arc::new(ScriptedCa::new(Arc::clone(&weather), Arc::clone(&dice), now.clone()));
-    let dns = Arc::new(ScriptedDns::new(Arc::clone(&weather), Arc::clone(&dice), now, Arc::clone(&ca)));
+    let ca = Arc::new(ScriptedCa::new(Arc::clone(&outages), Arc::clone(&random), now.clone()));
+    let dns = Arc::new(ScriptedDns::new(Arc::clone(&outages), Arc::clone(&random), now, Arc::clone(&ca)));
     let live = Arc::new(LiveCertificates::default());
     let (wanting, _) = watch::channel(wanted(false));
     let mut figures = Figures::default();
@@ -119,37 +119,37 @@ async fn decade(seed: u64) -> String {
         let parts = parts(&ca, &dns, &world, wanting.subscribe());
         let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
         let (_keep, commands) = mpsc::channel(1);
-        let span = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
-        let is_orderly = dice.chance(0.5);
+        let span = Duration::from_secs(u64::try_from(random.between(HOUR, 60 * DAY)).unwrap());
+        let is_orderly = random.chance(0.5);
         if is_orderly {
-            renewer.run(commands, look(span, &world, &weather, &live, &wanting, &mut figures)).await;
+            renewer.run(commands, look(span, &world, &outages, &live, &wanting, &mut figures)).await;
         } else {
             // The process is killed at any point, also between two requests to CA or DNS.
             let run = renewer.run(commands, std::future::pending());
             let killed = ca.killed();
             tokio::select! {
                 () = run => unreachable!("it runs until it is stopped"),
-                () = look(span, &world, &weather, &live, &wanting, &mut figures) => {}
+                () = look(span, &world, &outages, &live, &wanting, &mut figures) => {}
                 () = killed => figures.kills += 1,
             }
         }
         figures.restarts += 1;
         // The supervisor restarts it after a moment.
-        tokio::time::sleep(Duration::from_secs(u64::try_from(dice.between(1, 300)).unwrap())).await;
+        tokio::time::sleep(Duration::from_secs(u64::try_from(random.between(1, 300)).unwrap())).await;
     }
     assert_clean_end(&ca, &dns, &live, &world, folder.path());
     let made = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
     format!(
         "{} certificates, {} orders ({} wanted), {} validations of which {} failed, {} answers 429, {} outages, \
          {} restarts of which {} kills between two steps, {} s without a certificate, and {} s without one for exact \
-         names, all excused; {} certificates for a constituency that came and went",
+         names, all excused; {} certificates for a temporary constituency",
         made(&ca.certificates),
         made(&ca.orders),
         made(&ca.wanted),
         made(&ca.validations),
         made(&ca.failed_validations),
         made(&ca.limited),
-        weather.outages(),
+        outages.outages(),
         figures.restarts,
         figures.kills,
         figures.gaps_excused,
@@ -161,7 +161,7 @@ async fn decade(seed: u64) -> String {
 fn parts(
     ca: &Arc<ScriptedCa>,
     dns: &Arc<ScriptedDns>,
-    world: &Arc<VirtualWorld>,
+    world: &Arc<VirtualEnv>,
     exact: watch::Receiver<Arc<ExactNames>>,
 ) -> Parts {
     Parts {
@@ -179,8 +179,8 @@ fn parts(
 /// Checks for `span` whether there is a valid certificate of each kind: at each expiry and every hour.
 async fn look(
     span: Duration,
-    world: &VirtualWorld,
-    weather: &Weather,
+    world: &VirtualEnv,
+    outages: &Outages,
     live: &LiveCertificates,
     wanting: &watch::Sender<Arc<ExactNames>>,
     figures: &mut Figures,
@@ -198,8 +198,8 @@ async fn look(
             // The same later on: after everything has worked for this long, there must be a certificate again.
             let calm = DAY.min((certificate.not_after - certificate.not_before) / 6);
             assert!(
-                !weather.was_calm(now - calm, now),
-                "without a certificate for {} s, though all has worked for {calm} s",
+                !outages.was_undisturbed(now - calm, now),
+                "without a certificate for {} s, although everything has worked for {calm} s",
                 -left
             );
             figures.gaps_excused += pause;
@@ -207,12 +207,12 @@ async fn look(
         for labels in STEADY {
             let name: ConstituencyName = labels[0].parse().unwrap();
             let is_shown = live.exact().get(&name).is_some_and(|shown| shown[0].not_after >= now);
-            let calm = CALM_FOR_EXACT.min(now - START);
-            let is_excused = calm < CALM_FOR_EXACT || !weather.was_calm(now - calm, now);
-            assert!(is_shown || is_excused, "no certificate for {name}, though all has worked for {calm} s");
+            let calm = UNDISTURBED_FOR_EXACT.min(now - START);
+            let is_excused = calm < UNDISTURBED_FOR_EXACT || !outages.was_undisturbed(now - calm, now);
+            assert!(is_shown || is_excused, "no certificate for {name}, although everything has worked for {calm} s");
             figures.exact_missing += if is_shown { 0 } else { pause };
         }
-        if world.dice.chance(0.01) {
+        if world.random.chance(0.01) {
             let is_here = wanting.borrow().iter().any(|(name, _)| name.as_str() == GUEST[0]);
             wanting.send_replace(wanted(!is_here));
         }
@@ -220,18 +220,21 @@ async fn look(
     }
 }
 
-fn assert_clean_end(ca: &ScriptedCa, dns: &ScriptedDns, live: &LiveCertificates, world: &VirtualWorld, state: &Path) {
+fn assert_clean_end(ca: &ScriptedCa, dns: &ScriptedDns, live: &LiveCertificates, world: &VirtualEnv, state: &Path) {
     assert_eq!(live.current().len(), KINDS.len());
     for certificate in live.current().iter() {
-        assert!(certificate.not_after > world.now() || !ca.is_fair(), "an expired certificate at the end");
+        assert!(certificate.not_after > world.now() || !ca.works(), "an expired certificate at the end");
     }
     let journal = std::fs::read_to_string(state.join("dns-journal.json")).unwrap_or_default();
     let orphans: BTreeSet<String> = dns.records().into_iter().filter(|value| !journal.contains(value)).collect();
-    assert!(orphans.is_empty(), "records that nobody knows of: {orphans:?}");
+    assert!(orphans.is_empty(), "orphaned records: {orphans:?}");
     assert!(ca.certificates.load(Ordering::Relaxed) > 200, "too few certificates to prove anything");
     let (steady, guest) = (ca.issued_for("ucs-3.phones.example.com"), ca.issued_for("guest.phones.example.com"));
     assert!(steady > 50 && guest > 10, "too few for exact names to prove anything: {steady}, {guest}");
-    assert!(guest <= steady, "who comes and goes needs no more than who stays: {guest}, {steady}");
+    assert!(
+        guest <= steady,
+        "a temporary constituency needs no more certificates than a permanent one: {guest}, {steady}"
+    );
 }
 
 /// A folder in memory if possible, because ten years write a lot.

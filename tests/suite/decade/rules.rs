@@ -14,15 +14,15 @@ use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::weather::{DAY, Dice, HOUR};
-use super::{START, VirtualWorld, scratch, system_time};
+use super::outages::{DAY, HOUR, Random};
+use super::{START, VirtualEnv, scratch, system_time};
 
 const KIND: KeyKind = KeyKind::EcdsaP256;
 
 /// A CA controlled by the test, without validation.
 pub(super) struct Stub {
     directory: String,
-    world: Arc<VirtualWorld>,
+    world: Arc<VirtualEnv>,
     issuer: Issuer<'static, KeyPair>,
     /// The error of every request, if any.
     refusal: Mutex<Option<AcmeFailure>>,
@@ -35,14 +35,14 @@ pub(super) struct Stub {
     hangs: AtomicBool,
     names_are_wrong: AtomicBool,
     /// A revocation is never answered.
-    is_deaf: AtomicBool,
+    ignores_revocations: AtomicBool,
     requests: AtomicU32,
     orders: AtomicU32,
     finalized: AtomicU32,
 }
 
 impl Stub {
-    fn new(directory: &str, world: &Arc<VirtualWorld>) -> Arc<Self> {
+    fn new(directory: &str, world: &Arc<VirtualEnv>) -> Arc<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Arc::new(Self {
@@ -55,7 +55,7 @@ impl Stub {
             skew: AtomicI64::new(0),
             hangs: AtomicBool::default(),
             names_are_wrong: AtomicBool::default(),
-            is_deaf: AtomicBool::default(),
+            ignores_revocations: AtomicBool::default(),
             requests: AtomicU32::default(),
             orders: AtomicU32::default(),
             finalized: AtomicU32::default(),
@@ -136,7 +136,7 @@ impl Ca for Port {
 
     fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, ()> {
         Box::pin(async {
-            if self.0.is_deaf.load(Ordering::SeqCst) {
+            if self.0.ignores_revocations.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
             self.0.request().await
@@ -212,7 +212,7 @@ impl ChallengeDns for NoDns {
 /// A site on the virtual clock, with its CAs.
 pub(super) struct Simulated {
     pub(super) folder: tempfile::TempDir,
-    pub(super) world: Arc<VirtualWorld>,
+    pub(super) world: Arc<VirtualEnv>,
     pub(super) live: Arc<LiveCertificates>,
     pub(super) cas: Vec<Arc<Stub>>,
     pub(super) wanted: watch::Sender<Arc<ExactNames>>,
@@ -221,8 +221,8 @@ pub(super) struct Simulated {
 
 impl Simulated {
     pub(super) fn new(directories: &[&str]) -> Self {
-        let dice = Arc::new(Dice::new(7));
-        let world = Arc::new(VirtualWorld { start: START, began: tokio::time::Instant::now(), dice });
+        let random = Arc::new(Random::new(7));
+        let world = Arc::new(VirtualEnv { start: START, began: tokio::time::Instant::now(), random });
         let cas = directories.iter().map(|directory| Stub::new(directory, &world)).collect();
         let (wanted, _) = watch::channel(Arc::default());
         Self { folder: scratch(), world, live: Arc::default(), cas, wanted, domain: "phones.example.com" }
@@ -378,7 +378,7 @@ fn changed_domain_is_ordered_at_once_while_the_old_serves() {
 fn unanswered_revocation_does_not_delay_shutdown() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
-        site.cas[0].is_deaf.store(true, Ordering::SeqCst);
+        site.cas[0].ignores_revocations.store(true, Ordering::SeqCst);
         // Revocation requests during the first order, and while idle.
         for moment in [Duration::from_millis(500), Duration::from_mins(30)] {
             let (commands, received) = mpsc::channel(1);
@@ -389,8 +389,8 @@ fn unanswered_revocation_does_not_delay_shutdown() {
             };
             let running = site.open().run(received, tokio::time::sleep(Duration::from_hours(1)));
             let lived = async { tokio::join!(running, asking) };
-            assert!(tokio::time::timeout(Duration::from_hours(2), lived).await.is_ok(), "asked after {moment:?}");
-            assert!(answer.await.is_err(), "nobody knows what became of it");
+            assert!(tokio::time::timeout(Duration::from_hours(2), lived).await.is_ok(), "requested after {moment:?}");
+            assert!(answer.await.is_err(), "its result is unknown");
             assert!(site.not_after() > site.world.now());
         }
     });

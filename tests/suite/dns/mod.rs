@@ -1,8 +1,8 @@
 //! Our DNS client with real BIND and Knot: where records go, adding and removing them, refusals, authorities.
 
 mod grants;
-mod places;
 mod propagation;
+mod record_locations;
 mod refusals;
 mod updates;
 
@@ -15,11 +15,11 @@ use crate::harness::bind::{Bind, BindConfig};
 
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
-const NEIGHBOUR: &str = "somebody else's";
+const FOREIGN_VALUE: &str = "somebody else's";
 
 /// The usual primary: `example.com`, with another program's value at the challenge's name.
 fn example_config() -> BindConfig {
-    let records = format!("phones A 127.0.0.1\n*.phones A 127.0.0.1\n_acme-challenge.phones TXT \"{NEIGHBOUR}\"");
+    let records = format!("phones A 127.0.0.1\n*.phones A 127.0.0.1\n_acme-challenge.phones TXT \"{FOREIGN_VALUE}\"");
     BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, POLICY)
 }
 
@@ -50,4 +50,4 @@ fn values(values: &[&str]) -> Vec<String> {
 }
 
 /// A progress callback that ignores its lines.
-fn nobody(_: String) {}
+fn ignore(_: String) {}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use provost::dns::{Dns, DnsError, DnsSettings, PropagationTimeouts};
 
-use super::{CHALLENGE, NEIGHBOUR, example, nobody, open, place, quick, values};
+use super::{CHALLENGE, FOREIGN_VALUE, example, ignore, open, place, quick, values};
 use crate::harness::PATIENCE;
 use crate::harness::bind::{self, Bind, BindConfig};
 
@@ -14,7 +14,7 @@ use crate::harness::bind::{self, Bind, BindConfig};
 fn with_lagging_secondary() -> (Bind, Bind) {
     let primary = example();
     let secondary = BindConfig::new().secondary("example.com", &primary).start();
-    assert_eq!(secondary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(secondary.txt(CHALLENGE), [FOREIGN_VALUE]);
     (primary, secondary)
 }
 
@@ -57,7 +57,7 @@ async fn stale_secondary_is_reported_with_its_serial() {
     let (primary, secondary) = with_lagging_secondary();
     let dns = asking(&primary, &[primary.address.to_string(), secondary.address.to_string()])
         .with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
-    let secret = values(&["a-value-that-nobody-is-told"]);
+    let secret = values(&["a-secret-value"]);
     dns.add(&place(), &secret).await.unwrap();
     let said = Mutex::new(String::new());
     let began = Instant::now();
@@ -163,14 +163,14 @@ async fn propagation_fails_if_no_authority_answers() {
     let dead = secondary.kill();
     let dns = asking(&primary, &[dead.to_string(), "nowhere.example.com:53".to_owned()])
         .with_patience(PropagationTimeouts { for_lagging: Duration::from_millis(300), ..quick() });
-    let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
+    let error = dns.wait_until_visible(&place(), &values(&["one"]), &ignore).await.unwrap_err();
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
     assert!(error.to_string().contains(&dead.to_string()), "{error}");
     assert!(error.to_string().contains("nowhere.example.com"), "{error}");
     // If none has an address, waiting is useless.
     let dns = asking(&primary, &["nowhere.example.com".to_owned()]);
     let began = Instant::now();
-    let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
+    let error = dns.wait_until_visible(&place(), &values(&["one"]), &ignore).await.unwrap_err();
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
     assert!(began.elapsed() < PATIENCE / 2);
 }
@@ -186,7 +186,7 @@ async fn refusing_authority_blocks_agreement() {
         .with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
     let one = values(&["one"]);
     dns.add(&place(), &one).await.unwrap();
-    let error = dns.wait_until_visible(&place(), &one, &nobody).await.unwrap_err();
+    let error = dns.wait_until_visible(&place(), &one, &ignore).await.unwrap_err();
     assert!(error.to_string().contains(&format!("{} answers Query Refused", lame.address)), "{error}");
 }
 
@@ -206,7 +206,7 @@ async fn all_addresses_of_all_name_servers_are_queried() {
     let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &records, "").start();
     let settings = DnsSettings { authorities: vec![], ..server.settings("provost.") };
     let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
-    let text = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err().to_string();
+    let text = dns.wait_until_visible(&place(), &values(&["one"]), &ignore).await.unwrap_err().to_string();
     let named = |server: usize, address: &str| {
         text.contains(&format!("a-name-server-with-a-long-name-{server}.example.com ({address}:53)"))
     };
@@ -223,13 +223,13 @@ async fn settle_time_follows_the_agreement_of_all_authorities() {
     let primary = example();
     let settings = DnsSettings { settle_s: 1, ..primary.settings("provost.") };
     let dns = open(&settings);
-    assert_eq!(dns.patience().for_silent, PATIENCE, "not more than all have together");
+    assert_eq!(dns.patience().for_silent, PATIENCE, "within the timeout for all of them");
     let patient = DnsSettings { propagation_timeout_s: 120, ..settings };
     assert_eq!(open(&patient).patience().for_silent, Duration::from_secs(30));
     let one = values(&["one"]);
     dns.add(&place(), &one).await.unwrap();
     let began = Instant::now();
-    dns.wait_until_visible(&place(), &one, &nobody).await.unwrap();
+    dns.wait_until_visible(&place(), &one, &ignore).await.unwrap();
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 

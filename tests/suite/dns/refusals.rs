@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use provost::dns::{Dns, DnsError, DnsSettings, RecordLocation, Refusal};
 
-use super::{CHALLENGE, NEIGHBOUR, POLICY, example, open, place, values};
+use super::{CHALLENGE, FOREIGN_VALUE, POLICY, example, open, place, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
 use crate::harness::knot::{self, Knot};
 
@@ -56,7 +56,7 @@ async fn badsig_and_badkey_are_reported_differently() {
     assert_eq!(refusal(&error), Refusal::BadKey);
     says(&error, &["BADKEY", "provost. with hmac-sha512"]);
     assert!(error.needs_human());
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn unreachable_primary_is_tried_at_every_address() {
     let port = primary.address.port();
     let named = DnsSettings { primary: format!("localhost:{port}"), resolvers: vec![], ..settings };
     open(&named).add(&place(), &values(&["one"])).await.unwrap();
-    assert_eq!(primary.txt(CHALLENGE), ["one", NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), ["one", FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn update_is_retried_after_a_broken_connection() {
     });
     open(&settings).add(&place(), &values(&["one"])).await.unwrap();
     wire.join().unwrap();
-    assert_eq!(primary.txt(CHALLENGE), ["one", NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), ["one", FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn unsigned_or_forged_success_is_rejected() {
     let error = refused(&open(&settings), &place()).await;
     says(&error, &["it said that it did, but did not sign that"]);
     yes.join().unwrap();
-    assert_eq!(real.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(real.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]

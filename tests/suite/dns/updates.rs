@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use provost::dns::{DnsError, PropagationTimeouts, probe};
 
-use super::{CHALLENGE, NEIGHBOUR, POLICY, example, nobody, open, place, quick, values};
+use super::{CHALLENGE, FOREIGN_VALUE, POLICY, example, ignore, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dig};
 use crate::harness::eventually;
 
@@ -19,13 +19,13 @@ async fn adding_and_removing_values_keeps_foreign_ones() {
     let dns = open(&primary.settings("provost."));
     let ours = values(&["of-the-wildcard", "of-the-name"]);
     dns.add(&place(), &ours).await.unwrap();
-    assert_eq!(primary.txt(CHALLENGE), ["of-the-name", "of-the-wildcard", NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), ["of-the-name", "of-the-wildcard", FOREIGN_VALUE]);
     dns.add(&place(), &ours).await.unwrap();
-    assert_eq!(primary.txt(CHALLENGE).len(), 3, "what is there already stays");
+    assert_eq!(primary.txt(CHALLENGE).len(), 3, "existing values stay");
     dns.remove(&place(), &values(&["of-the-name", "never-there"])).await.unwrap();
-    assert_eq!(primary.txt(CHALLENGE), ["of-the-wildcard", NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), ["of-the-wildcard", FOREIGN_VALUE]);
     dns.remove(&place(), &ours).await.unwrap();
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn probe_record_is_published_observed_and_removed() {
     assert!(said.contains("a probe record was added in zone example.com"), "{said}");
     assert!(said.contains(&format!("{}: has the records\n", primary.address)), "{said}");
     assert!(said.ends_with(&format!("{}: has the records no more", primary.address)), "{said}");
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
     assert!(primary.log().contains("deleting an RR at _acme-challenge.phones.example.com TXT"), "{}", primary.log());
 }
 
@@ -136,10 +136,10 @@ async fn probe_not_visible_everywhere_is_removed() {
     let mut settings = primary.settings("provost.");
     settings.authorities = vec![behind.address.to_string()];
     let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
-    let probed = probe(&dns, CHALLENGE, &nobody, pending()).await.unwrap();
+    let probed = probe(&dns, CHALLENGE, &ignore, pending()).await.unwrap();
     assert!(matches!(probed.seen, Err(DnsError::NotVisible { .. })), "{probed:?}");
     assert_eq!(probed.gone, Ok(()));
-    eventually("the probe to be gone", || (primary.txt(CHALLENGE) == [NEIGHBOUR]).then_some(()));
+    eventually("the probe to be gone", || (primary.txt(CHALLENGE) == [FOREIGN_VALUE]).then_some(()));
     assert!(primary.log().contains("deleting an RR"), "{}", primary.log());
 }
 
@@ -166,7 +166,7 @@ async fn probe_left_on_a_secondary_is_reported_with_its_serial() {
         text.contains(&format!("are not gone everywhere: {} has 1 of 1 values, serial 2", behind.address)),
         "{text}"
     );
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn stopped_probe_is_removed_without_waiting() {
     let probed = probe(&dns, CHALLENGE, &say, stop.notified()).await.unwrap();
     assert_eq!(probed.seen, Err(DnsError::Stopped { name: CHALLENGE.to_owned() }));
     assert_eq!(probed.gone, Ok(()));
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn probe_stopped_after_its_removal_does_not_wait() {
     let probed = probe(&dns, CHALLENGE, &say, stop.notified()).await.unwrap();
     assert_eq!(probed.seen, Ok(Vec::new()));
     assert_eq!(probed.gone, Err(DnsError::Stopped { name: CHALLENGE.to_owned() }));
-    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert_eq!(primary.txt(CHALLENGE), [FOREIGN_VALUE]);
 }
 
 #[tokio::test]

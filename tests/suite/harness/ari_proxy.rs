@@ -19,7 +19,7 @@ use super::socket::Socket;
 use super::tls::Client;
 
 /// The proxy. Dropped, it stops.
-pub struct Wishing {
+pub struct AriProxy {
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -31,12 +31,12 @@ struct Shared {
     /// Certificates with another renewal window than the default.
     windows: Mutex<BTreeMap<String, (OffsetDateTime, OffsetDateTime)>>,
     orders: Mutex<Vec<Value>>,
-    asked_about: Mutex<Vec<String>>,
+    queried_certificates: Mutex<Vec<String>>,
     echoes_replaces: bool,
-    is_over: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
-impl Wishing {
+impl AriProxy {
     /// Starts in front of `pebble`, with a renewal window that begins in a month. Without `echoes_replaces`, its orders
     /// lack the field `replaces`.
     pub fn start(pebble: &Pebble, echoes_replaces: bool) -> Self {
@@ -55,14 +55,14 @@ impl Wishing {
             tls: Arc::new(tls),
             windows: Mutex::default(),
             orders: Mutex::default(),
-            asked_about: Mutex::default(),
+            queried_certificates: Mutex::default(),
             echoes_replaces,
-            is_over: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if theirs.is_over.load(Ordering::SeqCst) {
+                if theirs.is_stopped.load(Ordering::SeqCst) {
                     break;
                 }
                 // A client that disconnects early is no error of the proxy.
@@ -77,8 +77,8 @@ impl Wishing {
     }
 
     /// Sets the renewal window of all certificates that were queried so far.
-    pub fn wants_renewal(&self, start: OffsetDateTime, end: OffsetDateTime) {
-        let windows = self.asked_about().into_iter().map(|certificate| (certificate, (start, end)));
+    pub fn set_renewal_window(&self, start: OffsetDateTime, end: OffsetDateTime) {
+        let windows = self.queried_certificates().into_iter().map(|certificate| (certificate, (start, end)));
         self.shared.windows.lock().unwrap().extend(windows);
     }
 
@@ -88,14 +88,14 @@ impl Wishing {
     }
 
     /// The certificates whose renewal window was queried, by their ARI identifiers.
-    pub fn asked_about(&self) -> Vec<String> {
-        self.shared.asked_about.lock().unwrap().clone()
+    pub fn queried_certificates(&self) -> Vec<String> {
+        self.shared.queried_certificates.lock().unwrap().clone()
     }
 }
 
-impl Drop for Wishing {
+impl Drop for AriProxy {
     fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.is_stopped.store(true, Ordering::SeqCst);
         // Wakes up the thread, which is waiting in `accept`.
         let _ = TcpStream::connect(self.shared.address);
         if let Some(thread) = self.thread.take() {
@@ -127,7 +127,7 @@ impl Shared {
     fn answer(&self, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
         let path = head.split(' ').nth(1).unwrap_or_default();
         if let Some(certificate) = path.strip_prefix("/renewal-info/") {
-            self.asked_about.lock().unwrap().push(certificate.to_owned());
+            self.queried_certificates.lock().unwrap().push(certificate.to_owned());
             return Ok(self.renewal_info(certificate));
         }
         let answer = self.pass_on(head, body)?;

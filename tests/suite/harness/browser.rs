@@ -59,7 +59,7 @@ pub struct Browser {
 
 /// A size and kind of screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct Viewport {
     pub width: u32,
     pub height: u32,
     pub is_dark: bool,
@@ -67,7 +67,7 @@ pub struct Look {
     pub is_telephone: bool,
 }
 
-impl Look {
+impl Viewport {
     pub const DESK: Self = Self { width: 1280, height: 900, is_dark: false, is_telephone: false };
     pub const TELEPHONE: Self = Self { width: 390, height: 844, is_dark: false, is_telephone: true };
 
@@ -110,11 +110,11 @@ impl Browser {
             "goog:chromeOptions": { "args": switches },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
-        let begun = Self::insist(|| self.ask(Method::POST, "/session", &wanted));
+        let begun = Self::retry(|| self.ask(Method::POST, "/session", &wanted));
         self.session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
         // The browser starts with a page of its own.
         self.open("about:blank");
-        self.complaints();
+        self.console_errors();
         self.requests();
     }
 
@@ -139,13 +139,13 @@ impl Browser {
         let text = |element: &String| self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null);
         // If an element is replaced meanwhile, the texts read before it may be from the old page.
         let texts = || self.elements(selector).iter().map(text).collect::<Result<Vec<Value>, String>>();
-        Self::insist(texts).iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+        Self::retry(texts).iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     }
 
     /// The text of the only element that matches `selector`.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
-        Self::insist(|| match <[String; 1]>::try_from(self.texts(selector)) {
+        Self::retry(|| match <[String; 1]>::try_from(self.texts(selector)) {
             Ok([text]) => Ok(text),
             Err(texts) => Err(format!("{selector}: {texts:?}")),
         })
@@ -165,7 +165,7 @@ impl Browser {
 
     #[track_caller]
     fn act_on(&self, selector: &str, act: &str, how: &Value) {
-        Self::insist(|| {
+        Self::retry(|| {
             let element = self.elements(selector).into_iter().next();
             let element = element.ok_or_else(|| format!("nothing on {} is {selector}", self.url()))?;
             self.command(Method::POST, &format!("/element/{element}/{act}"), how)
@@ -175,13 +175,13 @@ impl Browser {
     #[track_caller]
     fn elements(&self, selector: &str) -> Vec<String> {
         let wanted = json!({ "using": "css selector", "value": selector });
-        let found = Self::insist(|| self.command(Method::POST, "/elements", &wanted));
+        let found = Self::retry(|| self.command(Method::POST, "/elements", &wanted));
         found.as_array().unwrap().iter().map(|it| it[ELEMENT].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Retries `act` until it succeeds, because a page may still load or be redrawn.
+    /// Retries `attempt` until it succeeds, because a page may still load or be redrawn.
     #[track_caller]
-    fn insist<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    fn retry<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
         let watch = Watch::start();
         loop {
             match attempt() {
@@ -192,14 +192,14 @@ impl Browser {
     }
 
     /// Changes the viewport.
-    pub fn look(&self, look: Look) {
-        let scale = if look.is_telephone { 2 } else { 1 };
+    pub fn set_viewport(&self, viewport: Viewport) {
+        let scale = if viewport.is_telephone { 2 } else { 1 };
         let metrics = json!({
-            "width": look.width, "height": look.height, "deviceScaleFactor": scale, "mobile": look.is_telephone,
+            "width": viewport.width, "height": viewport.height, "deviceScaleFactor": scale, "mobile": viewport.is_telephone,
         });
-        self.tools("Emulation.setDeviceMetricsOverride", &metrics);
-        let scheme = if look.is_dark { "dark" } else { "light" };
-        self.tools(
+        self.cdp("Emulation.setDeviceMetricsOverride", &metrics);
+        let scheme = if viewport.is_dark { "dark" } else { "light" };
+        self.cdp(
             "Emulation.setEmulatedMedia",
             &json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
         );
@@ -207,24 +207,24 @@ impl Browser {
 
     /// Disables scripts on all later pages.
     pub fn forbid_scripts(&self) {
-        self.tools("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
+        self.cdp("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     }
 
     /// A PNG of the page, or of its first `height` points.
     pub fn picture(&self, height: Option<u32>) -> Vec<u8> {
         // A page without layout has no size yet.
-        let picture = Self::insist(|| {
-            let size = self.try_tools("Page.getLayoutMetrics", &json!({}))?["cssContentSize"].clone();
+        let picture = Self::retry(|| {
+            let size = self.try_cdp("Page.getLayoutMetrics", &json!({}))?["cssContentSize"].clone();
             let height = height.map_or_else(|| size["height"].clone(), Value::from);
             let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
             let taken = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
-            self.try_tools("Page.captureScreenshot", &taken)
+            self.try_cdp("Page.captureScreenshot", &taken)
         });
         BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
     }
 
     /// Errors on the browser's console since the last call: of scripts, and files refused or missing.
-    pub fn complaints(&self) -> Vec<String> {
+    pub fn console_errors(&self) -> Vec<String> {
         let log = self.post("/se/log", &json!({ "type": "browser" }));
         log.as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
@@ -244,11 +244,11 @@ impl Browser {
     }
 
     /// Runs a command of the `DevTools` protocol.
-    pub fn tools(&self, command: &str, parameters: &Value) -> Value {
-        self.try_tools(command, parameters).unwrap_or_else(|error| panic!("{command} {parameters}: {error}"))
+    pub fn cdp(&self, command: &str, parameters: &Value) -> Value {
+        self.try_cdp(command, parameters).unwrap_or_else(|error| panic!("{command} {parameters}: {error}"))
     }
 
-    fn try_tools(&self, command: &str, parameters: &Value) -> Result<Value, String> {
+    fn try_cdp(&self, command: &str, parameters: &Value) -> Result<Value, String> {
         self.command(Method::POST, "/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
     }
 

@@ -16,7 +16,7 @@ use super::pki::SERVER_CA;
 pub struct Directory {
     pub url: String,
     folder: tempfile::TempDir,
-    is_over: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -36,8 +36,8 @@ impl Directory {
         object.insert("meta".to_owned(), meta.clone());
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
-        let is_over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&is_over);
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_stopped);
         let thread = std::thread::spawn(move || {
             let config = tls();
             for stream in listener.incoming() {
@@ -48,7 +48,7 @@ impl Directory {
                 let _ = answer(&config, stream.unwrap(), &directory.to_string());
             }
         });
-        Self { url: format!("{here}/dir"), folder, is_over, thread: Some(thread) }
+        Self { url: format!("{here}/dir"), folder, is_stopped, thread: Some(thread) }
     }
 
     /// The root of its HTTPS certificate.
@@ -59,7 +59,7 @@ impl Directory {
     /// Stops serving; its files stay.
     pub fn stop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        self.is_over.store(true, Ordering::SeqCst);
+        self.is_stopped.store(true, Ordering::SeqCst);
         // Wakes up the thread, which is waiting in `accept`.
         let _ = TcpStream::connect(self.url.trim_start_matches("https://").trim_end_matches("/dir"));
         let _ = thread.join();

@@ -43,7 +43,7 @@ pub struct DhcpServer {
 }
 
 /// Creates the LAN; false if the machine has no veth devices.
-pub fn make() -> bool {
+pub fn create() -> bool {
     let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
     if ip(&format!("link add {SERVER_END} type veth peer name {CLIENT_END}")).code != 0 {
         return false;

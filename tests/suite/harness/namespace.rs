@@ -39,24 +39,24 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
 }
 
 /// Mounts `source` over the existing `path`; only inside.
-pub fn lay(source: &Path, path: &Path) {
+pub fn bind_mount(source: &Path, path: &Path) {
     mount(&[Path::new("--bind"), source, path]);
 }
 
 /// Mounts an empty folder over the existing `path`; only inside.
-pub fn empty(path: &str) {
+pub fn mount_empty(path: &str) {
     mount(&["-t", "tmpfs", "none", path].map(Path::new));
 }
 
 /// Mounts a full file system over the existing `path`; only inside.
-pub fn full(path: &Path) {
+pub fn mount_full(path: &Path) {
     mount(&["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), "size=4k".as_ref(), "none".as_ref(), path]);
     fs::write(path.join("everything"), [0; 4096]).unwrap();
 }
 
 /// Makes the folder `path` read-only until [`writable`]; only inside.
 pub fn read_only(path: &Path) {
-    lay(path, path);
+    bind_mount(path, path);
     mount(&["-o".as_ref(), "remount,bind,ro".as_ref(), path]);
 }
 
@@ -72,7 +72,7 @@ pub fn has_users() -> bool {
 }
 
 /// Keeps all changes below `path` in an overlay in `folder`; only inside.
-pub fn cover(path: &str, folder: &Path) {
+pub fn mount_overlay(path: &str, folder: &Path) {
     let above = folder.join(path.replace('/', "_"));
     fs::create_dir(&above).unwrap();
     mount(&["-t", "tmpfs", "none", above.to_str().unwrap()].map(Path::new));
@@ -99,5 +99,5 @@ pub fn resolve_through(address: &str, folder: &Path) {
         fs::create_dir_all(real.parent().unwrap()).unwrap();
         fs::write(&real, "").unwrap();
     }
-    lay(&file, system);
+    bind_mount(&file, system);
 }

@@ -10,29 +10,29 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(10);
 
 /// A check that is later than this means that the process was suspended; less is load.
-const LATE: Duration = Duration::from_millis(100);
+const SUSPENDED: Duration = Duration::from_millis(100);
 
 /// When this process ran, and when it, or the whole machine, was suspended.
-struct Sightings {
+struct Liveness {
     /// The last check.
     last: Instant,
     /// From when to when it was suspended.
-    standstills: Vec<(Instant, Instant)>,
+    suspensions: Vec<(Instant, Instant)>,
 }
 
-static SIGHTINGS: LazyLock<Mutex<Sightings>> = LazyLock::new(|| {
+static LIVENESS: LazyLock<Mutex<Liveness>> = LazyLock::new(|| {
     std::thread::spawn(|| {
         loop {
             std::thread::sleep(TICK);
-            let mut sightings = SIGHTINGS.lock().unwrap();
-            let (last, now) = (sightings.last, Instant::now());
-            if now - last > TICK + LATE {
-                sightings.standstills.push((last, now));
+            let mut liveness = LIVENESS.lock().unwrap();
+            let (last, now) = (liveness.last, Instant::now());
+            if now - last > TICK + SUSPENDED {
+                liveness.suspensions.push((last, now));
             }
-            sightings.last = now;
+            liveness.last = now;
         }
     });
-    Mutex::new(Sightings { last: Instant::now(), standstills: Vec::new() })
+    Mutex::new(Liveness { last: Instant::now(), suspensions: Vec::new() })
 });
 
 /// A stopwatch that knows when this process was suspended.
@@ -40,7 +40,7 @@ pub struct Watch(Instant);
 
 impl Watch {
     pub fn start() -> Self {
-        LazyLock::force(&SIGHTINGS);
+        LazyLock::force(&LIVENESS);
         Self(Instant::now())
     }
 
@@ -56,14 +56,14 @@ impl Watch {
             return false;
         }
         loop {
-            let sightings = SIGHTINGS.lock().unwrap();
+            let liveness = LIVENESS.lock().unwrap();
             // After a suspension the thread that records it may wake up later than this one.
-            if sightings.last > end {
+            if liveness.last > end {
                 let within =
                     |(from, to): &(Instant, Instant)| (*to).min(end).saturating_duration_since((*from).max(self.0));
-                return end - self.0 > time + sightings.standstills.iter().map(within).sum::<Duration>();
+                return end - self.0 > time + liveness.suspensions.iter().map(within).sum::<Duration>();
             }
-            drop(sightings);
+            drop(liveness);
             std::thread::sleep(TICK);
         }
     }
@@ -87,7 +87,7 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(!is_over, "waited {PATIENCE:?} in vain for {what}");
+        assert!(!is_over, "timeout after {PATIENCE:?} waiting for {what}");
         // Leaves the processor to the other process; the loop's end does not depend on this time.
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -22,7 +22,7 @@ use super::{eventually, not_run};
 
 /// Pebble's settings.
 #[derive(Clone)]
-pub struct Behaviour {
+pub struct Behavior {
     /// The percentage of requests that are rejected with `badNonce`.
     pub rejected_nonces: u32,
     /// The percentage of authorizations that are reused.
@@ -38,7 +38,7 @@ pub struct Behaviour {
     pub profiles: BTreeMap<String, u64>,
 }
 
-impl Default for Behaviour {
+impl Default for Behavior {
     fn default() -> Self {
         Self {
             rejected_nonces: 5,
@@ -55,7 +55,7 @@ impl Default for Behaviour {
 pub struct Pebble {
     folder: tempfile::TempDir,
     program: PathBuf,
-    behaviour: Behaviour,
+    behavior: Behavior,
     child: Option<Child>,
     port: u16,
     management_port: u16,
@@ -85,18 +85,18 @@ impl Pebble {
     }
 
     /// Starts it with the name server at `address`.
-    pub fn start(behaviour: Behaviour, address: SocketAddr) -> Self {
-        Self::start_program(program("pebble").unwrap(), behaviour, address)
+    pub fn start(behavior: Behavior, address: SocketAddr) -> Self {
+        Self::start_program(program("pebble").unwrap(), behavior, address)
     }
 
     /// Starts this `program` with the name server at `address`.
-    pub fn start_program(program: PathBuf, behaviour: Behaviour, address: SocketAddr) -> Self {
+    pub fn start_program(program: PathBuf, behavior: Behavior, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         identity().write(folder.path(), "localhost");
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
         let log = Lines::default();
         let (port, management_port) = (0, 0);
-        let mut pebble = Self { folder, program, behaviour, child: None, port, management_port, asks: address, log };
+        let mut pebble = Self { folder, program, behavior, child: None, port, management_port, asks: address, log };
         // Another process may take the port before Pebble binds it.
         for _ in 0..5 {
             (pebble.port, pebble.management_port) = (free_address().port(), free_address().port());
@@ -120,10 +120,10 @@ impl Pebble {
             .arg(self.write_config())
             .args(["-strict", "-dnsserver", &self.asks.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
+            .env("PEBBLE_WFE_NONCEREJECT", self.behavior.rejected_nonces.to_string())
             // Pebble reuses one percent more than configured.
-            .env("PEBBLE_AUTHZREUSE", self.behaviour.reused_authorizations.to_string())
-            .env("PEBBLE_ALTERNATE_ROOTS", self.behaviour.alternate_roots.to_string())
+            .env("PEBBLE_AUTHZREUSE", self.behavior.reused_authorizations.to_string())
+            .env("PEBBLE_ALTERNATE_ROOTS", self.behavior.alternate_roots.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -145,7 +145,7 @@ impl Pebble {
         let path = |name: &str| self.folder.path().join(name);
         let profile = |validity: &u64| json!({ "description": "of a test", "validityPeriod": validity });
         let profiles: BTreeMap<&String, Value> =
-            self.behaviour.profiles.iter().map(|(name, validity)| (name, profile(validity))).collect();
+            self.behavior.profiles.iter().map(|(name, validity)| (name, profile(validity))).collect();
         let config = json!({ "pebble": {
             "listenAddress": format!("127.0.0.1:{}", self.port),
             "managementListenAddress": format!("127.0.0.1:{}", self.management_port),
@@ -153,9 +153,9 @@ impl Pebble {
             "privateKey": path("localhost.key"),
             "httpPort": 5002, "tlsPort": 5001,
             "ocspResponderURL": "",
-            "externalAccountBindingRequired": !self.behaviour.external_accounts.is_empty(),
-            "externalAccountMACKeys": self.behaviour.external_accounts,
-            "certificateValidityPeriod": self.behaviour.validity_s,
+            "externalAccountBindingRequired": !self.behavior.external_accounts.is_empty(),
+            "externalAccountMACKeys": self.behavior.external_accounts,
+            "certificateValidityPeriod": self.behavior.validity_s,
             "profiles": profiles,
         } });
         std::fs::write(path("pebble.json"), config.to_string()).unwrap();
@@ -201,7 +201,7 @@ impl Pebble {
     }
 
     /// Sets the renewal window of `certificate` (PEM, RFC 9773 §4.2).
-    pub fn wants_renewal(&self, certificate: &str, start: OffsetDateTime, end: OffsetDateTime) {
+    pub fn set_renewal_window(&self, certificate: &str, start: OffsetDateTime, end: OffsetDateTime) {
         let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
         let answer = json!({ "suggestedWindow": window }).to_string();
         let request = json!({ "certificate": certificate, "ariResponse": answer }).to_string();

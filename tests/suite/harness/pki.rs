@@ -114,14 +114,14 @@ impl Ca {
     }
 
     /// A CRL of this CA with these serial numbers, valid until `until`.
-    pub fn revokes(&self, serials: &[SerialNumber], until: SystemTime) -> CertificateRevocationList {
+    pub fn crl(&self, serials: &[SerialNumber], until: SystemTime) -> CertificateRevocationList {
         let revoked = |serial: &SerialNumber| RevokedCertParams {
             serial_number: serial.clone(),
             revocation_time: (SystemTime::now() - DAY).into(),
             reason_code: None,
             invalidity_date: None,
         };
-        self.lists(&CertificateRevocationListParams {
+        self.sign_crl(&CertificateRevocationListParams {
             this_update: (SystemTime::now() - 2 * DAY).into(),
             next_update: until.into(),
             crl_number: 1.into(),
@@ -132,7 +132,7 @@ impl Ca {
     }
 
     /// A CRL with any parameters.
-    pub fn lists(&self, params: &CertificateRevocationListParams) -> CertificateRevocationList {
+    pub fn sign_crl(&self, params: &CertificateRevocationListParams) -> CertificateRevocationList {
         params.signed_by(&self.issuer).unwrap()
     }
 

@@ -17,7 +17,7 @@ use super::{PATIENCE, Watch};
 const USER: u32 = 64_123;
 
 /// The supervisor's end of the notification socket (`sd_notify`).
-pub struct Supervisor {
+pub struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
     _folder: tempfile::TempDir,
@@ -38,7 +38,7 @@ pub fn value<'a>(unit: &'a str, key: &str) -> &'a str {
     values[0]
 }
 
-impl Supervisor {
+impl NotifySocket {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
@@ -54,33 +54,33 @@ impl Supervisor {
     #[track_caller]
     pub fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
-        let length = uninterrupted(|| self.socket.recv(&mut buffer)).expect("a word to the supervisor");
+        let length = uninterrupted(|| self.socket.recv(&mut buffer)).expect("a notification");
         std::str::from_utf8(&buffer[..length]).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// Waits for a notification line that begins with `start`; returns the whole notification.
     #[track_caller]
-    pub fn hears(&self, start: &str) -> Vec<String> {
+    pub fn receives(&self, start: &str) -> Vec<String> {
         let watch = Watch::start();
         loop {
-            let told = self.next();
-            assert!(!watch.is_past(PATIENCE), "no {start}, but {told:?}");
-            if told.iter().any(|line| line.starts_with(start)) {
-                return told;
+            let reported = self.next();
+            assert!(!watch.is_past(PATIENCE), "no {start}, but {reported:?}");
+            if reported.iter().any(|line| line.starts_with(start)) {
+                return reported;
             }
         }
     }
 
     /// Waits for notification lines that begin with each of `starts`, in any order; returns all of them.
     #[track_caller]
-    pub fn hears_all(&self, starts: &[&str]) -> Vec<String> {
+    pub fn receives_all(&self, starts: &[&str]) -> Vec<String> {
         let watch = Watch::start();
-        let mut told = Vec::new();
-        while !starts.iter().all(|start| told.iter().any(|line: &String| line.starts_with(start))) {
-            assert!(!watch.is_past(PATIENCE), "not all of {starts:?}, but {told:?}");
-            told.extend(self.next());
+        let mut reported = Vec::new();
+        while !starts.iter().all(|start| reported.iter().any(|line: &String| line.starts_with(start))) {
+            assert!(!watch.is_past(PATIENCE), "not all of {starts:?}, but {reported:?}");
+            reported.extend(self.next());
         }
-        told
+        reported
     }
 }
 
@@ -101,7 +101,7 @@ impl Service {
     }
 
     /// Starts the unit's command with the `supervisor` and the activated socket `kept`.
-    pub fn start(&self, supervisor: &Supervisor, watchdog_us: u64, kept: Option<&TcpListener>) -> Running {
+    pub fn start(&self, supervisor: &NotifySocket, watchdog_us: u64, kept: Option<&TcpListener>) -> Running {
         // systemd sets `WATCHDOG_PID` to the process's own number; here a shell does.
         let mut script = format!("export WATCHDOG_PID=$$ WATCHDOG_USEC={watchdog_us}; ");
         if kept.is_some() {

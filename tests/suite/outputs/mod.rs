@@ -101,7 +101,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
     if !namespace::is_inside("outputs::outputs_in_the_journal_and_in_local_mode_are_pinned", &[]) {
         return;
     }
-    namespace::empty("/run");
+    namespace::mount_empty("/run");
     std::fs::create_dir_all("/run/systemd/journal").unwrap();
     let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
     journal.set_nonblocking(true).unwrap();
@@ -150,7 +150,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
 #[test]
 fn outputs_of_certificates_from_a_ca_are_pinned() {
     let test = "outputs::outputs_of_certificates_from_a_ca_are_pinned";
-    let Some((_bind, mut public)) = crate::acme_e2e::usual(test, crate::harness::pebble::Behaviour::default()) else {
+    let Some((_bind, mut public)) = crate::acme_e2e::usual(test, crate::harness::pebble::Behavior::default()) else {
         return;
     };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);

@@ -33,7 +33,7 @@ fn trusting(trust: &str) -> Value {
 
 /// Prepares the site: bundles with CRLs, and constituencies that will change.
 pub fn prepare(site: &mut Site) {
-    let outdated = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
+    let outdated = FACTORY.issuing.crl(&[], SystemTime::now() - DAY);
     for (name, list) in [("listed", issuing(&[REVOKED])), ("outdated", outdated)] {
         std::fs::write(site.path(&format!("{name}.pem")), pem_of(&list)).unwrap();
         site.config["trust"][name] = json!([format!("{name}.pem"), "factory.pem"]);
@@ -206,8 +206,8 @@ impl Other {
         });
         let mut other = Self::start(site);
         let phone = other.server.client("ote", &FACTORY.device(VVX500));
-        other.upload = Some(crate::uploads::begun(&phone, crate::uploads::LOG, "", 2, b"1"));
-        eventually("the upload", || (crate::uploads::waiting(&other.site) == 1).then_some(()));
+        other.upload = Some(crate::uploads::begin_put(&phone, crate::uploads::LOG, "", 2, b"1"));
+        eventually("the upload", || (crate::uploads::incomplete_uploads(&other.site) == 1).then_some(()));
         // The upload is the only connection of its address and stays. At another address, a connection without a
         // ClientHello is evicted.
         for (address, reason) in [([127, 0, 0, 1], "no_place"), ([127, 0, 0, 2], "evicted")] {

@@ -88,12 +88,12 @@ fn chain_of_huge_keys_does_not_cost_processor_time() {
         for _ in 0..ROUNDS {
             assert_eq!(answer(&server, &bytes).first(), Some(&22), "the hello itself is good");
         }
-        let told = eventually("a line for each", || {
-            let told = server.access_lines().split_off(lines);
-            (told.len() == ROUNDS).then_some(told)
+        let reported = eventually("a line for each", || {
+            let reported = server.access_lines().split_off(lines);
+            (reported.len() == ROUNDS).then_some(reported)
         });
         spent[which] = server.processor_time() - before;
-        assert!(told.iter().all(|line| line["reason"].as_str().unwrap().contains(reason)), "{}", told[0]);
+        assert!(reported.iter().all(|line| line["reason"].as_str().unwrap().contains(reason)), "{}", reported[0]);
     }
     // Processor time is counted in hundredths of a second.
     assert!(spent[1] < 5.0 * spent[0].max(0.1), "{spent:?} seconds");
@@ -101,7 +101,7 @@ fn chain_of_huge_keys_does_not_cost_processor_time() {
 
 #[test]
 fn huge_ca_keys_are_refused_beside_a_pinned_certificate() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let maker = Ca::root_with("Maker", KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
     let pinned = maker.issue_rsa(&device_params(VVX550));
     let mut legacy = policy("legacy");

@@ -18,7 +18,7 @@ fn curl(site: &Site, server: &Running, version: &str, (user, password): (&str, &
 
 #[test]
 fn digest_over_legacy_tls_serves_only_the_own_files() {
-    let site = shelf();
+    let site = site_with_each_setting();
     site.write_config();
     site.constituency("pw", &json!({ "client_auth": "digest", "tls": "legacy", "phones": { VVX550: "no password" } }));
     let (own, theirs) = (format!("{VVX500}-user.cfg"), format!("{VVX550}-user.cfg"));

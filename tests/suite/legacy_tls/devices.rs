@@ -18,14 +18,14 @@ const OLD: [(&str, &str, &str); 3] = [
 ];
 
 /// The reason, MAC and status of the log line after `before` others.
-fn told(server: &Running, before: usize) -> (Value, Value, Value) {
+fn reported(server: &Running, before: usize) -> (Value, Value, Value) {
     let line = eventually("a line", || server.access_lines().get(before).cloned());
     (line["reason"].clone(), line["mac"].clone(), line["status"].clone())
 }
 
 #[test]
 fn device_certificates_are_judged_alike_by_both_tls_backends() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let expired = |since: u32| {
         let mut params = device_params(VVX500);
@@ -41,7 +41,7 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
     let cases: [(&str, Identity, Option<&str>); 9] = [
         ("good", PHONE.clone(), None),
         ("good, of an ECDSA key", FACTORY.device(VVX500), None),
-        ("of a phone that nobody knows", FACTORY.issuing.issue_rsa(&device_params(STRANGER)), None),
+        ("of an unlisted phone", FACTORY.issuing.issue_rsa(&device_params(STRANGER)), None),
         ("expired", expired(3), Some("certificate expired")),
         ("not valid yet", FACTORY.issuing.issue_rsa(&early), Some("handshake failure")),
         ("for servers", FACTORY.issuing.issue_rsa(&server_only), Some("handshake failure")),
@@ -52,7 +52,7 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
     for (what, identity, alert) in &cases {
         let before = server.access_lines().len();
         attempt(&site, &server, "modern", Some(identity), "-tls1_2");
-        let modern = told(&server, before);
+        let modern = reported(&server, before);
         assert_eq!(alert.is_some(), modern.2.is_null(), "{what}: {modern:?}");
         for (setting, version, suite) in OLD {
             let before = server.access_lines().len();
@@ -62,7 +62,7 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
                 modern.1.clone(),
                 modern.2.clone(),
             );
-            assert_eq!(told(&server, before), expected, "{what}, {version}: {}", found.text);
+            assert_eq!(reported(&server, before), expected, "{what}, {version}: {}", found.text);
             // Accepted or refused.
             assert_eq!(server.access_lines()[before]["lane"], "old", "{what}, {version}");
             assert_eq!(found.alert(), *alert, "{what}, {version}: {}", found.text);
@@ -73,7 +73,7 @@ fn device_certificates_are_judged_alike_by_both_tls_backends() {
 /// OpenSSL would accept their signatures in the handshake; a key on a weak curve can be broken.
 #[test]
 fn key_types_unknown_to_rustls_are_refused_in_legacy_tls() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let reason = "the device certificate's key is neither RSA, nor ECDSA with P-256, P-384 or P-521, nor Ed25519";
     let kinds: [&[&str]; 3] = [
@@ -87,13 +87,13 @@ fn key_types_unknown_to_rustls_are_refused_in_legacy_tls() {
         let before = server.access_lines().len();
         let found = attempt(&site, &server, "legacy", Some(&identity), &only("tls1", "AES128-SHA"));
         assert!(!found.is_served(), "{kind:?}: {}", found.text);
-        assert_eq!(told(&server, before), (reason.into(), Value::Null, Value::Null), "{kind:?}");
+        assert_eq!(reported(&server, before), (reason.into(), Value::Null, Value::Null), "{kind:?}");
     }
 }
 
 #[test]
 fn legacy_tls_verifies_whole_chains_and_refuses_too_long_ones() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let sub = FACTORY.issuing.below(ca_params("Sub CA"));
     let sent = sub.issue_rsa(&device_params(VVX500)).with(&sub);
@@ -117,7 +117,7 @@ fn legacy_tls_verifies_whole_chains_and_refuses_too_long_ones() {
 
 #[test]
 fn legacy_tls_accepts_tolerated_expired_and_pinned_leaves() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let mut params = device_params(VVX500);
     valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
     let (expired, own) = (FACTORY.issuing.issue_rsa(&params), Identity::self_signed(&device_params(VVX550)));
@@ -184,7 +184,7 @@ fn certificate_record(record: &[u8], certificate: &[u8]) -> Vec<u8> {
 /// A chain is public: without its key it proves nothing.
 #[test]
 fn stolen_certificate_without_its_key_is_refused() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let thief = FACTORY.issuing.issue_rsa(&device_params(STRANGER));
     for (setting, version, suite) in OLD {
@@ -197,7 +197,7 @@ fn stolen_certificate_without_its_key_is_refused() {
         all.extend(arguments.split_whitespace());
         let ended = s_client(between, &all, "GET /site.cfg HTTP/1.0\r\n\r\n");
         assert!(!ended.stdout.contains("HTTP/1.1"), "{version}: {}", ended.stdout);
-        let (reason, mac, status) = told(&server, before);
+        let (reason, mac, status) = reported(&server, before);
         assert!(mac.is_null() && status.is_null(), "{version}");
         assert!(reason.as_str().unwrap().contains("in the old lane: "), "{version}: {reason}");
         assert!(!reason.as_str().unwrap().contains("certificate was presented"), "{version}: {reason}");

@@ -2,7 +2,7 @@
 
 use provost::dns::{DnsError, RecordLocation};
 
-use super::{CHALLENGE, example, nobody, open, place, quick, values};
+use super::{CHALLENGE, example, ignore, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
 
 fn at(name: &str, zone: &str, via: &[&str]) -> RecordLocation {
@@ -11,7 +11,7 @@ fn at(name: &str, zone: &str, via: &[&str]) -> RecordLocation {
 
 #[tokio::test]
 async fn zone_is_found_for_names_at_any_depth() {
-    if !bind::is_here("dns::places::zone_is_found_for_names_at_any_depth") {
+    if !bind::is_here("dns::record_locations::zone_is_found_for_names_at_any_depth") {
         return;
     }
     let challenge =
@@ -37,7 +37,7 @@ async fn zone_is_found_for_names_at_any_depth() {
 
 #[tokio::test]
 async fn challenge_cname_to_another_primary_is_followed() {
-    if !bind::is_here("dns::places::challenge_cname_to_another_primary_is_followed") {
+    if !bind::is_here("dns::record_locations::challenge_cname_to_another_primary_is_followed") {
         return;
     }
     // The domain's own servers accept no updates; the challenge is a CNAME into a zone on another primary.
@@ -56,7 +56,7 @@ async fn challenge_cname_to_another_primary_is_followed() {
     assert_eq!(found, at("phones.acme.example.net", "acme.example.net", &[CHALLENGE]));
     let both = values(&["one", "two"]);
     dns.add(&found, &both).await.unwrap();
-    dns.wait_until_visible(&found, &both, &nobody).await.unwrap();
+    dns.wait_until_visible(&found, &both, &ignore).await.unwrap();
     assert_eq!(ours.txt("phones.acme.example.net"), ["one", "two"]);
     dns.remove(&found, &both).await.unwrap();
     assert_eq!(ours.txt("phones.acme.example.net"), Vec::<String>::new());
@@ -64,7 +64,7 @@ async fn challenge_cname_to_another_primary_is_followed() {
 
 #[tokio::test]
 async fn cname_of_a_wildcard_record_is_not_followed() {
-    if !bind::is_here("dns::places::cname_of_a_wildcard_record_is_not_followed") {
+    if !bind::is_here("dns::record_locations::cname_of_a_wildcard_record_is_not_followed") {
         return;
     }
     let records = "*.phones CNAME host.elsewhere.example.\n\
@@ -79,7 +79,7 @@ async fn cname_of_a_wildcard_record_is_not_followed() {
     assert_eq!(found, place(), "the record itself makes the name exist");
     let one = values(&["one"]);
     dns.add(&found, &one).await.unwrap();
-    dns.wait_until_visible(&found, &one, &nobody).await.unwrap();
+    dns.wait_until_visible(&found, &one, &ignore).await.unwrap();
     assert_eq!(server.txt(CHALLENGE), ["one"]);
     // An explicit CNAME under the same wildcard is followed.
     let found = dns.locate("explicit.phones.example.com").await.unwrap();
@@ -88,7 +88,7 @@ async fn cname_of_a_wildcard_record_is_not_followed() {
 
 #[tokio::test]
 async fn cname_chains_over_eight_hops_and_loops_are_errors() {
-    if !bind::is_here("dns::places::cname_chains_over_eight_hops_and_loops_are_errors") {
+    if !bind::is_here("dns::record_locations::cname_chains_over_eight_hops_and_loops_are_errors") {
         return;
     }
     let hops: Vec<String> = (0..9).map(|hop| format!("hop{hop} CNAME hop{}", hop + 1)).collect();
@@ -107,7 +107,7 @@ async fn cname_chains_over_eight_hops_and_loops_are_errors() {
 
 #[tokio::test]
 async fn configured_zone_is_used_and_must_contain_the_name() {
-    if !bind::is_here("dns::places::configured_zone_is_used_and_must_contain_the_name") {
+    if !bind::is_here("dns::record_locations::configured_zone_is_used_and_must_contain_the_name") {
         return;
     }
     let server = example();
@@ -122,7 +122,7 @@ async fn configured_zone_is_used_and_must_contain_the_name() {
 
 #[tokio::test]
 async fn nonexistent_name_has_no_zone() {
-    if !bind::is_here("dns::places::nonexistent_name_has_no_zone") {
+    if !bind::is_here("dns::record_locations::nonexistent_name_has_no_zone") {
         return;
     }
     // A root zone of the test: all names outside of it do not exist.
@@ -135,7 +135,7 @@ async fn nonexistent_name_has_no_zone() {
 
 #[tokio::test]
 async fn dead_or_refusing_resolver_is_skipped() {
-    if !bind::is_here("dns::places::dead_or_refusing_resolver_is_skipped") {
+    if !bind::is_here("dns::record_locations::dead_or_refusing_resolver_is_skipped") {
         return;
     }
     let server = example();

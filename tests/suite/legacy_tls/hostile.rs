@@ -56,7 +56,7 @@ pub(super) fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
 
 /// Asserts that both TLS libraries serve clients, that no bug was logged, and that every failed handshake has its line.
 #[track_caller]
-fn is_well(site: &Site, server: &Running, sent: usize) {
+fn assert_healthy(site: &Site, server: &Running, sent: usize) {
     for arguments in ["-tls1 -cipher AES128-SHA:@SECLEVEL=0", "-tls1_3"] {
         let found = attempt(site, server, "ote", Some(&PHONE), arguments);
         assert!(found.is_served(), "{arguments}: {}", found.text);
@@ -93,7 +93,7 @@ fn mutated_hellos_do_not_harm_the_server() {
             Ok(())
         })
         .unwrap();
-    is_well(&site, &server, usize::try_from(cases).unwrap());
+    assert_healthy(&site, &server, usize::try_from(cases).unwrap());
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn truncated_hellos_do_not_harm_the_server() {
         }
     }
     assert!(sent > 300, "{sent}");
-    is_well(&site, &server, sent);
+    assert_healthy(&site, &server, sent);
 }
 
 /// After the ClientHello, OpenSSL reads the bytes alone: records of any kind, wrong lengths, endless certificates.
@@ -150,7 +150,7 @@ fn garbage_after_a_legacy_hello_does_not_harm_the_server() {
         }
     }
     assert_eq!(sent, 60);
-    is_well(&site, &server, sent);
+    assert_healthy(&site, &server, sent);
 }
 
 #[test]

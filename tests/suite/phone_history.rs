@@ -117,7 +117,7 @@ fn refusal_appears_in_phone_log_at_once() {
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
     assert!(!site.path("state/control.sock").exists());
-    assert_eq!(log("00005e005400").stderr, "", "a stop has written everything");
+    assert_eq!(log("00005e005400").stderr, "", "shutdown has written everything");
 }
 
 #[test]
@@ -199,9 +199,9 @@ fn written_history_survives_a_crash_and_stop_writes_all() {
     ask(&server, 100);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
-    assert_eq!(phones(&state)[0].requests, known + 100, "a stop writes everything");
+    assert_eq!(phones(&state)[0].requests, known + 100, "shutdown writes everything");
     let files = std::fs::read_dir(state.join("ledger")).unwrap().count();
-    assert_eq!(files, 1, "a database at rest is one file, also after somebody read it");
+    assert_eq!(files, 1, "a closed database is one file, also after another process has read it");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn external_reader_does_not_remove_the_database_log() {
     let count: i64 = database.query_row("SELECT count(*) FROM phone", [], |row| row.get(0)).unwrap();
     assert_eq!(count, 1);
     database.close().unwrap();
-    assert!(site.path("state/ledger/ledger.sqlite-wal").exists(), "the server is not the last");
+    assert!(site.path("state/ledger/ledger.sqlite-wal").exists(), "the server still has it open");
     ask(&server, 1);
     seen(&site.path("state"), VVX500, |phone| phone.requests == 2);
 }
@@ -264,7 +264,7 @@ fn damaged_history_is_moved_aside_and_serving_continues() {
     std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
     ask(&server, 1);
     std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
-    eventually("a new ledger", || {
+    eventually("a new phone history", || {
         ask(&server, 1);
         (!phones(&site.path("state")).is_empty()).then_some(())
     });
@@ -299,7 +299,7 @@ fn full_disk_delays_history_writes_without_losing_any() {
     }
     // Until its own files are full too.
     let mut asked = 0;
-    eventually("the ledger to fail", || {
+    eventually("the phone history to fail", || {
         ask(&server, 50);
         asked += 50;
         server.stderr().iter().any(|line| line.contains("cannot be written")).then_some(())
@@ -326,7 +326,7 @@ fn uncreatable_history_is_logged_and_serving_continues() {
     seen(&site.path("state"), VVX500, |phone| phone.requests == 10);
     let unusual = json!({ "trust": ["factory"], "phones": "any" });
     site.constituency("ote", &unusual);
-    eventually("the stranger to be let in", || {
+    eventually("the unknown phone to be accepted", || {
         (server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status == 200).then_some(())
     });
     seen(&site.path("state"), STRANGER, |phone| !phone.is_refused);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{CHALLENGE, Public, primary, usual};
 use crate::harness::PATIENCE;
 use crate::harness::bind;
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 
 /// The log line at the beginning of each step, in order.
 const STEPS: [&str; 11] = [
@@ -32,11 +32,11 @@ impl Public {
     pub(super) fn kill_at(&self, step: &str) -> &'static str {
         let mut command = self.site.command();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let (tell, told) = mpsc::channel();
+        let (tell, reported) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let reader = std::thread::spawn(move || lines.for_each(|line| drop(tell.send(line))));
         let mut said: Vec<String> = Vec::new();
-        while let Ok(line) = told.recv_timeout(PATIENCE) {
+        while let Ok(line) = reported.recv_timeout(PATIENCE) {
             said.push(line);
             if said.iter().any(|line| line.contains(step)) {
                 break;
@@ -46,8 +46,8 @@ impl Public {
         child.wait().unwrap();
         reader.join().unwrap();
         // It may have logged more before it died.
-        said.extend(told);
-        assert!(said.iter().any(|line| line.contains(step)), "never said {step:?}: {said:?}");
+        said.extend(reported);
+        assert!(said.iter().any(|line| line.contains(step)), "{step:?} was never logged: {said:?}");
         let at = |line: &String| STEPS.into_iter().find(|step| line.contains(step));
         said.iter().rev().find_map(at).unwrap()
     }
@@ -72,7 +72,7 @@ struct Outcome {
 /// Kills a process at each of these steps, on one site after the other, and lets the next process finish.
 fn kill_at_each(steps: &[&str]) -> Outcome {
     let bind = primary().start();
-    let pebble = Pebble::start(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behavior::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let mut outcome = Outcome::default();
     for step in steps {
@@ -97,7 +97,7 @@ fn kill_at_each(steps: &[&str]) -> Outcome {
 
 #[test]
 fn order_is_finished_after_a_kill_at_any_step() {
-    let test = "acme_e2e::kills::order_is_finished_after_a_kill_at_any_step";
+    let test = "acme_e2e::crash_recovery::order_is_finished_after_a_kill_at_any_step";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -119,8 +119,8 @@ fn order_is_finished_after_a_kill_at_any_step() {
 
 #[test]
 fn finished_order_left_by_a_kill_is_not_resumed() {
-    let test = "acme_e2e::kills::finished_order_left_by_a_kill_is_not_resumed";
-    let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    let test = "acme_e2e::crash_recovery::finished_order_left_by_a_kill_is_not_resumed";
+    let Some((bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme()["dns"]["settle_s"] = json!(5);
     let server = public.start();
     server.says("has the records");

@@ -7,21 +7,21 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::{Public, primary, usual};
-use crate::harness::ari_proxy::Wishing;
+use crate::harness::ari_proxy::AriProxy;
 use crate::harness::bind::{self, Bind};
 use crate::harness::eventually;
-use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::Running;
 
 const DAY: u64 = 86_400;
 
 /// A site whose CA offers the same profiles as Let's Encrypt; `None`, after NOT RUN, if there is no such CA here.
-fn with_wishes(test: &str) -> Option<(Bind, Public)> {
+fn with_profiles(test: &str) -> Option<(Bind, Public)> {
     let program = bind::is_here(test).then(|| Pebble::fetched(test))??;
     let profiles = [("classic", 90), ("shortlived", 6)].map(|(name, days)| (name.to_owned(), days * DAY));
-    let behaviour = Behaviour { profiles: BTreeMap::from(profiles), ..Behaviour::default() };
+    let behavior = Behavior { profiles: BTreeMap::from(profiles), ..Behavior::default() };
     let bind = primary().start();
-    let pebble = Pebble::start_program(program, behaviour, bind.address);
+    let pebble = Pebble::start_program(program, behavior, bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     Some((bind, public))
 }
@@ -32,8 +32,8 @@ fn days_left(status: &Value) -> &Value {
 
 #[test]
 fn configured_profile_is_ordered_and_classic_is_the_default() {
-    let test = "acme_e2e::wishes::configured_profile_is_ordered_and_classic_is_the_default";
-    let Some((_bind, mut public)) = with_wishes(test) else { return };
+    let test = "acme_e2e::ari::configured_profile_is_ordered_and_classic_is_the_default";
+    let Some((_bind, mut public)) = with_profiles(test) else { return };
     let server = public.start();
     assert_eq!(*days_left(&public.obtains()), 89);
     server.kill();
@@ -45,8 +45,8 @@ fn configured_profile_is_ordered_and_classic_is_the_default() {
 
 #[test]
 fn unknown_profile_is_logged_with_the_offered_ones() {
-    let test = "acme_e2e::wishes::unknown_profile_is_logged_with_the_offered_ones";
-    let Some((_bind, mut public)) = with_wishes(test) else { return };
+    let test = "acme_e2e::ari::unknown_profile_is_logged_with_the_offered_ones";
+    let Some((_bind, mut public)) = with_profiles(test) else { return };
     public.acme()["profile"] = json!("tlsserver");
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
@@ -57,8 +57,8 @@ fn unknown_profile_is_logged_with_the_offered_ones() {
 
 #[test]
 fn ari_window_sets_the_renewal_and_the_order_replaces() {
-    let test = "acme_e2e::wishes::ari_window_sets_the_renewal_and_the_order_replaces";
-    let Some((_bind, public)) = with_wishes(test) else { return };
+    let test = "acme_e2e::ari::ari_window_sets_the_renewal_and_the_order_replaces";
+    let Some((_bind, public)) = with_profiles(test) else { return };
     let server = public.start();
     public.obtains();
     let status = &public.knows_the_window();
@@ -72,7 +72,7 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
     let before = std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap();
     let leaf = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
     let (start, end) = now_at_once();
-    public.pebble.wants_renewal(leaf, start, end);
+    public.pebble.set_renewal_window(leaf, start, end);
     let server = public.start();
     assert_eq!(public.status()["certificates"][0]["next_attempt"], next);
     server.kill();
@@ -88,19 +88,19 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
 
 #[test]
 fn order_names_its_profile_and_the_replaced_certificate() {
-    let test = "acme_e2e::wishes::order_names_its_profile_and_the_replaced_certificate";
-    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    let test = "acme_e2e::ari::order_names_its_profile_and_the_replaced_certificate";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
     public.renew_in_a_window(&ca);
     let orders = ca.orders();
     assert_eq!(orders.len(), 2, "{orders:?}");
     assert!(orders.iter().all(|order| order["profile"] == "classic"), "{orders:?}");
-    assert!(orders[0]["replaces"].is_null() && orders[1]["replaces"] == ca.asked_about()[0], "{orders:?}");
+    assert!(orders[0]["replaces"].is_null() && orders[1]["replaces"] == ca.queried_certificates()[0], "{orders:?}");
 }
 
 #[test]
 fn order_is_repeated_if_the_ca_does_not_echo_replaces() {
-    let test = "acme_e2e::wishes::order_is_repeated_if_the_ca_does_not_echo_replaces";
-    let Some((_bind, public, ca)) = with_stand_in(test, false) else { return };
+    let test = "acme_e2e::ari::order_is_repeated_if_the_ca_does_not_echo_replaces";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, false) else { return };
     let server = public.renew_in_a_window(&ca);
     server.says("the CA replaces nothing");
     let orders = ca.orders();
@@ -110,21 +110,21 @@ fn order_is_repeated_if_the_ca_does_not_echo_replaces() {
 
 #[test]
 fn renew_command_queries_ari_again_despite_retry_after() {
-    let test = "acme_e2e::wishes::renew_command_queries_ari_again_despite_retry_after";
-    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    let test = "acme_e2e::ari::renew_command_queries_ari_again_despite_retry_after";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
     let _server = public.start();
     public.obtains();
     public.knows_the_window();
-    let asked = ca.asked_about().len();
+    let asked = ca.queried_certificates().len();
     let early = public.certificate(&["renew"]);
     assert_eq!(early.code, 0, "{early:?}");
     let said = "ecdsa-p256: is not due; the CA, asked just now, wants it renewed from ";
     assert!(early.stdout.starts_with(said) && early.stdout.lines().count() == 1, "{early:?}");
-    assert_eq!(ca.asked_about().len(), asked + 1);
+    assert_eq!(ca.queried_certificates().len(), asked + 1);
 
     // The CA moves the window to the present. Its Retry-After, six hours, does not bind an operator's command.
     let (start, end) = now_at_once();
-    ca.wants_renewal(start, end);
+    ca.set_renewal_window(start, end);
     let renewed = public.certificate(&["renew"]);
     assert!(renewed.code == 0 && renewed.stdout.contains("ecdsa-p256: a new certificate is in use"), "{renewed:?}");
     assert_eq!(ca.orders().len(), 2);
@@ -138,9 +138,9 @@ fn renew_command_queries_ari_again_despite_retry_after() {
 }
 
 /// A site whose CA is a proxy with renewal information, for machines with an old Pebble.
-fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wishing)> {
-    let (bind, mut public) = usual(test, Behaviour::default())?;
-    let ca = Wishing::start(&public.pebble, echoes_replaces);
+fn with_ari_proxy(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, AriProxy)> {
+    let (bind, mut public) = usual(test, Behavior::default())?;
+    let ca = AriProxy::start(&public.pebble, echoes_replaces);
     public.acme()["directory"] = json!(ca.directory());
     Some((bind, public, ca))
 }
@@ -153,13 +153,13 @@ fn now_at_once() -> (OffsetDateTime, OffsetDateTime) {
 
 impl Public {
     /// Gets a certificate, then another after the CA moved its window.
-    fn renew_in_a_window(&self, ca: &Wishing) -> Running {
+    fn renew_in_a_window(&self, ca: &AriProxy) -> Running {
         let server = self.start();
         self.obtains();
         self.knows_the_window();
         server.kill();
         let (start, end) = now_at_once();
-        ca.wants_renewal(start, end);
+        ca.set_renewal_window(start, end);
         self.forget_when_to_look_again();
         let server = self.start();
         server.says("a new certificate is in use");

@@ -84,7 +84,7 @@ fn symlink_within_the_constituency_is_followed() {
     ] {
         assert_eq!(phone(&server).get(path).unwrap().text(), content, "{path}");
     }
-    assert_eq!(phone(&server).get("/dir").unwrap().status, 404, "a folder is none by a link either");
+    assert_eq!(phone(&server).get("/dir").unwrap().status, 404, "a symlink to a folder is no file either");
 }
 
 /// Symlink targets and files there that are never served under their own names.
@@ -164,7 +164,7 @@ fn symlink_into_another_constituency_needs_shared() {
 
     // `shared` is evaluated on each request.
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": {} }));
-    eventually("the folder to be shared no more", || {
+    eventually("the folder to be no longer shared", || {
         (phone(&server).get("/image.ld").unwrap().status == 404).then_some(())
     });
 }
@@ -214,9 +214,9 @@ fn public_constituency_serves_no_phone_file_by_symlink() {
     link(&site, "public/a.cfg", "00005e0053c7.cfg");
     link(&site, "public/firmware", "../ucs/firmware");
     let server = site.start();
-    let anybody = Client::new(server.address(), Some("public.phones.example.com"));
-    assert_eq!(anybody.get("/a.cfg").unwrap().status, 404);
-    assert_eq!(anybody.get("/firmware/sip.ld").unwrap().text(), "ucs/firmware/sip.ld");
+    let client = Client::new(server.address(), Some("public.phones.example.com"));
+    assert_eq!(client.get("/a.cfg").unwrap().status, 404);
+    assert_eq!(client.get("/firmware/sip.ld").unwrap().text(), "ucs/firmware/sip.ld");
 }
 
 #[test]

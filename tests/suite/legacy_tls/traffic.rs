@@ -26,7 +26,7 @@ fn curl(site: &Site, server: &Running, arguments: &[&str], paths: &[&str]) -> En
 
 #[test]
 fn phone_boots_and_uploads_over_legacy_tls() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     site.file(&format!("legacy/{VVX500}.cfg"), "<own/>");
     assert_eq!(curl(&site, &server, &[], &["site.cfg", &format!("{VVX500}.cfg")]).stdout, "<legacy/><own/>");
@@ -74,27 +74,27 @@ fn phone_boots_and_uploads_over_legacy_tls() {
 /// The HTTP state of an idle connection is freed, and created again for its next request.
 #[test]
 fn idle_legacy_connection_is_answered_when_it_sends_again() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 1);
-    let mut phone = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    let mut phone = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     for rests in 1..=3 {
         let is_at_rest = || server.stderr().iter().filter(|line| line.contains("at rest")).count() >= rests;
-        eventually("a rest", || is_at_rest().then_some(()));
+        eventually("a suspension", || is_at_rest().then_some(()));
         assert_eq!(phone.ask(), 200);
     }
 }
 
 #[test]
 fn shutdown_closes_idle_and_active_legacy_connections() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 1);
-    let _resting = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    let _resting = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     server.says("at rest");
-    let mut awake = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    let mut awake = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     assert_eq!(awake.ask(), 200);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
@@ -103,7 +103,7 @@ fn shutdown_closes_idle_and_active_legacy_connections() {
 
 #[test]
 fn phones_that_need_legacy_tls_are_listed_and_marked() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1 -cipher AES128-SHA:@SECLEVEL=0").is_served());
@@ -153,7 +153,7 @@ fn phones_that_need_legacy_tls_are_listed_and_marked() {
 /// A request over legacy TLS must not wait for anything, such as delayed acknowledgements.
 #[test]
 fn legacy_tls_answers_are_not_delayed() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let paths = ["site.cfg"; 50];
     let watch = Watch::start();

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{rows, sign_in, watched};
-use crate::harness::browser::{Browser, Look};
+use super::{rows, sign_in, site_with_operators};
+use crate::harness::browser::{Browser, Viewport};
 use crate::harness::eventually;
 use crate::harness::operators::Operators;
 use crate::harness::pki::{DAY, FACTORY, Identity, SERVER_CA, device_params, valid};
@@ -15,9 +15,9 @@ use crate::harness::site::{DOMAIN, Running, Site};
 
 /// A phone of the screenshot: constituency, address, note, User-Agent, source address, and seconds since its last
 /// request.
-type Visitor = (&'static str, &'static str, &'static str, &'static str, &'static str, i64);
+type Phone = (&'static str, &'static str, &'static str, &'static str, &'static str, i64);
 
-const VISITORS: [Visitor; 11] = [
+const VISITORS: [Phone; 11] = [
     ("ucs-5-9", "00005e00530c", "the kitchen", "PolycomVVX-VVX_500-UA/5.9.7.4477", "198.51.100.12", 42),
     ("ucs-5-9", "00005e0053c7", "front desk", "PolycomVVX-VVX_550-UA/5.9.7.4477", "198.51.100.12", 190),
     (
@@ -43,8 +43,8 @@ fn now() -> i64 {
 }
 
 /// A site with the history of a longer time.
-fn lived_in() -> Site {
-    let site = watched();
+fn site_with_history() -> Site {
+    let site = site_with_operators();
     std::fs::remove_dir_all(site.served("ote")).unwrap();
     let described = [
         ("household", "Friends and family"),
@@ -72,7 +72,7 @@ fn lived_in() -> Site {
 }
 
 /// Lets every phone send a request, then changes times and source addresses in the history.
-fn visited(site: &Site) -> Running {
+fn with_requests(site: &Site) -> Running {
     let server = site.start();
     for (constituency, mac, note, agent, _, _) in VISITORS {
         let phone = server.client(constituency, &FACTORY.device(mac));
@@ -85,7 +85,7 @@ fn visited(site: &Site) -> Running {
     assert_eq!(curious.get("/00005e00530c.cfg").unwrap().status, 403);
     server.client("ucs-5-9", &Identity::self_signed(&device_params("00005e00530c"))).get("/").unwrap_err();
     let operators = Operators::of(&server);
-    eventually("the ledger to know them all", || {
+    eventually("the phone history to contain them all", || {
         let overview = operators.json("/api/overview");
         let lengths = ["waiting", "unproven"].map(|list| overview[list].as_array().unwrap().len());
         (lengths == [2, 1] && overview["counts"]["refused"] == 1 && overview["counts"]["known"] == 10).then_some(())
@@ -128,7 +128,7 @@ fn fill_day(ledger: &Connection) {
 }
 
 /// Texts whose contrast is below WCAG 2.2 AA.
-const FAINT: &str = "
+const LOW_CONTRAST: &str = "
     const channels = (colour) => {
         const parts = colour.match(/[\\d.]+/g).map(Number);
         return colour.startsWith('color(') ? [...parts.slice(0, 3).map((part) => part * 255), parts[3] ?? 1]
@@ -160,7 +160,7 @@ const FAINT: &str = "
     return [seen, faint];";
 
 /// Elements that extend beyond the page's right edge.
-const WIDE: &str = "
+const OVERFLOWING: &str = "
     const width = document.documentElement.clientWidth;
     const isHidden = (element) => element.closest('.unseen, .skip, svg, thead, .command') !== null;
     const wide = [...document.body.querySelectorAll('*')].filter((element) => !isHidden(element)
@@ -171,31 +171,31 @@ const WIDE: &str = "
 fn page_fits_and_has_contrast_on_desktop_and_mobile() {
     let test = "page_fits_and_has_contrast_on_desktop_and_mobile";
     let Some(browser) = Browser::start(test) else { return };
-    let site = lived_in();
-    let server = visited(&site);
+    let site = site_with_history();
+    let server = with_requests(&site);
     let base = Operators::of(&server).base;
     sign_in(&browser, &base);
     assert_eq!(rows(&browser).len(), VISITORS.len() + 1);
     eventually("the day before the restart", || (browser.texts(".legend li").len() == 4).then_some(()));
-    let looks = [Look::DESK, Look::DESK.dark(), Look::TELEPHONE, Look::TELEPHONE.dark()];
+    let looks = [Viewport::DESK, Viewport::DESK.dark(), Viewport::TELEPHONE, Viewport::TELEPHONE.dark()];
     for (page, path) in [("overview", "/"), ("phone", "/phones/ote/00005e0053aa"), ("sign-in", "/sign-in")] {
         for look in looks {
-            browser.look(look);
+            browser.set_viewport(look);
             browser.open(&format!("{base}{path}"));
             let name = format!("{page}-{}-{}", look.width, if look.is_dark { "dark" } else { "light" });
             let colour = browser.run("return getComputedStyle(document.documentElement).backgroundColor");
             assert_eq!(colour == "rgb(18, 21, 23)", look.is_dark, "{name}: {colour}");
-            assert_eq!(browser.run(WIDE), json!([0, []]), "{name} is wider than its screen");
-            let contrast = browser.run(FAINT);
+            assert_eq!(browser.run(OVERFLOWING), json!([0, []]), "{name} is wider than its screen");
+            let contrast = browser.run(LOW_CONTRAST);
             assert!(contrast[0].as_u64().unwrap() > if page == "sign-in" { 5 } else { 50 }, "{name}: {contrast}");
             assert_eq!(contrast[1], json!([]), "{name} has faint texts");
             keep(&format!("{name}.png"), &browser.picture(None));
         }
     }
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+    assert_eq!(browser.console_errors(), Vec::<String>::new());
 
     // The screenshot of the README.
-    browser.look(Look::DESK);
+    browser.set_viewport(Viewport::DESK);
     browser.open(&format!("{base}/"));
     let picture = browser.picture(Some(PICTURE.1));
     assert_is_picture(&picture);

@@ -101,7 +101,7 @@ fn server_random_carries_the_downgrade_marker() {
 
 #[test]
 fn modern_clients_are_served_by_rustls_at_every_setting() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let (chain, key) = PHONE.write(&site.path(""), "phone");
     let mut seen = 0;
@@ -139,7 +139,7 @@ fn modern_clients_are_served_by_rustls_at_every_setting() {
 
 #[test]
 fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     site.config["no_sni"] = "compatible".into();
     let server = site.start();
     // A client that another constituency serves may be refused here.
@@ -152,8 +152,8 @@ fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
         let found = attempt_as(&site, &server, "legacy", &host, Some(&PHONE), OLD);
         assert_eq!(found.status(), Some(421), "{host}: {}", found.text);
     }
-    let nobody = attempt(&site, &server, "nobody", Some(&PHONE), OLD);
-    assert!(nobody.text.contains("unrecognized name"), "{}", nobody.text);
+    let unknown = attempt(&site, &server, "nobody", Some(&PHONE), OLD);
+    assert!(unknown.text.contains("unrecognized name"), "{}", unknown.text);
     server.reason("offered only TLS 1.0; unknown server name \"nobody.phones.example.com\"");
     // Without SNI, the constituency of `no_sni` applies with its whole policy.
     let nameless = "-noservername -tls1_2 -cipher AES128-SHA:@SECLEVEL=0";
@@ -167,7 +167,7 @@ fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
 
 #[test]
 fn legacy_tls_normalizes_the_server_name() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     site.config["no_sni"] = "legacy".into();
     let server = site.start();
     for name in ["LEGACY.Phones.example.com", "legacy.phones.example.com.", "127.0.0.1"] {
@@ -179,7 +179,7 @@ fn legacy_tls_normalizes_the_server_name() {
 
 #[test]
 fn legacy_tls_session_is_never_resumed() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let session = site.path("session.pem");
     for (version, suite) in [("tls1", "AES128-SHA"), ("tls1_1", "DHE-RSA-AES128-SHA"), ("tls1_2", "AES128-GCM-SHA256")]
@@ -204,7 +204,7 @@ fn legacy_tls_session_is_never_resumed() {
 
 #[test]
 fn legacy_tls_refuses_renegotiation_and_compression() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     for (version, suite) in [("tls1", "AES128-SHA"), ("tls1_2", "AES128-GCM-SHA256")] {
         let (chain, key) = PHONE.write(&site.path(""), "phone");
@@ -227,7 +227,7 @@ fn legacy_tls_refuses_renegotiation_and_compression() {
 /// RFC 7507: a client that falls back to an older version after a failed handshake is refused.
 #[test]
 fn fallback_scsv_is_refused() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     for (setting, version, suite) in
         [("legacy", "tls1", "AES128-SHA"), ("legacy", "tls1_1", "AES128-SHA"), ("compatible", "tls1_2", "AES128-SHA")]
@@ -241,7 +241,7 @@ fn fallback_scsv_is_refused() {
 
 #[test]
 fn legacy_tls_alpn_negotiates_http_1_1_or_http_1_0() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     for (offered, agreed) in [
         ("h2,http/1.1", "http/1.1"),
@@ -261,7 +261,7 @@ fn legacy_tls_alpn_negotiates_http_1_1_or_http_1_0() {
 
 #[test]
 fn legacy_tls_without_an_rsa_certificate_is_refused_and_logged() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
     let server = site.start();
     assert_eq!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).alert(), Some("protocol version"));
@@ -286,7 +286,7 @@ fn handshake_timeout_applies_to_legacy_tls() {
 
 #[test]
 fn rustls_sends_certificate_required_at_the_legacy_setting() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let error =
         Client::new(server.address(), Some(&format!("legacy.{DOMAIN}"))).connect().unwrap().get("/").unwrap_err();
@@ -295,7 +295,7 @@ fn rustls_sends_certificate_required_at_the_legacy_setting() {
 
 #[test]
 fn legacy_tls_serves_the_exact_certificate() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     let mut exact = policy("legacy");
     exact["certificate_names"] = "exact".into();
     site.constituency("legacy", &exact);
@@ -322,7 +322,7 @@ fn legacy_tls_serves_the_exact_certificate() {
 /// The printed settings make a client modern that supports those suites.
 #[test]
 fn printed_cipher_settings_make_a_phone_use_rustls() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let config = site.write_config();
     let print = |arguments: &[&str]| {

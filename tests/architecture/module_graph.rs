@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::source::{Mention, Source, files};
 
 /// The tree of modules, with every `use` resolved.
-pub(crate) struct House {
+pub(crate) struct ModuleGraph {
     pub(crate) sources: Vec<Source>,
     modules: BTreeSet<Vec<String>>,
     test_modules: BTreeSet<Vec<String>>,
@@ -25,7 +25,7 @@ pub(crate) struct Import<'a> {
 /// For each module, the modules that it imports, and where.
 pub(crate) type Edges = BTreeMap<String, BTreeMap<String, String>>;
 
-impl House {
+impl ModuleGraph {
     pub(crate) fn read(root: &Path) -> Self {
         let rust =
             files(root, "src").into_iter().filter(|path| Path::new(path).extension().is_some_and(|it| it == "rs"));
@@ -38,15 +38,15 @@ impl House {
         let inline = sources.iter().flat_map(|source| source.inline_modules.iter().cloned());
         let modules = own.clone().chain(folders).chain(inline).collect();
         let test_modules = sources.iter().flat_map(|source| source.test_modules.iter().cloned()).collect();
-        let mut house = Self { sources, modules, test_modules, bindings: BTreeMap::new() };
-        let mentions = house.sources.iter().flat_map(|source| &source.mentions);
-        house.bindings = mentions
+        let mut graph = Self { sources, modules, test_modules, bindings: BTreeMap::new() };
+        let mentions = graph.sources.iter().flat_map(|source| &source.mentions);
+        graph.bindings = mentions
             .filter_map(|mention| {
                 let name = mention.binds.clone()?;
-                Some(((mention.from.clone(), name), house.absolute(&mention.from, &mention.path)?))
+                Some(((mention.from.clone(), name), graph.absolute(&mention.from, &mention.path)?))
             })
             .collect();
-        house
+        graph
     }
 
     pub(crate) fn imports(&self) -> impl Iterator<Item = Import<'_>> {

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn small_house(files: &[(&str, &str)]) -> House {
-    House::of(files.iter().map(|(path, text)| Source::parse(path, (*text).to_owned())).collect())
+fn small_graph(files: &[(&str, &str)]) -> ModuleGraph {
+    ModuleGraph::of(files.iter().map(|(path, text)| Source::parse(path, (*text).to_owned())).collect())
 }
 
 /// The violations if `text` is `src/serve/door.rs` in a crate with two acting modules, a data module and its re-export.
 fn violations(text: &str) -> Vec<String> {
-    import_violations(&small_house(&[
+    import_violations(&small_graph(&[
         ("src/lib.rs", "pub mod acme; pub mod serve; pub mod identity; pub mod app;"),
         ("src/app.rs", "pub struct App;"),
         ("src/acme/mod.rs", "pub mod order;"),
@@ -59,28 +59,28 @@ fn upward_import_and_lib_reexport_are_forbidden() {
 
 #[test]
 fn import_cycle_is_reported_with_files_and_lines() {
-    let house = small_house(&[
+    let graph = small_graph(&[
         ("src/lib.rs", "pub mod serve;"),
         ("src/serve/mod.rs", "mod a; mod b; mod c;\npub use b::B;"),
         ("src/serve/a.rs", "use super::B;"),
         ("src/serve/b.rs", "\nuse crate::serve::c::C; pub struct B;"),
         ("src/serve/c.rs", "\n\npub struct C(super::a::A); #[cfg(test)] mod tests { use crate::serve::b::B; }"),
     ]);
-    let folders = house.sibling_edges();
-    let circle = cycle(&folders[&vec!["serve".to_owned()]]).expect("a circle");
-    assert_eq!(circle, "a → b (src/serve/a.rs:1) → c (src/serve/b.rs:2) → a (src/serve/c.rs:3)");
+    let folders = graph.sibling_edges();
+    let found = cycle(&folders[&vec!["serve".to_owned()]]).expect("a cycle");
+    assert_eq!(found, "a → b (src/serve/a.rs:1) → c (src/serve/b.rs:2) → a (src/serve/c.rs:3)");
 }
 
 #[test]
 fn parent_child_and_test_imports_are_not_a_cycle() {
-    let house = small_house(&[
+    let graph = small_graph(&[
         ("src/lib.rs", "pub mod serve;"),
         ("src/serve/mod.rs", "mod a; mod b; pub use a::A; pub struct Parent; #[cfg(test)] mod tests;"),
         ("src/serve/a.rs", "use super::Parent; #[cfg(test)] mod tests { use crate::serve::b::B; }"),
         ("src/serve/b.rs", "use super::{A, Parent};"),
         ("src/serve/tests.rs", "use super::b::B;"),
     ]);
-    assert!(house.sibling_edges().values().all(|edges| cycle(edges).is_none()));
+    assert!(graph.sibling_edges().values().all(|edges| cycle(edges).is_none()));
 }
 
 #[test]

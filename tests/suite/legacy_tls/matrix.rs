@@ -62,7 +62,7 @@ fn rank(setting: &str) -> usize {
 
 #[test]
 fn each_version_and_suite_is_served_from_its_setting_up() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let clients = clients();
     assert_eq!(clients.len(), 20 + 6 + 6 + 3);
@@ -100,7 +100,7 @@ fn each_version_and_suite_is_served_from_its_setting_up() {
 
 #[test]
 fn missing_certificate_is_refused_unless_client_auth_is_none() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let clients = [
         ("legacy", only("tls1", "AES128-SHA")),
@@ -127,7 +127,7 @@ fn missing_certificate_is_refused_unless_client_auth_is_none() {
 /// No 3DES, RC4, EXPORT, NULL or anonymous suite, and none that is neither in rustls nor in our list.
 #[test]
 fn broken_cipher_suites_are_served_at_no_setting() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let broken = ["DES-CBC3-SHA", "RC4-SHA", "NULL-SHA256", "aNULL", "AES128-CCM8", "CAMELLIA128-SHA", "PSK", "SRP"];
     let mut refused = 0;
@@ -147,7 +147,7 @@ fn broken_cipher_suites_are_served_at_no_setting() {
 
 #[test]
 fn server_suite_order_is_preferred() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     for (arguments, suite) in [
         ("AES256-SHA:AES128-SHA", "AES128-SHA"),
@@ -168,7 +168,7 @@ fn server_suite_order_is_preferred() {
 
 #[test]
 fn dhe_uses_2048_bits_and_ecdhe_the_common_curves() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     for (arguments, key) in [
         (only("tls1", "DHE-RSA-AES128-SHA"), "DH, 2048 bits"),

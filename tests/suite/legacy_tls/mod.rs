@@ -4,12 +4,12 @@ mod changes;
 mod devices;
 mod heavy_keys;
 mod hostile;
-mod lanes;
 mod matrix;
 mod offers;
 mod passwords;
 mod probes;
-mod promises;
+mod refusal_hints;
+mod tls_libraries;
 mod traffic;
 
 use std::io::Write;
@@ -37,7 +37,7 @@ fn policy(setting: &str) -> Value {
 }
 
 /// A constituency for each setting, and `open`, which is legacy without client authentication.
-fn shelf() -> Site {
+fn site_with_each_setting() -> Site {
     let site = Site::new();
     for setting in SETTINGS {
         site.constituency(setting, &policy(setting));
@@ -117,13 +117,13 @@ fn only(version: &str, ciphers: &str) -> String {
 }
 
 /// An openssl client with an open connection. Dropped, it is killed and waited for.
-struct Talking {
+struct OpenConnection {
     child: Child,
     name: String,
     heard: Lines,
 }
 
-impl Talking {
+impl OpenConnection {
     /// Connects to the constituency `name`, over legacy TLS if `arguments` offer nothing else.
     fn start(site: &Site, server: &Running, name: &str, identity: &Identity, arguments: &str) -> Self {
         let (chain, key) = identity.write(&site.path(""), "talking");
@@ -159,7 +159,7 @@ impl Talking {
     }
 }
 
-impl Drop for Talking {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

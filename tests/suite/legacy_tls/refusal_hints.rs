@@ -100,7 +100,7 @@ impl Phone {
 
 /// The setting that a reason names; `None` if it says that there is none.
 #[track_caller]
-pub(super) fn promised(reason: &str, name: &str) -> Option<&'static str> {
+pub(super) fn hinted_setting(reason: &str, name: &str) -> Option<&'static str> {
     let of = |setting: &&str| reason.ends_with(&format!("; \"tls\": \"{setting}\" of {name} would admit it"));
     let setting = SETTINGS.into_iter().find(of);
     assert_eq!(setting.is_none(), reason.ends_with(", which no setting admits"), "{reason}");
@@ -112,7 +112,7 @@ pub(super) fn promised(reason: &str, name: &str) -> Option<&'static str> {
 /// Tries a client at each constituency `prefix`SETTING by `is_served`, and returns the lowest setting that serves it;
 /// asserts that every refusal named this setting.
 #[track_caller]
-pub(super) fn least(
+pub(super) fn lowest_setting(
     server: &Running,
     prefix: &str,
     case: &str,
@@ -123,29 +123,32 @@ pub(super) fn least(
     let lines = || server.stdout().into_iter().filter(|line| line.starts_with('{'));
     let before = lines().count();
     let answers = names.each_ref().map(|name| is_served(name));
-    let told: Vec<Value> = eventually("three lines", || {
+    let reported: Vec<Value> = eventually("three lines", || {
         let new: Vec<String> = lines().skip(before).collect();
         (new.len() == SETTINGS.len()).then(|| new.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
     });
     let reason = |name: &String| {
-        let line = told.iter().find(|line| line["constituency"] == name.as_str());
-        let line = line.unwrap_or_else(|| panic!("{case}: nothing of {name} in {told:?}"));
+        let line = reported.iter().find(|line| line["constituency"] == name.as_str());
+        let line = line.unwrap_or_else(|| panic!("{case}: nothing of {name} in {reported:?}"));
         line["reason"].as_str().unwrap_or_default().to_owned()
     };
     let found: Vec<(bool, String)> = answers.into_iter().zip(names.each_ref().map(reason)).collect();
-    let least = SETTINGS.into_iter().zip(&found).find_map(|(setting, (served, _))| served.then_some(setting));
+    let lowest_setting = SETTINGS.into_iter().zip(&found).find_map(|(setting, (served, _))| served.then_some(setting));
     let mut is_admitted = false;
     for ((served, reason), name) in found.iter().zip(&names) {
         assert!(*served || !is_admitted, "{case}: a wider setting admits less: {reason}");
         is_admitted |= served;
-        assert!(*served || promised(reason, name) == least, "{case}: {least:?} serves it, and at {name}: {reason}");
+        assert!(
+            *served || hinted_setting(reason, name) == lowest_setting,
+            "{case}: {lowest_setting:?} serves it, and at {name}: {reason}"
+        );
     }
-    least
+    lowest_setting
 }
 
 /// A constituency for each setting with client authentication, and one without.
 pub(super) fn both_kinds() -> Site {
-    let site = shelf();
+    let site = site_with_each_setting();
     for setting in SETTINGS {
         site.constituency(&format!("open-{setting}"), &json!({ "client_auth": "none", "tls": setting }));
         site.file(&format!("open-{setting}/site.cfg"), "<open/>");
@@ -163,8 +166,9 @@ fn logged_setting_is_the_least_that_serves_the_phone() {
         let Phone { version, suites, signatures, has_extended_master_secret } = &phone;
         let case = format!("{version:?} {suites} {signatures} {has_extended_master_secret}");
         for prefix in ["", "open-"] {
-            let least = least(&server, prefix, &case, |name| phone.is_served(&context, &server, name));
-            *seen.entry(least).or_default() += 1;
+            let lowest_setting =
+                lowest_setting(&server, prefix, &case, |name| phone.is_served(&context, &server, name));
+            *seen.entry(lowest_setting).or_default() += 1;
         }
     }
     // With and without extended master secret, with and without a certificate.
@@ -223,7 +227,7 @@ fn hello_without_extensions_is_served_at_legacy_without_sni() {
             let server = site.start();
             for (exchange, agreed) in [("RSA", "(RSA)-(AES"), ("DHE-RSA", "-(RSA-SHA1)-(AES")] {
                 let before = server.access_lines().len();
-                let found = silent(&site, &server, &name, identity, exchange);
+                let found = by_gnutls(&site, &server, &name, identity, exchange);
                 let line = eventually("a line", || server.access_lines().get(before).cloned());
                 let is_served = found.contains("HTTP/1.1 200 OK");
                 assert_eq!(is_served, setting == "legacy", "{name} {exchange}: {line} {found}");
@@ -233,7 +237,7 @@ fn hello_without_extensions_is_served_at_legacy_without_sni() {
                     continue;
                 }
                 let why = line["reason"].as_str().unwrap();
-                assert_eq!(promised(why, &name), Some("legacy"));
+                assert_eq!(hinted_setting(why, &name), Some("legacy"));
                 assert!(why.contains("only SHA-1 signatures (by naming none); "), "{why}");
             }
         }
@@ -241,7 +245,7 @@ fn hello_without_extensions_is_served_at_legacy_without_sni() {
 }
 
 /// `GnuTLS`'s report of requesting `site.cfg` from `name` over TLS 1.2 without extensions.
-fn silent(site: &Site, server: &Running, name: &str, identity: Option<&Identity>, exchange: &str) -> String {
+fn by_gnutls(site: &Site, server: &Running, name: &str, identity: Option<&Identity>, exchange: &str) -> String {
     let mut gnutls = Command::new("timeout");
     gnutls.args(["20", "gnutls-cli", "--port", &server.address().port().to_string(), "127.0.0.1"]);
     gnutls.arg("--x509cafile").arg(site.path("server-ca.pem")).arg(format!("--verify-hostname={name}.{DOMAIN}"));

@@ -6,9 +6,9 @@ pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
 
 /// A seeded random generator (splitmix64).
-pub struct Dice(AtomicU64);
+pub struct Random(AtomicU64);
 
-impl Dice {
+impl Random {
     pub fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
@@ -21,12 +21,12 @@ impl Dice {
     }
 
     /// A number from 0 up to, but not including, 1.
-    pub fn roll(&self) -> f64 {
+    pub fn fraction(&self) -> f64 {
         f64::from(u32::try_from(self.next() >> 32).unwrap()) / 4_294_967_296.0
     }
 
     pub fn chance(&self, likely: f64) -> bool {
-        self.roll() < likely
+        self.fraction() < likely
     }
 
     pub fn below(&self, count: usize) -> usize {
@@ -46,18 +46,18 @@ struct Outage {
 }
 
 /// The outages of CA, DNS or both.
-pub struct Weather {
+pub struct Outages {
     ca: Vec<Outage>,
     dns: Vec<Outage>,
     /// When the CA forbade attempts by Retry-After.
     forbidden: std::sync::Mutex<Vec<Outage>>,
 }
 
-impl Weather {
-    pub fn forecast(dice: &Dice, start: i64, length: i64) -> Self {
+impl Outages {
+    pub fn generate(random: &Random, start: i64, length: i64) -> Self {
         Self {
-            ca: outages(dice, start, length),
-            dns: outages(dice, start, length),
+            ca: outages(random, start, length),
+            dns: outages(random, start, length),
             forbidden: std::sync::Mutex::default(),
         }
     }
@@ -75,7 +75,7 @@ impl Weather {
     }
 
     /// Whether everything worked and nothing was forbidden from `from` to `to`.
-    pub fn was_calm(&self, from: i64, to: i64) -> bool {
+    pub fn was_undisturbed(&self, from: i64, to: i64) -> bool {
         let touches = |outage: &Outage| outage.from < to && outage.to > from;
         let forbidden = self.forbidden.lock().unwrap();
         !self.ca.iter().chain(&self.dns).chain(forbidden.iter()).any(touches)
@@ -91,15 +91,15 @@ fn is_up(outages: &[Outage], now: i64) -> bool {
 }
 
 /// Minutes or hours often, days sometimes, three weeks rarely.
-fn outages(dice: &Dice, start: i64, length: i64) -> Vec<Outage> {
+fn outages(random: &Random, start: i64, length: i64) -> Vec<Outage> {
     let mut all = Vec::new();
     let mut at = start;
     while at < start + length {
-        at += dice.between(HOUR, 20 * DAY);
-        let lasts = match dice.below(20) {
-            0..=11 => dice.between(60, 2 * HOUR),
-            12..=18 => dice.between(2 * HOUR, 4 * DAY),
-            _ => dice.between(4 * DAY, 22 * DAY),
+        at += random.between(HOUR, 20 * DAY);
+        let lasts = match random.below(20) {
+            0..=11 => random.between(60, 2 * HOUR),
+            12..=18 => random.between(2 * HOUR, 4 * DAY),
+            _ => random.between(4 * DAY, 22 * DAY),
         };
         all.push(Outage { from: at, to: at + lasts });
         at += lasts;

@@ -1,8 +1,8 @@
 //! Generated ClientHellos of every kind: the logged hints match the clients that are answered, and name the real
 //! reason.
 
-use super::lanes::first_record;
-use super::promises::{both_kinds, least};
+use super::refusal_hints::{both_kinds, lowest_setting};
+use super::tls_libraries::first_record;
 use super::*;
 
 const VERSIONS: [u16; 3] = [0x0301, 0x0302, 0x0303];
@@ -69,8 +69,8 @@ impl Offer {
 
     /// The lowest setting that answers it with a `ServerHello`.
     #[track_caller]
-    fn least(&self, server: &Running, prefix: &str) -> Option<&'static str> {
-        least(server, prefix, &format!("{self:x?}"), |name| first_record(server, &self.hello(name))[0] == 22)
+    fn lowest_setting(&self, server: &Running, prefix: &str) -> Option<&'static str> {
+        lowest_setting(server, prefix, &format!("{self:x?}"), |name| first_record(server, &self.hello(name))[0] == 22)
     }
 }
 
@@ -86,7 +86,7 @@ fn logged_setting_is_the_least_that_answers_the_hello() {
                     // Half of them each, so that each of the other three occurs with and without.
                     let has_extended_master_secret = suites.len().wrapping_add(usize::from(version)) % 2 == 0;
                     let offer = Offer { version, suites, signatures, groups, has_extended_master_secret };
-                    *seen.entry((version, offer.least(&server, ""))).or_default() += 1;
+                    *seen.entry((version, offer.lowest_setting(&server, ""))).or_default() += 1;
                 }
             }
         }
@@ -118,7 +118,7 @@ fn unservable_suites_are_named_in_the_log() {
             for signatures in [None, Some(&[0x0401_u16][..])] {
                 let offer = Offer { version, suites, signatures, groups: None, has_extended_master_secret: false };
                 let prefix = if signatures.is_some() { "" } else { "open-" };
-                assert_eq!(offer.least(&server, prefix), None, "{offer:x?}");
+                assert_eq!(offer.lowest_setting(&server, prefix), None, "{offer:x?}");
                 let lines = server.access_lines();
                 let expected = format!("offered only {kinds} cipher suites, which no setting admits");
                 for line in &lines[lines.len() - SETTINGS.len()..] {
@@ -142,7 +142,7 @@ fn unservable_versions_groups_and_signatures_are_logged() {
         groups: None,
         has_extended_master_secret: true,
     };
-    assert_eq!(good.least(&server, ""), Some("compatible"));
+    assert_eq!(good.lowest_setting(&server, ""), Some("compatible"));
     for (offer, reason) in [
         (Offer { version: 0x0300, ..good }, "offered only SSL 3.0"),
         (Offer { version: 0x0301, suites: &[0x009c, 0x003c], ..good }, "offered only TLS 1.2 cipher suites in TLS 1.0"),
@@ -169,7 +169,7 @@ fn unservable_versions_groups_and_signatures_are_logged() {
             "offered only SHA-1 signatures (by naming none) with modern cipher suites",
         ),
     ] {
-        assert_eq!(offer.least(&server, ""), None, "{offer:x?}");
+        assert_eq!(offer.lowest_setting(&server, ""), None, "{offer:x?}");
         let lines = server.access_lines();
         for line in &lines[lines.len() - SETTINGS.len()..] {
             assert_eq!(line["reason"], format!("{reason}, which no setting admits"), "{offer:x?}");

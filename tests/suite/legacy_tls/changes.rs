@@ -26,7 +26,7 @@ fn all_are_old(server: &Running, requests: usize) {
 
 #[test]
 fn new_certificate_is_used_within_a_second_by_legacy_tls() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
     let shown = || {
         let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
@@ -34,8 +34,8 @@ fn new_certificate_is_used_within_a_second_by_legacy_tls() {
         let (_, rest) = found.text.split_once("-----BEGIN CERTIFICATE-----").unwrap();
         rest.split("-----END").next().unwrap().to_owned()
     };
-    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &PHONE, arguments));
-    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
+    assert_eq!(open.each_mut().map(OpenConnection::ask), [200; 4]);
     let before = shown();
     assert_eq!(shown(), before);
     server_certificate(DOMAIN, true).write(&site.path(""), "new");
@@ -47,26 +47,26 @@ fn new_certificate_is_used_within_a_second_by_legacy_tls() {
         seen += 1;
         (shown() != before).then_some(())
     });
-    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    assert_eq!(open.each_mut().map(OpenConnection::ask), [200; 4]);
     all_are_old(&server, 8 + seen);
 }
 
 #[test]
 fn changed_tls_setting_ends_earlier_legacy_connections() {
-    let site = shelf();
+    let site = site_with_each_setting();
     let server = site.start();
-    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &PHONE, arguments));
-    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
+    assert_eq!(open.each_mut().map(OpenConnection::ask), [200; 4]);
     site.constituency("legacy", &policy("modern"));
     let mut seen = 0;
-    eventually("the change to count", || {
+    eventually("the change to apply", || {
         let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
         seen += usize::from(found.status().is_some());
         (found.alert() == Some("protocol version")).then_some(())
     });
     // Connections of an unchanged constituency stay open.
-    assert_eq!(open.each_mut().map(Talking::ask), [403, 403, 403, 200]);
-    open[..3].iter().for_each(Talking::ends);
+    assert_eq!(open.each_mut().map(OpenConnection::ask), [403, 403, 403, 200]);
+    open[..3].iter().for_each(OpenConnection::ends);
     server.says("legacy: the TLS part of the policy changed");
     all_are_old(&server, 8 + seen);
 }
@@ -74,7 +74,7 @@ fn changed_tls_setting_ends_earlier_legacy_connections() {
 /// SIGHUP reloads the default of `provost.json` for constituencies without a setting of their own.
 #[test]
 fn default_tls_setting_applies_on_sighup_where_unset() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     let mut silent = policy("modern");
     silent.as_object_mut().unwrap().remove("tls");
     site.constituency("silent", &silent);
@@ -90,8 +90,8 @@ fn default_tls_setting_applies_on_sighup_where_unset() {
     assert_eq!((follows.get("/site.cfg").unwrap().status, follows.is_closed()), (403, true));
     assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
 
-    let mut old = Talking::start(&site, &server, "silent", &PHONE, OLD);
-    let mut other = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    let mut old = OpenConnection::start(&site, &server, "silent", &PHONE, OLD);
+    let mut other = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     assert_eq!((old.ask(), other.ask()), (200, 200));
     site.config["tls"] = "modern".into();
     site.write_config();
@@ -119,8 +119,8 @@ fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, argumen
         let why = ") was revoked by \"CN=Test Factory Issuing CA 1\"";
         line["reason"].as_str().is_some_and(|reason| reason.contains(why))
     };
-    let told = || server.access_lines().into_iter().filter(is_it).collect::<Vec<_>>();
-    let before = told().len();
+    let reported = || server.access_lines().into_iter().filter(is_it).collect::<Vec<_>>();
+    let before = reported().len();
     let found = attempt(site, server, name, Some(identity), arguments);
     if found.is_served() {
         return false;
@@ -128,13 +128,13 @@ fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, argumen
     assert_eq!(found.alert(), Some("handshake failure"), "{name} {arguments}: {}", found.text);
     // Lines of earlier requests may arrive late.
     let of_handshake = |line: &Value| line["mac"].is_null() && line["status"].is_null() && line["constituency"] == name;
-    eventually("a line", || told().into_iter().skip(before).find(of_handshake));
+    eventually("a line", || reported().into_iter().skip(before).find(of_handshake));
     true
 }
 
 #[test]
 fn revocation_applies_to_legacy_handshakes_and_connections() {
-    let mut site = shelf();
+    let mut site = site_with_each_setting();
     std::fs::write(site.path("crl.pem"), pem_of(&issuing(&[5]))).unwrap();
     site.config["trust"]["listed"] = json!(["crl.pem", "factory.pem"]);
     for setting in ["legacy", "compatible"] {
@@ -151,9 +151,9 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
     let are = |identity: &Identity| OLDS.map(|old| is_revoked(&site, &server, identity, old));
     assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [false; 4], [false; 4]));
 
-    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &lost, arguments));
-    let mut unlisted = Talking::start(&site, &server, "unlisted", &lost, OLD);
-    assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([200; 4], 200));
+    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &lost, arguments));
+    let mut unlisted = OpenConnection::start(&site, &server, "unlisted", &lost, OLD);
+    assert_eq!((open.each_mut().map(OpenConnection::ask), unlisted.ask()), ([200; 4], 200));
     std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5, 6]))).unwrap();
     std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
     // Until then it gets the file, or the answer to a request during the change.
@@ -164,8 +164,8 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
         status.is_none().then_some(())
     });
     // A phone that is not revoked can reconnect.
-    assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([403; 4], 200));
-    open.iter().for_each(Talking::ends);
+    assert_eq!((open.each_mut().map(OpenConnection::ask), unlisted.ask()), ([403; 4], 200));
+    open.iter().for_each(OpenConnection::ends);
     assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [true; 4], [false; 4]));
     let refused: Vec<Value> = server.access_lines().into_iter().filter(|line| line["status"] == 403).collect();
     assert_eq!(refused.len(), 4 + overtaken);
