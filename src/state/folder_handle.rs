@@ -17,11 +17,12 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid};
 
@@ -420,12 +421,14 @@ pub fn is_private_hard_link(file: &Stat, folder: BorrowedFd<'_>) -> io::Result<b
 }
 
 fn act_as<T>(user: Option<User>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let _acting = user.map(Acting::start).transpose()?;
-    act()
+    match user {
+        None => act(),
+        Some(user) => Acting::start(user)?.run(act),
+    }
 }
 
-/// While this value exists, the thread acts as another user. Only the effective IDs change. The real ones stay root's,
-/// so that root's rights can be restored, and processes of the user cannot trace this one.
+/// The IDs of a thread that acts as another user. Only the effective IDs change. The real ones stay root's, so that
+/// root's rights can be restored, and processes of the user cannot trace this one.
 struct Acting {
     group: Gid,
     groups: Vec<Gid>,
@@ -434,29 +437,47 @@ struct Acting {
 impl Acting {
     fn start(User { user, group }: User) -> io::Result<Self> {
         let acting = Self { group: rustix::process::getegid(), groups: rustix::process::getgroups()? };
-        // Set the user last: without root's rights, the group and groups cannot be set. On an error, dropping `acting`
-        // restores everything.
+        // Set the user last: without root's rights, the group and groups cannot be set.
         let started = rustix::thread::set_thread_groups(&[])
             .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(group), None))
             .and_then(|()| rustix::thread::set_thread_res_uid(None, Some(user), None));
-        started.map_err(|errno| {
-            let user = user.as_raw();
-            io::Error::other(format!("root cannot act as the owner, user {user} ({errno}): run this as that user"))
-        })?;
-        Ok(acting)
+        match started {
+            Ok(()) => Ok(acting),
+            Err(errno) => {
+                assert!(acting.end().is_ok(), "{RIGHTS_LOST}");
+                let user = user.as_raw();
+                Err(io::Error::other(format!(
+                    "root cannot act as the owner, user {user} ({errno}): run this as that user"
+                )))
+            }
+        }
+    }
+
+    /// Runs `act`, and restores root's rights, also after a panic.
+    ///
+    /// This is not done in a destructor: if the rights are not restored, the thread must not continue, and a panic in a
+    /// destructor during another panic aborts the process.
+    fn run<T>(self, act: impl FnOnce() -> T) -> T {
+        let acted = catch_unwind(AssertUnwindSafe(act));
+        let ended = self.end();
+        match acted {
+            Ok(result) => {
+                // The kernel allows this to a thread whose real user is root.
+                assert!(ended.is_ok(), "{RIGHTS_LOST}");
+                result
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    fn end(&self) -> rustix::io::Result<()> {
+        rustix::thread::set_thread_res_uid(None, Some(Uid::ROOT), None)
+            .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(self.group), None))
+            .and_then(|()| rustix::thread::set_thread_groups(&self.groups))
     }
 }
 
-impl Drop for Acting {
-    fn drop(&mut self) {
-        let ended = rustix::thread::set_thread_res_uid(None, Some(Uid::ROOT), None)
-            .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(self.group), None))
-            .and_then(|()| rustix::thread::set_thread_groups(&self.groups));
-        // The kernel allows this to a thread whose real user is root. If it fails, the process must not continue as the
-        // other user.
-        assert!(ended.is_ok(), "root's rights do not come back");
-    }
-}
+const RIGHTS_LOST: &str = "root's rights cannot be restored";
 
 /// The flags to open a folder for reading, without following a symlink.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -689,6 +710,24 @@ pub(super) mod tests {
             assert_eq!(ids(), before, "also after a panic");
             assert!(FolderHandle::open(roots).unwrap().act(|_| Ok(ids())).unwrap() == before);
         });
+    }
+
+    #[test]
+    fn a_panic_without_roots_rights_back_does_not_abort() {
+        let message = |panic: Box<dyn std::any::Any + Send>| {
+            let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            panic.downcast_ref::<String>().cloned().or(literal)
+        };
+        // In a thread of its own, which may lose its rights. The kernel allows 65,536 groups.
+        let thread = move || {
+            let lost = || Acting { group: rustix::process::getegid(), groups: vec![Gid::ROOT; 65_537] };
+            let [inner, outer] = [true, false].map(|panics| {
+                let act = || assert!(!panics, "while acting");
+                catch_unwind(AssertUnwindSafe(|| lost().run(act))).err().and_then(message)
+            });
+            assert_eq!((inner.as_deref(), outer.as_deref()), (Some("while acting"), Some(RIGHTS_LOST)));
+        };
+        std::thread::spawn(thread).join().unwrap();
     }
 
     #[test]
