@@ -171,7 +171,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes changes until the sender is dropped.
+    /// Writes changes until the sender is dropped. What could not be written until then is tried a last time.
     fn follow(&mut self, receiver: &Receiver<LastGoodChange>) {
         loop {
             let change = if self.pending.is_empty() {
@@ -182,13 +182,25 @@ impl Writer {
             match change {
                 Ok(change) => self.note(change),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return self.write_last(),
             }
             // Coalesce: a deploy changes many policies at once, and only the last change of each matters.
             while let Ok(change) = receiver.try_recv() {
                 self.note(change);
             }
             self.write_pending();
+        }
+    }
+
+    fn write_last(&mut self) {
+        self.write_pending();
+        if let Some(failure) = &self.failure {
+            let names: Vec<&str> = self.pending.keys().map(ConstituencyName::as_str).collect();
+            tracing::error!(
+                "the last good policies of {} are not kept in {}: {failure}",
+                names.join(", "),
+                self.folder.display()
+            );
         }
     }
 
@@ -305,4 +317,28 @@ fn denied_in(text: &str) -> BTreeSet<MacAddress> {
         denied: Vec<MacAddress>,
     }
     serde_json::from_str::<Denied>(text).map(|policy| policy.denied.into_iter().collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unwritten_policies_are_tried_again_at_the_end() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join(FOLDER);
+        let name: ConstituencyName = "ote".parse().unwrap();
+        state::write_private(&folder, b"a file in place of the folder").unwrap();
+        let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
+        writer.note(LastGoodChange::Of(name.clone(), StoredPolicy::InForce("{}".to_owned())));
+        writer.write_pending();
+        assert_eq!((writer.pending.len(), writer.failure.is_some()), (1, true));
+        let (sender, receiver) = channel();
+        drop(sender);
+        writer.follow(&receiver);
+        assert_eq!((writer.pending.len(), writer.failure.is_some()), (1, true), "it still fails");
+        state::remove_all(&folder).unwrap();
+        writer.follow(&receiver);
+        assert_eq!(read(&path(&folder, &name, IN_FORCE)).unwrap().as_deref(), Some("{}"));
+    }
 }
