@@ -184,22 +184,52 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
         fs::write(path, constituency).unwrap();
     };
     // In "new", a file has the name of a folder, and a folder the name of a file.
-    for (constituency, name) in [("old", "a-x/1"), ("new", "a-x"), ("old", "b-x"), ("new", "b-x/1"), ("old", "z")] {
+    let names = |kind: &str| [format!("{VVX500}-{kind}"), format!("{VVX500}-{kind}/{VVX500}-1")];
+    let ([a, below_a], [b, below_b]) = (names("a"), names("b"));
+    for (constituency, name) in [("old", &below_a), ("new", &a), ("old", &b), ("new", &below_b)] {
         write(constituency, name);
     }
+    write("old", "z");
     let ended = moves(&site, "old", "new");
     let error = format!(
-        "error: new has uploads of {VVX500} with these names too, so these stay in old: a-x/1 (a-x is a file in new), \
-         b-x; remove one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command\n"
+        "error: new has uploads of {VVX500} with these names too, so these stay in old: {below_a} ({a} is a file in new); \
+         remove one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command; \
+         new has folders with these names, so these uploads stay in old: {b}; remove them (provost uploads remove \
+         {VVX500} NAME --constituency old), or all uploads in those folders (provost uploads list {VVX500} \
+         --constituency new lists them), and repeat the command\n"
     );
     assert_eq!((ended.code, ended.stderr), (1, error));
     assert_eq!(ended.stdout, format!("{VVX500}: 3 uploads moved from old to new\n"));
-    assert_eq!(files_below(&site.uploads("old", VVX500)), ["a-x/1", "b-x"]);
+    assert_eq!(files_below(&site.uploads("old", VVX500)), [below_a.as_str(), &b]);
     let directory = format!("{VVX500}-directory.xml");
     let overrides = format!("overrides/{VVX500}-phone.cfg");
-    let expected = [&directory, "a-x", "b-x/1", &overrides, "z"];
+    let expected = [&a, &below_b, &directory, &overrides, "z"];
     assert_eq!(files_below(&site.uploads("new", VVX500)), expected);
-    assert!(holds(&site.uploads("new", VVX500).join("a-x"), "new"));
+    assert!(holds(&site.uploads("new", VVX500).join(&a), "new"));
+
+    // Each remedy works.
+    for (name, constituency) in [(&a, "new"), (&below_b, "new")] {
+        let removed = command(&site, &["uploads", "remove", VVX500, name, "--constituency", constituency]);
+        assert_eq!(removed.code, 0, "{removed:?}");
+    }
+    let again = moves(&site, "old", "new");
+    assert_eq!((again.code, again.stdout), (0, format!("{VVX500}: 2 uploads moved from old to new\n")));
+    let expected = [&below_a, &b, &directory, &overrides, "z"];
+    assert_eq!(files_below(&site.uploads("new", VVX500)), expected);
+    assert!(holds(&site.uploads("new", VVX500).join(&b), "old"));
+    // The other remedy: remove the upload that the folder blocks. A folder without uploads does not block one.
+    for name in [format!("{VVX500}-c/deep/{VVX500}-1"), format!("{VVX500}-d/deep/{VVX500}-1")] {
+        write("new", &name);
+    }
+    for name in ["c", "d"].map(|kind| format!("{VVX500}-{kind}")) {
+        write("old", &name);
+    }
+    fs::remove_file(site.uploads("new", VVX500).join(format!("{VVX500}-d/deep/{VVX500}-1"))).unwrap();
+    let blocked = moves(&site, "old", "new");
+    assert_eq!((blocked.code, blocked.stdout), (1, format!("{VVX500}: 1 upload moved from old to new\n")));
+    let c = format!("{VVX500}-c");
+    assert_eq!(command(&site, &["uploads", "remove", VVX500, &c, "--constituency", "old"]).code, 0);
+    assert_eq!(moves(&site, "old", "new").stderr, format!("error: {VVX500} has uploaded nothing to old\n"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Files move one by one and replace none, so an interrupted move can be repeated. A file that cannot be moved stays,
 //! and the others move.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,18 +47,21 @@ impl Move {
             _ => anyhow!("the uploads of {mac} to {from} cannot be read: {error}"),
         })?;
         let target = root.join(to.as_str()).join(mac.to_string());
-        let (mut blocked, mut failed) = (Vec::new(), Vec::new());
+        let (mut blocked, mut behind_folders, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for file in &files {
             let Err(error) = move_file(&source, file, &target) else { continue };
             let name = shown(&file.to_string_lossy());
             match blocking(&error, file, &target) {
-                Some(path) if path == *file => blocked.push(name),
-                Some(path) => blocked.push(format!("{name} ({} is a file in {to})", shown(&path.to_string_lossy()))),
+                Some(Blocking::SameName) => blocked.push(name),
+                Some(Blocking::FileAbove(path)) => {
+                    blocked.push(format!("{name} ({} is a file in {to})", shown(&path.to_string_lossy())));
+                }
+                Some(Blocking::Folder) => behind_folders.push(name),
                 None => failed.push(format!("{name}: {error}")),
             }
         }
         self.remove_empty_folders(root, &files);
-        let moved = files.len() - blocked.len() - failed.len();
+        let moved = files.len() - blocked.len() - behind_folders.len() - failed.len();
         say(&format_args!("{mac}: {} moved from {from} to {to}", counted(moved, "upload")));
         let mut problems = Vec::new();
         if !blocked.is_empty() {
@@ -65,6 +69,14 @@ impl Move {
                 "{to} has uploads of {mac} with these names too, so these stay in {from}: {}; remove one of each (provost \
                  uploads remove {mac} NAME --constituency {from}|{to}) and repeat the command",
                 blocked.join(", ")
+            ));
+        }
+        if !behind_folders.is_empty() {
+            problems.push(format!(
+                "{to} has folders with these names, so these uploads stay in {from}: {}; remove them (provost uploads remove \
+                 {mac} NAME --constituency {from}), or all uploads in those folders (provost uploads list {mac} \
+                 --constituency {to} lists them), and repeat the command",
+                behind_folders.join(", ")
             ));
         }
         if !failed.is_empty() {
@@ -95,9 +107,18 @@ impl Move {
     }
 }
 
-/// What is in the way of the file `path` beneath the folder `target`, by its path there, if `error` came from that: something
-/// of the same name, or a file in the place of a folder.
-fn blocking(error: &io::Error, path: &Path, target: &Path) -> Option<PathBuf> {
+/// What prevents the move of a file.
+enum Blocking {
+    /// Something with its name that is not a folder.
+    SameName,
+    /// A folder with its name.
+    Folder,
+    /// The file at this path, where a folder above it would be.
+    FileAbove(PathBuf),
+}
+
+/// What prevents the move of the file `path` to the folder `target`, if it caused `error`.
+fn blocking(error: &io::Error, path: &Path, target: &Path) -> Option<Blocking> {
     use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
     if !matches!(error.kind(), AlreadyExists | IsADirectory | NotADirectory) {
         return None;
@@ -106,14 +127,33 @@ fn blocking(error: &io::Error, path: &Path, target: &Path) -> Option<PathBuf> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty()).collect();
     above.reverse();
     let file = above.into_iter().find(|it| folder.beneath(it).is_err_and(|error| error.kind() == NotADirectory));
-    Some(file.unwrap_or(path).to_owned())
+    let is_folder = || folder.of_file_beneath(path).is_ok_and(|(around, name)| around.folder(name).is_ok());
+    Some(match file {
+        Some(file) => Blocking::FileAbove(file.to_owned()),
+        None if is_folder() => Blocking::Folder,
+        None => Blocking::SameName,
+    })
 }
 
-/// Moves the file at `path` beneath `source` to the same path beneath `target`, unless a file exists there.
+/// Moves the file at `path` beneath `source` to the same path beneath `target`, unless a file exists there. Replaces a
+/// folder without files.
 fn move_file(source: &FolderHandle, path: &Path, target: &Path) -> io::Result<()> {
     let (from, name) = source.of_file_beneath(path)?;
     let to = FolderHandle::open_or_make(target.join(path).parent().unwrap_or(target))?;
-    from.move_to(&name, &to)?;
+    match from.move_to(&name, &to) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && remove_if_without_files(&to, &name).is_ok() => {
+            from.move_to(&name, &to)?;
+        }
+        moved => moved?,
+    }
     to.sync()?;
     from.sync()
+}
+
+/// Removes the folder `name` and the folders in it, if they contain nothing else. The kernel refuses to remove a folder
+/// that is not empty.
+fn remove_if_without_files(around: &FolderHandle, name: &OsStr) -> io::Result<()> {
+    let folder = around.folder(name)?;
+    folder.entries()?.iter().try_for_each(|entry| remove_if_without_files(&folder, &entry.name))?;
+    around.remove_empty_folder(name)
 }
