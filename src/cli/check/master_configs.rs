@@ -6,7 +6,7 @@
 //! one also reads `000000000000.cfg`, so the names in that are checked for the phone, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::sync::Arc;
 
 use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
@@ -290,7 +290,7 @@ impl MasterWalk<'_> {
                     }
                     NamesWhat::Firmware => {
                         let image = located(folder, &path);
-                        !self.firmware.contains(&image) && !self.has_firmware(&image)
+                        !self.firmware.contains(&image) && self.firmware_problem(&image).is_some()
                     }
                     NamesWhat::UploadDirectory | NamesWhat::ReadDirectory => false,
                 };
@@ -408,27 +408,31 @@ impl MasterWalk<'_> {
             self.found.push(self.view.finding(level, &format!("{file}:{line}"), message));
         }
         report(self.view, std::mem::take(&mut self.found), "findings about master configurations", findings);
-        for path in self.firmware.iter().filter(|path| !self.has_firmware(path)) {
-            let message = format!("the firmware {path} is not here; phones keep the one they have");
+        for (path, problem) in self.firmware.iter().filter_map(|path| Some((path, self.firmware_problem(path)?))) {
+            let message = format!("the firmware {path} {problem}; phones keep the one they have");
             findings.push(self.view.finding(FindingLevel::Note, "", message));
         }
         self.read
     }
 
-    /// Whether the image itself or a split one (`<part number>.sip.ld`) exists. Images belong to Polycom and are not
-    /// shipped, so a missing one is a note, not an error.
-    fn has_firmware(&self, path: &str) -> bool {
+    /// Why phones get neither the image nor a split one (`<part number>.sip.ld`); `None` if they get one. Images belong
+    /// to Polycom and are not shipped, so a missing one is a note, not an error.
+    fn firmware_problem(&self, path: &str) -> Option<String> {
         if path.contains("://") {
-            return true;
+            return None;
         }
-        let path = self.view.folder().join(path.trim_start_matches('/'));
-        let name = path.file_name().map(|name| format!(".{}", name.to_string_lossy())).unwrap_or_default();
-        let is_split = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&name);
-        path.is_file()
-            || path
-                .parent()
-                .and_then(|folder| fs::read_dir(folder).ok())
-                .is_some_and(|entries| entries.flatten().any(is_split))
+        let absent = || Some("is not here".to_owned());
+        let Ok(served) = ServedPath::parse(&format!("/{}", path.trim_start_matches('/'))) else { return absent() };
+        match self.view.find(&served, None) {
+            ServedFile::Regular(_) => None,
+            ServedFile::NotServed(reason) => Some(format!("is not served: {reason}")),
+            ServedFile::Absent => {
+                let (folder, name) = served.as_str().rsplit_once('/').unwrap_or((".", served.as_str()));
+                let ending = format!(".{name}");
+                let names = self.view.names_in(folder);
+                if names.iter().any(|name| name.to_string_lossy().ends_with(&ending)) { None } else { absent() }
+            }
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! A constituency's folder as phones see it: it finds a file exactly if a phone would get it. Reads are bounded. It
 //! opens files for the user of `check` and sends them to no client, so it needs no grant.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Finding, FindingLevel};
@@ -85,6 +87,16 @@ impl ServedView<'_> {
         let spellings = [path.as_str().to_owned()].into_iter().chain(other_cases);
         let mut found = spellings.map(|spelling| self.open(&spelling, reader));
         found.find(|found| !matches!(found, ServedFile::Absent)).unwrap_or(ServedFile::Absent)
+    }
+
+    /// The names in the folder at `path`; none if there is no such folder. Links are followed to other constituencies'
+    /// folders, and not outside.
+    pub(super) fn names_in(&self, path: &str) -> Vec<OsString> {
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let below_root = format!("{}/{path}", self.constituency.name);
+        let opened = open(self.constituency.folder.root(), &below_root, beneath).and_then(Dir::new);
+        let entries = opened.into_iter().flatten().flatten();
+        entries.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()).collect()
     }
 
     fn open(&self, spelling: &str, reader: Option<MacAddress>) -> ServedFile {
