@@ -12,7 +12,7 @@ use super::lineage::Lineage;
 use super::rate_limit::{Limit, RateLimit};
 use super::schedule::{ChosenWindow, Deadline};
 use crate::constituency::ConstituencyName;
-use crate::state::{self, FolderHandle};
+use crate::state;
 
 /// The state, in memory as on disk.
 #[derive(Debug)]
@@ -127,26 +127,55 @@ impl PersistentState {
     }
 }
 
-/// Reads JSON that we wrote. An absent file gives the default, and so does a damaged one, which is renamed to
-/// `*.damaged`.
+/// Reads JSON that we wrote. An absent file gives the default. So does one that is damaged, not a regular file or not
+/// readable for this user; it is renamed to `*.damaged`. The server must start all the same: it has certificates.
 pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Result<(T, Option<String>)> {
-    let bytes = match state::read(path) {
+    let reason = match state::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => return Ok((value, None)),
+            Err(error) => format!("is damaged ({error})"),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((T::default(), None)),
-        read => read?,
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok((value, None)),
-        Err(error) => {
-            let aside = path.with_extension("damaged");
-            let (folder, name) = FolderHandle::of_file(path)?;
-            folder.rename(name, aside.file_name().unwrap_or_default())?;
-            let damage = format!("{} is damaged ({error}); put aside as {}", path.display(), aside.display());
-            Ok((T::default(), Some(damage)))
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !state::is_regular_file(path) => {
+            format!("cannot be read ({error})")
         }
-    }
+        Err(error) => return Err(error),
+    };
+    let aside = state::put_aside(path, &path.with_extension("damaged"))?;
+    Ok((T::default(), Some(format!("{} {reason}; put aside as {}", path.display(), aside.display()))))
 }
 
 /// Writes JSON atomically.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     state::write_private(path, &serde_json::to_vec_pretty(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn whatever_stands_in_place_of_a_file_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("renewal.json");
+        let plants: [fn(&Path); 3] = [
+            |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+            |path| std::fs::create_dir(path).unwrap(),
+            |path| symlink(path, path).unwrap(),
+        ];
+        for (plant, name) in plants.into_iter().zip(["renewal.damaged", "renewal.damaged.2", "renewal.damaged.3"]) {
+            plant(&path);
+            let (state, damage) = PersistentState::open(path.clone()).unwrap();
+            let damage = damage.unwrap();
+            assert!(damage.contains("cannot be read (") && damage.ends_with(name), "{damage}");
+            assert!(folder.path().join(name).symlink_metadata().is_ok(), "{name}");
+            state.keep().unwrap();
+            assert_eq!(PersistentState::open(path.clone()).unwrap().1, None);
+            state::remove_all(&path).unwrap();
+        }
+    }
 }

@@ -103,6 +103,10 @@ fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppErro
             return Ok(());
         }
     }
+    if let Err(error) = OperatorToken::open(Some(&file)) {
+        tracing::warn!("no token for the status page: {}: {error}", file.display());
+        return Ok(());
+    }
     config.status = config.status.take().map(|status| StatusSettings { token_file: Some(file), ..status });
     Ok(())
 }

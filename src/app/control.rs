@@ -73,10 +73,13 @@ pub enum Reply {
     Failed(String),
 }
 
+/// The name of the control socket in the state directory.
+pub(super) const SOCKET: &str = "control.sock";
+
 /// The path of the control socket.
 #[must_use]
 pub fn path(state: &Path) -> PathBuf {
-    state.join("control.sock")
+    state.join(SOCKET)
 }
 
 /// Listens in the state directory, whose lock the caller holds. Needs a runtime. Returns `None` if it cannot listen;

@@ -57,6 +57,7 @@ mod service_notify;
 mod signals;
 pub mod socket_activation;
 mod sockets;
+mod state_entries;
 pub mod state_faults;
 mod watchdog;
 
@@ -200,7 +201,7 @@ impl App {
             level: config.tls,
         };
         material.bundles.iter().for_each(|(name, bundle)| reload_log::log_bundle(name, bundle, false));
-        let uploads = uploads(&config, &state)?;
+        let uploads = UploadStore::new(state.folder(store::FOLDER), config.limits.free_space_bytes);
         // A process that reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = admin_thread::open(&mut config, &state, &mut activated)?;
@@ -208,7 +209,7 @@ impl App {
         let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut activated)?;
         activated.ensure_all_claimed()?;
-        let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER)?)?;
+        let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER))?;
         let health = history.health();
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
@@ -345,15 +346,6 @@ impl App {
         tracing::info!("stopped");
         result
     }
-}
-
-/// Opens the store of uploads.
-fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
-    let uploads = state.folder(store::FOLDER)?;
-    for folder in store::misplaced(&uploads) {
-        tracing::error!("{folder}");
-    }
-    Ok(UploadStore::new(uploads, config.limits.free_space_bytes))
 }
 
 /// Reads the passwords in the state directory, and logs those that are unreadable.

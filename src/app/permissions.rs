@@ -10,36 +10,13 @@ use std::fs::metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::admin_thread::LOCAL_TOKEN;
+use super::state_entries::{EntryKind, STATE_ENTRIES, StateEntry};
 use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::config::{CertificateSource, Config};
-use crate::constituency::{POLICY_FILE, denials, last_good};
-use crate::identity::digest::passwords;
-use crate::phone_history;
-use crate::serve::upload::store;
+use crate::constituency::POLICY_FILE;
 
 /// The folders of CAs in the state directory. Their certificates are public.
 const CAS: [&str; 3] = ["ca", LOCAL_DEVICE_CA, LOCAL_SERVER_CA];
-/// The entries of the state directory: the name, what it is, and for a folder what is in it. Uploads can be many, so only
-/// their folder has a rule.
-const STATE_ENTRIES: [(&str, &str, &str); 16] = [
-    ("accounts", "the folder of keys of accounts at CAs", "an account at a CA"),
-    ("ca", "the CA's folder", "a record of the CA"),
-    ("certs", "the folder of private keys", "a certificate and its private key"),
-    ("control.sock", "the server's socket for commands", ""),
-    (denials::FILE, "the list of denied phones", ""),
-    (passwords::FOLDER, "the folder of phones' passwords", "phones' passwords"),
-    ("dns-journal.json", "the journal of DNS records", ""),
-    (last_good::FOLDER, "the folder of last good policies", "a last good policy"),
-    (phone_history::FOLDER, "the folder of the phone history", "the phone history"),
-    (LOCAL_DEVICE_CA, "the folder of the CA for test phones", "a key or certificate of a test phone"),
-    ("lock", "the server's lock", ""),
-    ("rehearsal", "the folder of dry runs", "a key or record of a dry run"),
-    ("renewal.json", "the record of renewals", ""),
-    (LOCAL_SERVER_CA, "the folder of the CA for the server", "a key or certificate of the CA for the server"),
-    (LOCAL_TOKEN, "the operators' token", ""),
-    (store::FOLDER, "the folder of uploads", ""),
-];
 /// The sticky bit of a folder: only the owner of an entry may remove or replace it.
 const STICKY: u32 = 0o1000;
 /// How many paths are logged.
@@ -144,15 +121,18 @@ fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
 /// The rules for the state directory `state`, for each of its entries and for what is in its folders.
 fn state_rules(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let mut rules = vec![(state.to_owned(), Rule::Private, "the state directory")];
-    for (name, what, what_in_it) in STATE_ENTRIES {
+    for StateEntry { name, what, kind, .. } in &STATE_ENTRIES {
         let path = state.join(name);
-        let in_it = if name == store::FOLDER { Vec::new() } else { beneath(&path) };
-        rules.push((path, Rule::Private, what));
-        rules.extend(in_it.into_iter().map(|path| match path.extension().and_then(OsStr::to_str) {
-            Some("pem") if CAS.contains(&name) => (path, Rule::Public, "the CA's certificate"),
-            Some("key") if CAS.contains(&name) => (path, Rule::Private, "the CA's private key"),
-            _ => (path, Rule::Private, what_in_it),
-        }));
+        let is_ca = CAS.contains(name);
+        // Uploads can be many, so only their folder has a rule.
+        if let EntryKind::Folder(_, what_in_it) = kind {
+            rules.extend(beneath(&path).into_iter().map(|path| match path.extension().and_then(OsStr::to_str) {
+                Some("pem") if is_ca => (path, Rule::Public, "the CA's certificate"),
+                Some("key") if is_ca => (path, Rule::Private, "the CA's private key"),
+                _ => (path, Rule::Private, *what_in_it),
+            }));
+        }
+        rules.push((path, Rule::Private, *what));
     }
     rules
 }

@@ -13,10 +13,10 @@ use super::warn;
 use crate::app::control::{self, ControlRequest, Reply};
 use crate::config::Config;
 use crate::phone_history::{HistoryReader, ReadError};
-use crate::state::FolderHandle;
+use crate::state;
 
 /// The timeout for connecting to the server, and for its flush of the phone history.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of replies that are read.
 const MAX_REPLIES: u64 = 64 << 20;
 
@@ -46,8 +46,7 @@ pub(super) fn ask(
 
 /// Connects with a timeout: the accept queue of a hung server is full, and a blocking connect would wait forever.
 fn connect(path: &Path) -> io::Result<UnixStream> {
-    let (folder, name) = FolderHandle::of_file(path)?;
-    folder.at_socket(name, |path| {
+    state::folder_of(path)?.at_socket(path.file_name().unwrap_or_default(), |path| {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.connect_timeout(&SockAddr::unix(path)?, TIMEOUT)?;
         Ok(OwnedFd::from(socket).into())
@@ -65,7 +64,12 @@ pub(super) fn phone_history(config: &Config) -> Result<Option<HistoryReader>, Re
             Some(Err(error)) => Err(format!("the server does not answer ({error:#})")),
             Some(Ok(_)) | None => Err("the server does not know this request; is it of another version?".to_owned()),
         },
-        Err(error) => Err(format!("the server does not answer ({error:#})")),
+        Err(error) => {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            // An error of our own says what is in the way of the socket.
+            let is_own = kind == Some(io::ErrorKind::Other);
+            Err(if is_own { format!("{error:#}") } else { format!("the server does not answer ({error:#})") })
+        }
     };
     if let Err(why) = flushed {
         warn(&format_args!("what phones did in the last second may be missing: {why}"));

@@ -31,7 +31,7 @@ pub enum ReadError {
         source: rusqlite::Error,
     },
     /// The file is inaccessible.
-    #[error("the ledger {path} cannot be read: {source}; run this as the user that serves, or as root", path = .path.display())]
+    #[error("the ledger {path} cannot be read: {source}{}", hint(.source), path = .path.display())]
     File {
         path: PathBuf,
         /// The error of the system.
@@ -40,6 +40,11 @@ pub enum ReadError {
     /// The database has another version than this provost reads.
     #[error("the ledger {path} is of version {found}, this provost reads version {}; use the provost that serves", schema::version(), path = .path.display())]
     Version { path: PathBuf, found: i64 },
+}
+
+/// The remedy for an error that does not name its own.
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::Other { "" } else { "; run this as the user that serves, or as root" }
 }
 
 /// The database, open for reading.

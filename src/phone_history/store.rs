@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
+use rustix::fs::{Mode, OFlags};
 
 use super::activity::{ActivityCounts, STEP_S};
 use super::batch::{Batch, Claims, Delta, DeltaKey};
@@ -85,12 +86,9 @@ impl HistoryStore {
         if let Some(folder) = path.parent() {
             state::private_folder(folder).map_err(on_file)?;
         }
-        // SQLite gives the WAL and the shared memory the same mode.
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(on_file)?;
-        let inode = file.metadata().map_err(on_file)?.ino();
-        // Close it before SQLite opens it: close() releases all locks of the process on that file (fcntl(2)). Without
+        let inode = make(path)?.metadata().map_err(on_file)?.ino();
+        // It is closed before SQLite opens it: close() releases all locks of the process on that file (fcntl(2)). Without
         // SQLite's locks, another reader that is the last to close the database would delete its WAL.
-        drop(file);
         let mut connection = Connection::open(path).map_err(on_database)?;
         let found = prepare(&mut connection).map_err(on_database)?;
         if found > schema::version() {
@@ -101,7 +99,7 @@ impl HistoryStore {
 
     /// Whether the path still leads to the file that was opened.
     pub(super) fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
+        std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
     }
 
     /// Moves an unreadable database out of the way. Replaces one that was moved before.
@@ -164,6 +162,26 @@ impl HistoryStore {
         }
         Ok(())
     }
+}
+
+/// Opens the file of the database; makes it if there is none. Fails if it, or a file that SQLite opens beside it, is not
+/// a regular file: SQLite would follow a symlink, and its errors do not name the file.
+fn make(path: &Path) -> Result<File, StoreError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::File { path, source }
+    };
+    let folder = state::folder_of(path).map_err(failed(path))?;
+    let name = path.file_name().unwrap_or_default();
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = name.to_owned();
+        name.push(suffix);
+        folder.check_regular(&name).map_err(failed(&path.with_file_name(&name)))?;
+    }
+    // NONBLOCK: opening a FIFO must not wait for its reader. SQLite gives the WAL and the shared memory the same mode.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = folder.act(|folder| Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?));
+    opened.map(File::from).map_err(failed(path))
 }
 
 /// Configures the connection, and migrates the database. Returns its version.

@@ -182,20 +182,55 @@ impl FolderHandle {
         }
     }
 
+    /// The kind of `name`; `None` if it does not exist. A symlink is not followed.
+    pub fn kind(&self, name: impl AsRef<OsStr>) -> io::Result<Option<FileType>> {
+        match self.stat(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(|stat| Some(FileType::from_raw_mode(stat.st_mode))),
+        }
+    }
+
+    /// Checks that `name` is a regular file, if it exists.
+    pub fn check_regular(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        match self.kind(name)? {
+            None | Some(FileType::RegularFile) => Ok(()),
+            Some(FileType::Symlink) => Err(io::Error::other("a symbolic link, which is not followed here")),
+            Some(kind) => Err(io::Error::other(format!("{}, not a regular file; remove it", kind_of(kind)))),
+        }
+    }
+
     /// Opens the regular file `name` for reading.
     pub fn open_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        let name = name.as_ref();
         // NONBLOCK: opening a FIFO must not wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(self.open_at(name.as_ref(), flags)?);
+        let file = match self.open_at(name, flags) {
+            Ok(file) => File::from(file),
+            // The system's error for a socket is "No such device or address".
+            Err(error) => return self.check_regular(name).and(Err(error)),
+        };
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
+            return self.check_regular(name).and_then(|()| Err(io::Error::other("not a regular file")));
         }
         if self.is_shared && metadata.nlink() > 1 {
             let reason = "a hard link in a folder that others than root may write: it may be another user's file";
             return Err(io::Error::other(reason));
         }
         Ok(file)
+    }
+
+    /// The error of accessing `name` as the user who accesses it here, if there is one. A symlink is not followed.
+    pub fn why_inaccessible(&self, name: impl AsRef<OsStr>, access: Access) -> Option<io::Error> {
+        let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        let name = name.as_ref();
+        self.act(|folder| Ok(rustix::fs::accessat(folder, name, access, flags)?)).err()
+    }
+
+    /// The ID of the user who acts in this folder.
+    #[must_use]
+    pub fn user(&self) -> u32 {
+        self.owner.map_or_else(rustix::process::geteuid, |owner| owner.user).as_raw()
     }
 
     /// Reads the regular file `name`, up to 64 MiB.
@@ -320,8 +355,10 @@ impl FolderHandle {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         self.act(|folder| {
             let socket = rustix::fs::openat(folder, name, flags, Mode::empty())?;
-            if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
-                return Err(io::Error::other("not a socket"));
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode);
+            if kind != FileType::Socket {
+                let reason = format!("{}, not a socket; remove it, and restart provost", kind_of(kind));
+                return Err(io::Error::other(reason));
             }
             // The path of the file descriptor, so that the checked socket is the one that is connected to.
             connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
@@ -349,6 +386,20 @@ impl FolderHandle {
 impl AsFd for FolderHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
+    }
+}
+
+/// The words for a kind of file.
+#[must_use]
+pub fn kind_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "of an unknown kind",
     }
 }
 
@@ -665,7 +716,7 @@ pub(super) mod tests {
                 let reason = match name {
                     "hard" => "Permission denied",
                     "fifo" => "not a regular file",
-                    "socket" => "No such device or address",
+                    "socket" => "a socket, not a regular file",
                     _ => "a symbolic link",
                 };
                 assert!(error.contains(reason), "{name}: {error}");

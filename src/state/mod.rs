@@ -6,17 +6,18 @@
 //! symlinks through which root would show, change or give away other files. So all access to the directory uses the
 //! functions below, which use [`FolderHandle`].
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 mod folder_handle;
 pub mod lock;
 
-pub use folder_handle::{Draft, Entry, FolderHandle, draft_name, is_private_hard_link};
+pub use folder_handle::{Draft, Entry, FolderHandle, draft_name, is_private_hard_link, kind_of};
 
 /// Why the state directory is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,14 @@ pub enum StateError {
         path: PathBuf,
         /// The error of the system.
         source: io::Error,
+    },
+    /// There is something else in place of the lock file.
+    #[error("the state directory cannot be locked: {path} is {kind}, not a regular file; remove it, and start again", path = .path.display())]
+    NotALock {
+        /// The path of the lock file.
+        path: PathBuf,
+        /// What stands there.
+        kind: &'static str,
     },
     /// Another process holds the lock.
     #[error("the state directory {path} is in use by another provost; stop that one, or give each its own \"state\"", path = .path.display())]
@@ -45,10 +54,13 @@ pub fn remedy(error: &io::Error) -> &'static str {
         Some(Errno::NFILE) => "raise fs.file-max (sysctl)",
         Some(Errno::ROFS) => "mount its file system for writing, or name another folder in \"state\"",
         Some(Errno::NOSPC | Errno::DQUOT) => "make room on its file system, or name another folder in \"state\"",
-        Some(Errno::NOTDIR | Errno::ISDIR) => "a file and a folder of one name exclude each other: move the one away",
+        Some(Errno::NOTDIR | Errno::ISDIR) => "move away what stands in its place, or name another folder in \"state\"",
         _ => "give the user that runs provost write access, or name another folder in \"state\"",
     }
 }
+
+/// The name of the lock file.
+pub const LOCK: &str = "lock";
 
 /// The state directory, opened.
 #[derive(Debug, Clone)]
@@ -80,10 +92,14 @@ impl StateDir {
     /// locks the existing file, or else the folder itself.
     ///
     /// # Errors
-    /// If another process holds the lock, or the folder cannot be opened.
+    /// If another process holds the lock, something else stands in its place, or the folder cannot be opened.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.path.join("lock");
+        let path = self.path.join(LOCK);
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
+        let found = FolderHandle::open(&self.path).and_then(|folder| folder.kind(LOCK)).map_err(unusable)?;
+        if let Some(kind) = found.filter(|kind| *kind != FileType::RegularFile) {
+            return Err(StateError::NotALock { path, kind: kind_of(kind) });
+        }
         let open = |name: &str, flags: OFlags| -> io::Result<File> {
             // NONBLOCK: opening a FIFO must not wait for its reader.
             let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -91,10 +107,10 @@ impl StateDir {
             let folder = FolderHandle::open(&self.path)?;
             folder.act(|folder| Ok(rustix::fs::openat(folder, name, flags, mode)?.into()))
         };
-        let file = match open("lock", OFlags::WRONLY | OFlags::CREATE) {
-            Err(error) if is_unwritable(&error) => open("lock", OFlags::RDONLY)
-                .or_else(|_| open(".", OFlags::RDONLY | OFlags::DIRECTORY))
-                .map_err(|_| error),
+        let file = match open(LOCK, OFlags::WRONLY | OFlags::CREATE) {
+            Err(error) if is_unwritable(&error) => {
+                open(LOCK, OFlags::RDONLY).or_else(|_| open(".", OFlags::RDONLY | OFlags::DIRECTORY)).map_err(|_| error)
+            }
             opened => opened,
         };
         let file = file.map_err(unusable)?;
@@ -105,17 +121,14 @@ impl StateDir {
         }
     }
 
-    /// The path of the folder `name` in the state directory. Creates it if it does not exist; if the state directory is
-    /// not writable, only gives the path, because the server can run without the folder.
-    ///
-    /// # Errors
-    /// If creating it fails for another reason.
-    pub fn folder(&self, name: &str) -> Result<PathBuf, StateError> {
+    /// The path of the folder `name` in the state directory. Creates it if it does not exist. If that fails, only gives
+    /// the path, because the server can run without the folder.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);
-        match private_folder(&path) {
-            Err(source) if !is_unwritable(&source) => Err(StateError::Unusable { path, source }),
-            _ => Ok(path),
-        }
+        // The check of the state directory finds the error, and logs it.
+        let _ = private_folder(&path);
+        path
     }
 }
 
@@ -138,6 +151,32 @@ pub fn why_unwritable(path: &Path) -> Option<io::Error> {
     }
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(rustix::fs::CWD, existing, wanted, AtFlags::EACCESS).err().map(io::Error::from)
+}
+
+/// Whether a regular file is at `path`. A symlink is none.
+#[must_use]
+pub fn is_regular_file(path: &Path) -> bool {
+    let found = folder_of(path).and_then(|folder| folder.kind(path.file_name().unwrap_or_default()));
+    matches!(found, Ok(Some(FileType::RegularFile)))
+}
+
+/// Renames the file at `path` to `aside`, a path in the same folder, or to `aside.2` and so on: earlier ones are kept.
+/// Returns the new path.
+pub fn put_aside(path: &Path, aside: &Path) -> io::Result<PathBuf> {
+    let folder = folder_of(path)?;
+    let name = |path: &Path| path.file_name().map(OsStr::to_owned).ok_or(io::ErrorKind::InvalidFilename);
+    let (from, first) = (name(path)?, name(aside)?);
+    for number in 1_u32.. {
+        let mut to = first.clone();
+        if number > 1 {
+            to.push(format!(".{number}"));
+        }
+        match folder.rename_to_new(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            renamed => return renamed.and_then(|()| folder.sync()).map(|()| aside.with_file_name(to)),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Creates `path` and its missing parents with mode 0700. Folders that root creates get the owner of the folder around
@@ -245,6 +284,42 @@ mod tests {
         assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
         drop(held);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn lock_that_is_not_a_regular_file_is_named_with_its_remedy() {
+        let make: [(&str, fn(&Path)); 3] = [
+            ("a FIFO", |path| {
+                let mode = Mode::RUSR | Mode::WUSR;
+                rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
+            }),
+            ("a folder", |path| std::fs::create_dir(path).unwrap()),
+            ("a symbolic link", |path| symlink("elsewhere", path).unwrap()),
+        ];
+        for (kind, make) in make {
+            let folder = tempfile::tempdir().unwrap();
+            let state = StateDir::open(folder.path()).unwrap();
+            let path = state.path().join("lock");
+            make(&path);
+            let error = state.lock().unwrap_err().to_string();
+            let expected = format!("{} is {kind}, not a regular file; remove it, and start again", path.display());
+            assert!(error.ends_with(&expected), "{error}");
+            remove_all(&path).unwrap();
+            state.lock().unwrap();
+        }
+    }
+
+    #[test]
+    fn earlier_files_put_aside_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("a.json"), folder.path().join("a.damaged"));
+        for (number, name) in [(1, "a.damaged"), (2, "a.damaged.2"), (3, "a.damaged.3")] {
+            write_private(&path, &[number]).unwrap();
+            assert_eq!(put_aside(&path, &aside).unwrap(), folder.path().join(name));
+        }
+        for (number, name) in [(1, "a.damaged"), (2, "a.damaged.2"), (3, "a.damaged.3")] {
+            assert_eq!(read(&folder.path().join(name)).unwrap(), [number]);
+        }
     }
 
     #[test]

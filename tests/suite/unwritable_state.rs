@@ -1,5 +1,9 @@
 //! A state directory that is completely or partly unwritable: phones are served, and the errors are reported.
 
+use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
 use crate::harness::operators::Operators;
@@ -99,4 +103,130 @@ fn file_in_place_of_a_state_folder_does_not_stop_the_start() {
         seen += 1;
     }
     assert_eq!(seen, 4);
+}
+
+type Plant = fn(&Path);
+
+/// What else may stand at a path, in the words of messages.
+const KINDS: [(&str, Plant); 3] = [
+    ("a FIFO", |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap()),
+    ("a folder", |path| std::fs::create_dir(path).unwrap()),
+    ("a symbolic link", |path| std::os::unix::fs::symlink("elsewhere", path).unwrap()),
+];
+
+/// Runs a command that must end soon.
+fn command(site: &Site, args: &[&str]) -> tool::Ended {
+    let mut command = Command::new("timeout");
+    tool::run(command.args(["60", env!("CARGO_BIN_EXE_provost")]).args(args).current_dir(site.path("")))
+}
+
+#[test]
+fn whatever_stands_in_place_of_the_history_is_said_and_blocks_nothing() {
+    let mut seen = 0;
+    for name in ["ledger.sqlite", "ledger.sqlite-wal"] {
+        for (kind, plant) in KINDS {
+            let site = site();
+            std::fs::create_dir_all(site.path("state/ledger")).unwrap();
+            let path = site.path("state/ledger").join(name);
+            plant(&path);
+            let server = site.start();
+            let fault = format!("state/ledger/{name} cannot be used: it is {kind}, not a file");
+            assert_all_say(&site, &server, &fault, "the phone history is not kept");
+            let ready = Operators::of(&server).get("/readyz").body;
+            assert_eq!(ready.lines().count(), 2, "the same fault is not said twice: {ready}");
+            for args in [&["phones"][..], &["phone-log", VVX500]] {
+                let ended = command(&site, args);
+                // The server is asked first, and knows why.
+                let is_cause = ended.stderr.contains(name) && ended.stderr.contains(kind);
+                assert!(is_cause && !ended.stderr.contains("does not answer"), "{name} {kind}: {ended:?}");
+                // Without a database, there is no history that the WAL would be of.
+                assert_eq!(ended.code, i32::from(name == "ledger.sqlite"), "{name} {kind}: {ended:?}");
+            }
+            let removed = if path.is_dir() { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+            removed.unwrap();
+            server.says("can be written again");
+            server.says("the ledger is written again");
+            let operators = Operators::of(&server);
+            eventually("the fault to end", || (operators.get("/readyz").body == "ready\n").then_some(()));
+            eventually("the phone", || command(&site, &["phones"]).stdout.contains(VVX500).then_some(()));
+            server.signal(rustix::process::Signal::TERM);
+            assert!(server.wait().success());
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 6);
+}
+
+#[test]
+fn whatever_stands_in_place_of_the_lock_is_named_when_the_start_fails() {
+    let site = site();
+    std::fs::create_dir(site.path("state")).unwrap();
+    let lock = site.path("state/lock");
+    for (kind, plant) in KINDS {
+        plant(&lock);
+        let ended = tool::run(&mut site.command());
+        let expected = format!("state/lock is {kind}, not a regular file; remove it, and start again");
+        assert!(ended.code == 1 && ended.stderr.contains(&expected), "{ended:?}");
+        let check = provost(&site.path("."), &["check"]);
+        let fault = format!("state/lock cannot be used: it is {kind}, not a file; the next start fails");
+        assert!(check.code == 1 && check.stdout.contains(&fault), "{check:?}");
+        let removed = if lock.is_dir() { std::fs::remove_dir(&lock) } else { std::fs::remove_file(&lock) };
+        removed.unwrap();
+    }
+    assert_eq!(phone(&site.start()).get("/site.cfg").unwrap().status, 200);
+}
+
+/// What the server opens at the start, without which it serves phones.
+const OPENED: [&str; 5] = ["uploads", "ledger", "last-good", "digest", "digest/ote.json"];
+
+#[test]
+fn nothing_else_in_the_state_directory_stops_or_blocks_the_start() {
+    let mut seen = 0;
+    for (kind, plant) in KINDS {
+        for name in OPENED {
+            if kind == "a folder" && !name.ends_with(".json") {
+                continue;
+            }
+            let site = site();
+            let path = site.path("state").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            plant(&path);
+            if kind == "a symbolic link" {
+                // One that leads to itself cannot be made a folder.
+                std::fs::remove_file(&path).unwrap();
+                std::os::unix::fs::symlink(path.file_name().unwrap(), &path).unwrap();
+            }
+            let server = site.start();
+            let said = server.says(&format!("state/{name} cannot be "));
+            assert!(said.contains(kind), "{said}");
+            let operators = Operators::of(&server);
+            let ready = operators.get("/readyz");
+            assert!(ready.status == 200 && ready.body.contains(&format!("state/{name} cannot be ")), "{ready:?}");
+            assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200, "{name} {kind}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5 + 1 + 5);
+}
+
+#[test]
+fn whatever_stands_in_place_of_the_control_socket_is_said_by_commands() {
+    let site = site();
+    let server = site.start();
+    let socket = site.path("state/control.sock");
+    for (kind, plant) in KINDS {
+        std::fs::rename(&socket, site.path("aside")).unwrap();
+        plant(&socket);
+        let ended = command(&site, &["phones"]);
+        let cause = format!("{kind}, not a socket; remove it, and restart provost");
+        assert!(ended.stderr.contains("control.sock") && ended.stderr.contains(&cause), "{ended:?}");
+        assert!(!ended.stderr.contains("does not answer"), "{ended:?}");
+        let operators = Operators::of(&server);
+        let fault = format!("state/control.sock cannot be used: it is {kind}, not a socket; commands do not reach");
+        eventually("the fault", || operators.get("/readyz").body.contains(&fault).then_some(()));
+        let removed = if socket.is_dir() { std::fs::remove_dir(&socket) } else { std::fs::remove_file(&socket) };
+        removed.unwrap();
+        std::fs::rename(site.path("aside"), &socket).unwrap();
+        assert_eq!(command(&site, &["phones"]).stderr, "");
+    }
 }

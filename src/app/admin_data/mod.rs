@@ -32,7 +32,7 @@ use crate::constituency::{
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
 use crate::phone_history::summary::together;
-use crate::phone_history::{HistoryHealth, HistoryReader, STEP_S};
+use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::site::Site;
@@ -135,7 +135,7 @@ impl AdminData for LiveAdminData {
             return Readiness { not_ready: Some("provost is shutting down".to_owned()), warnings: Vec::new() };
         };
         let certificates = self.certificates(now);
-        let faults = self.state_faults.messages().into_iter().map(|message| format!("error: {message}"));
+        let faults = self.state_problems().into_iter().map(|message| format!("error: {message}"));
         Readiness {
             not_ready: why_not_ready(&certificates, &site, &self.config.constituencies, now),
             warnings: certificates::warnings(&certificates).into_iter().chain(faults).collect(),
@@ -234,10 +234,18 @@ impl LiveAdminData {
         }
     }
 
+    /// The faults of the state directory, and why the phone history cannot be written, if these do not say it.
+    fn state_problems(&self) -> Vec<String> {
+        let mut problems = self.state_faults.messages();
+        if !self.state_faults.concern(&self.config.state.join(phone_history::FOLDER)) {
+            problems.extend(self.health.failure());
+        }
+        problems
+    }
+
     /// The current problems, for the operator.
     fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.state_faults.messages();
-        troubles.extend(self.health.failure());
+        let mut troubles = self.state_problems();
         match self.health.dropped() {
             0 => {}
             dropped => troubles.push(format!(

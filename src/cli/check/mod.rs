@@ -44,9 +44,8 @@ use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::dns::Dns;
 use crate::identity::digest::passwords::stored;
 use crate::identity::trust::RevocationList;
-use crate::phone_history::HistoryReader;
+use crate::phone_history::{HistoryReader, ReadError};
 use crate::serve::site::Site;
-use crate::serve::upload::store;
 use crate::settings::SettingsError;
 use crate::wording::counted;
 
@@ -259,8 +258,6 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         let level = if fault.is_permission { FindingLevel::Warning } else { FindingLevel::Error };
         Finding::new(level, &file, fault.message)
     }));
-    let misplaced = store::misplaced(&config.state.join(store::FOLDER));
-    findings.extend(misplaced.iter().map(|folder| Finding::new(FindingLevel::Error, "uploads", folder)));
 }
 
 fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, findings: &mut Vec<Finding>) {
@@ -378,8 +375,14 @@ fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding>
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     // If the phone history cannot be read, models are unknown.
-    let seen =
-        HistoryReader::open(&config.state).ok().flatten().and_then(|reader| reader.phones().ok()).unwrap_or_default();
+    let seen = HistoryReader::open(&config.state).and_then(|reader| reader.map_or(Ok(Vec::new()), |it| it.phones()));
+    let seen = seen.unwrap_or_else(|error| {
+        // The check of the state directory reports files that cannot be opened.
+        if !matches!(error, ReadError::File { .. }) {
+            findings.push(Finding::new(FindingLevel::Warning, "phone history", error));
+        }
+        Vec::new()
+    });
     if site.registry().served().next().is_none() {
         let is_folder = |subject: &str| config.constituencies.join(subject).is_dir();
         let mut faults = site.registry().faults().iter();

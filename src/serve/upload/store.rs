@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::serve::access_control::content_range::{BadContentRange, ContentRange}
 use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::access_control::{Denial, WriteGrant};
 use crate::serve::open_beneath::{self, OpenFile};
-use crate::state::{self, Entry, FolderHandle};
+use crate::state::{self, Entry, FolderHandle, kind_of};
 
 /// The folder of all uploads, in the state directory.
 pub const FOLDER: &str = "uploads";
@@ -94,10 +95,9 @@ impl UploadStore {
         }
         state::private_folder(&self.root)?;
         let folder = self.root.join(INCOMING);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => state::private_folder(&folder)?,
-        }
+        // Whatever it is: only this server uses it.
+        state::remove_all(&folder)?;
+        state::private_folder(&folder)?;
         Ok(incoming.insert(folder).clone())
     }
 
@@ -186,24 +186,32 @@ impl UploadStore {
     }
 }
 
-/// Lists the constituencies' folders in `root` that an upload cannot be renamed into from the folder of incomplete
-/// bodies, each with its remedy.
+/// Lists what is in `root` in place of constituencies' folders, or cannot be renamed into from the folder of incomplete
+/// bodies: each path with its problem and remedy.
 #[must_use]
-pub fn misplaced(root: &Path) -> Vec<String> {
+pub fn misplaced(root: &Path) -> Vec<(PathBuf, String)> {
     let Ok(folder) = FolderHandle::open(root) else { return Vec::new() };
     let Ok(device) = rustix::fs::fstat(&folder).map(|root| root.st_dev) else { return Vec::new() };
-    let is_elsewhere = |entry: &Entry| {
-        entry.kind == FileType::Symlink || folder.stat(&entry.name).is_ok_and(|stat| stat.st_dev != device)
+    let describe = |Entry { name, kind }: Entry| {
+        let path = root.join(&name);
+        let shown = path.display();
+        let message = match kind {
+            FileType::Directory if folder.stat(&name).is_ok_and(|stat| stat.st_dev == device) => return None,
+            FileType::Directory | FileType::Symlink => format!(
+                "{shown} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
+                 make {} as a whole the link or the mount",
+                root.display()
+            ),
+            kind => format!(
+                "{shown} is {}, not a folder; uploads to a constituency of this name are refused; remove it",
+                kind_of(kind)
+            ),
+        };
+        Some((path, message))
     };
-    let describe = |entry: Entry| {
-        format!(
-            "{} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
-             make {} as a whole the link or the mount",
-            root.join(entry.name).display(),
-            root.display()
-        )
-    };
-    folder.entries().unwrap_or_default().into_iter().filter(is_elsewhere).map(describe).collect()
+    let entries = folder.entries().unwrap_or_default().into_iter();
+    // A constituency's name does not begin with a dot.
+    entries.filter(|entry| !entry.name.as_bytes().starts_with(b".")).filter_map(describe).collect()
 }
 
 impl WriteLock {
