@@ -70,29 +70,50 @@ impl AccountStore {
         };
         // Damaged or without its key, it is treated as absent: registering the same key returns the same account.
         let Some(kept) = kept else { return Ok(None) };
-        Ok(self.read_key()?.map(|key| Registered { id: kept.id, key }))
+        Ok(match self.stored_key()? {
+            StoredKey::Usable(key) => Some(Registered { id: kept.id, key }),
+            StoredKey::Absent | StoredKey::Damaged(_) => None,
+        })
     }
 
-    /// Reads the account key. Generates and stores one if there is none.
+    /// Reads the account key. Generates and stores one if there is none. A damaged file is renamed, and kept.
     pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, AcmeFailure> {
-        if let Some(key) = self.read_key()? {
-            return Ok(key);
+        let path = self.key_path();
+        match self.stored_key()? {
+            StoredKey::Usable(key) => return Ok(key),
+            StoredKey::Absent => {}
+            StoredKey::Damaged(reason) => {
+                let aside = state::put_aside(&path, &path.with_extension("key.damaged"))
+                    .map_err(|error| AcmeFailure::disk("the account's key", &error))?;
+                tracing::error!(
+                    "{} is damaged ({reason}); renamed to {}, and a new account is registered with a new key; to keep the \
+                     old account, restore the file from a backup",
+                    path.display(),
+                    aside.display()
+                );
+            }
         }
         let key =
             KeyKind::EcdsaP256.generate().map_err(|error| AcmeFailure::retry(format!("no account key: {error}")))?;
-        let path = self.folder.join("account.key");
-        let kept = state::private_folder(&self.folder)
+        // The registration is of another key.
+        let kept = self
+            .forget_registration()
+            .and_then(|()| state::private_folder(&self.folder))
             .and_then(|()| state::write_private(&path, key.serialize_pem().as_bytes()))
             .and_then(|()| self.folder.parent().map_or(Ok(()), state::sync_folder));
         kept.map_err(|error| AcmeFailure::disk("the account's key", &error))?;
         Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
     }
 
+    fn key_path(&self) -> PathBuf {
+        self.folder.join("account.key")
+    }
+
     /// A read error is not an absent key: generating another key would lose the account.
-    fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, AcmeFailure> {
-        match state::read(&self.folder.join("account.key")) {
-            Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    fn stored_key(&self) -> Result<StoredKey, AcmeFailure> {
+        match state::read(&self.key_path()) {
+            Ok(pem) => Ok(StoredKey::parse(&pem)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredKey::Absent),
             Err(error) => Err(AcmeFailure::disk("the account's key", &error)),
         }
     }
@@ -108,6 +129,27 @@ impl AccountStore {
     /// Removes `account.json` and keeps the key.
     pub(super) fn forget_registration(&self) -> io::Result<()> {
         state::remove_all(&self.folder.join("account.json"))
+    }
+}
+
+/// What `account.key` contains.
+enum StoredKey {
+    Absent,
+    Usable(PrivatePkcs8KeyDer<'static>),
+    /// The file exists and contains no key that can sign, for this reason.
+    Damaged(String),
+}
+
+impl StoredKey {
+    fn parse(pem: &[u8]) -> Self {
+        let key = match PrivatePkcs8KeyDer::from_pem_slice(pem) {
+            Ok(key) => key,
+            Err(_) => return Self::Damaged("it is not a private key in PEM".to_owned()),
+        };
+        match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der()) {
+            Ok(_) => Self::Usable(key),
+            Err(error) => Self::Damaged(format!("it is not an ECDSA key on P-256: {error}")),
+        }
     }
 }
 
@@ -206,5 +248,30 @@ mod tests {
         assert!(failure.contains("account's key"), "{failure}");
         std::fs::rename(&aside, &path).unwrap();
         assert_eq!(store.key().unwrap().secret_pkcs8_der(), key.secret_pkcs8_der());
+    }
+
+    #[test]
+    fn damaged_key_is_kept_aside_and_replaced() {
+        let accounts = tempfile::tempdir().unwrap();
+        let directory = "https://ca.example/directory";
+        let store = AccountStore::new(accounts.path(), directory);
+        let first = store.key().unwrap();
+        let good = std::fs::read(store.key_path()).unwrap();
+        let rsa = KeyKind::Rsa2048.generate().unwrap().serialize_pem().into_bytes();
+        let damaged: [&[u8]; 4] = [b"", b"not PEM", &good[..good.len() / 2], &rsa];
+        let names = ["account.key.damaged", "account.key.damaged.2", "account.key.damaged.3", "account.key.damaged.4"];
+        for (content, name) in damaged.into_iter().zip(names) {
+            state::write_private(&store.key_path(), content).unwrap();
+            store.keep_registration(directory, "https://ca.example/account/1").unwrap();
+            assert!(store.registered().unwrap().is_none(), "{name}");
+            assert_eq!(state::read(&store.key_path()).unwrap(), content, "reading changes nothing");
+            let new = store.key().unwrap();
+            assert_ne!(new.secret_pkcs8_der(), first.secret_pkcs8_der());
+            assert_eq!(store.key().unwrap().secret_pkcs8_der(), new.secret_pkcs8_der(), "it is stored");
+            assert!(store.registered().unwrap().is_none(), "the old registration is not used with the new key");
+        }
+        for (content, name) in damaged.into_iter().zip(names) {
+            assert_eq!(state::read(&store.folder.join(name)).unwrap(), content, "{name}");
+        }
     }
 }
