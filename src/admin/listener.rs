@@ -1,6 +1,5 @@
 //! Accepts operators' connections, with limits and timeouts.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,22 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, yield_now};
 use tokio_io_timeout::TimeoutStream;
 
 use super::access_guard::ClientLocation;
+use super::connections::{Connections, Requests};
 use super::{AdminServer, Endpoint, routes};
 
-/// The maximum of connections.
-const CONNECTIONS: usize = 128;
-/// The maximum of connections of one client: an IPv4 address, or an IPv6 /64.
-const CONNECTIONS_OF_ONE: usize = 32;
 /// The maximum of event streams.
 const STREAMS: usize = 64;
 /// The timeout for the header of a request, also between two requests (keep-alive).
@@ -111,117 +108,68 @@ impl AdminListener {
     /// If the runtime cannot take over the listener.
     pub async fn serve(self, status: Arc<AdminServer>) -> io::Result<Infallible> {
         let Self { socket, endpoint, _file } = self;
-        let streams = Arc::new(Semaphore::new(STREAMS));
-        let counter = ConnectionCounter {
-            free: Arc::new(Semaphore::new(CONNECTIONS)),
-            peers: HashMap::new(),
-            is_full: false,
-            endpoint,
-        };
         match socket {
             AdminSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(peer.ip())));
-                counter.accept_all(accept, &status, &streams).await
+                accept_all(endpoint, accept, &status).await
             }
             AdminSocket::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, _)| (stream, None));
-                counter.accept_all(accept, &status, &streams).await
+                accept_all(endpoint, accept, &status).await
             }
         }
     }
 }
 
-/// Limits the connections, in all and per client.
-struct ConnectionCounter {
-    free: Arc<Semaphore>,
-    /// The clients that have a connection, or had one lately.
-    peers: HashMap<IpAddr, AdminPeer>,
-    /// Whether it is logged that all connections are in use.
-    is_full: bool,
+async fn accept_all<S>(
     endpoint: Endpoint,
-}
-
-/// The connections of one client.
-struct AdminPeer {
-    free: Arc<Semaphore>,
-    /// Whether it is logged that the client has reached its limit.
-    is_logged: bool,
-}
-
-impl ConnectionCounter {
-    /// The permits for one more connection of `peer`. `None` if a limit is reached.
-    fn take(&mut self, peer: Option<IpAddr>) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
-        let Self { free, peers, is_full, endpoint } = self;
-        peers.retain(|_, peer| peer.free.available_permits() < CONNECTIONS_OF_ONE);
-        let peer_permit = match peer {
-            None => None,
-            Some(address) => {
-                let all = || AdminPeer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_logged: false };
-                let peer = peers.entry(address).or_insert_with(all);
-                let Ok(permit) = Arc::clone(&peer.free).try_acquire_owned() else {
-                    if !std::mem::replace(&mut peer.is_logged, true) {
-                        tracing::warn!(
-                            "{endpoint}: {address} has {CONNECTIONS_OF_ONE} connections; more of it are closed"
-                        );
-                    }
-                    return None;
-                };
-                Some(permit)
-            }
-        };
-        match Arc::clone(free).try_acquire_owned() {
-            Ok(permit) => {
-                *is_full = false;
-                Some((permit, peer_permit))
-            }
-            Err(_) => {
-                if !std::mem::replace(is_full, true) {
-                    tracing::warn!("{endpoint}: all {CONNECTIONS} connections are taken; others are closed");
+    mut accept: impl AsyncFnMut() -> io::Result<(S, Option<IpAddr>)>,
+    status: &Arc<AdminServer>,
+) -> io::Result<Infallible>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let streams = Arc::new(Semaphore::new(STREAMS));
+    let (mut connections, mut tasks) = (Connections::new(endpoint.clone()), JoinSet::new());
+    loop {
+        match accept().await {
+            Ok((stream, peer)) => {
+                let client = peer.map(peer_key);
+                if connections.is_full_for(client) {
+                    // Connections whose request has arrived read it first: once the runtime has polled the sockets, it
+                    // runs their tasks.
+                    yield_now().await;
+                    yield_now().await;
                 }
-                None
+                if connections.make_room(client) {
+                    let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
+                    let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
+                    let (status, streams) = (Arc::clone(status), Arc::clone(&streams));
+                    let requests = Arc::new(Requests::default());
+                    let task = tasks.spawn(serve_connection(stream, status, from, streams, Arc::clone(&requests)));
+                    connections.add(client, requests, task);
+                }
             }
+            Err(_) => tokio::time::sleep(BACKOFF).await,
         }
-    }
-
-    async fn accept_all<S>(
-        mut self,
-        mut accept: impl AsyncFnMut() -> io::Result<(S, Option<IpAddr>)>,
-        status: &Arc<AdminServer>,
-        streams: &Arc<Semaphore>,
-    ) -> io::Result<Infallible>
-    where
-        S: AsyncRead + AsyncWrite + Send + 'static,
-    {
-        let mut connections = JoinSet::new();
-        loop {
-            match accept().await {
-                Ok((stream, peer)) => {
-                    if let Some(permit) = self.take(peer.map(peer_key)) {
-                        let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
-                        let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
-                        let (status, streams) = (Arc::clone(status), Arc::clone(streams));
-                        connections.spawn(async move {
-                            serve_connection(stream, status, from, streams).await;
-                            drop(permit);
-                        });
-                    }
-                }
-                Err(_) => tokio::time::sleep(BACKOFF).await,
-            }
-            while let Some(ended) = connections.try_join_next() {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    tracing::error!("{}: a connection ended by a defect of provost (a panic)", self.endpoint);
-                }
+        while let Some(ended) = tasks.try_join_next() {
+            if ended.is_err_and(|error| error.is_panic()) {
+                tracing::error!("{endpoint}: a connection ended by a defect of provost (a panic)");
             }
         }
     }
 }
 
 /// Serves one connection. An error only ends the connection.
-async fn serve_connection<S>(stream: S, status: Arc<AdminServer>, from: ClientLocation, streams: Arc<Semaphore>)
-where
+async fn serve_connection<S>(
+    stream: S,
+    status: Arc<AdminServer>,
+    from: ClientLocation,
+    streams: Arc<Semaphore>,
+    requests: Arc<Requests>,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
@@ -230,8 +178,18 @@ where
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
     let service = service_fn(|request| {
-        let (status, streams) = (Arc::clone(&status), Arc::clone(&streams));
-        async move { Ok::<_, Infallible>(routes::answer(&status, request, from, &streams).await) }
+        let (status, streams, in_progress) = (Arc::clone(&status), Arc::clone(&streams), requests.begin());
+        async move {
+            let answer = routes::answer(&status, request, from, &streams).await;
+            // The body keeps it until it is sent.
+            let answer = answer.map(|body| {
+                body.map_frame(move |frame| {
+                    let _ = &in_progress;
+                    frame
+                })
+            });
+            Ok::<_, Infallible>(answer)
+        }
     });
     let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
 }

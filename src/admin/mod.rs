@@ -26,6 +26,7 @@ use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
 
 mod access_guard;
+mod connections;
 mod events;
 pub mod listener;
 pub mod page;

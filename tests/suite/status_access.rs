@@ -303,9 +303,9 @@ fn requests_through_nginx_need_the_token_too() {
         Background::start(Command::new("nginx").arg("-p").arg(site.path(".")).arg("-c").arg(site.path("nginx.conf")));
     for (number, block) in blocks.iter().enumerate() {
         let front = site.path(&format!("front{number}.sock"));
-        eventually("nginx", || front.exists().then_some(()));
-        let mut through = stranger(&server);
-        through = through.with(&["--unix-socket", front.to_str().unwrap()]);
+        let through = stranger(&server).with(&["--unix-socket", front.to_str().unwrap()]);
+        // The socket is there before nginx listens.
+        eventually("nginx", || (run(&mut through.curl("/healthz")).code == 0).then_some(()));
         assert_reveals_nothing(&through, block);
         assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{block}");
     }
@@ -550,6 +550,53 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
         let ended = run(&mut operators.curl("/healthz"));
         ended.stdout.starts_with("HTTP/1.1 200").then_some(())
     });
+}
+
+#[test]
+fn idle_connections_keep_no_operator_out() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let scrape = |last: &str| operators.with(&["--interface", last]).get("/readyz");
+    // Those that have sent nothing, or a part of a request, and those that are idle after one.
+    for beginning in ["", "GET /hea", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        let idle: Vec<Socket> = (0..160)
+            .map(|number| {
+                let mut socket = connect_from(&operators, [127, 0, 1, number % 5]);
+                socket.write_all(beginning.as_bytes()).unwrap();
+                if beginning.ends_with("\r\n\r\n") {
+                    assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+                }
+                socket
+            })
+            .collect();
+        for last in ["127.0.0.9", "127.0.1.1"] {
+            assert_eq!(scrape(last).body, "ready\n", "{beginning:?} {last}");
+        }
+        server.says("all 128 connections are taken");
+        drop(idle);
+    }
+}
+
+#[test]
+fn event_streams_are_not_closed_for_new_connections() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let mut stream = connect(&operators);
+    let head = format!("GET /events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+    let idle: Vec<Socket> = (0..100).map(|_| connect(&operators)).collect();
+    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    assert_eq!(operators.get("/readyz").body, "ready\n");
+    stream.set_nonblocking(true).unwrap();
+    let is_open = || match stream.peek(&mut [0; 1]) {
+        Ok(count) => count > 0,
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    };
+    assert!(is_open());
+    drop(idle);
 }
 
 #[test]
