@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -14,7 +13,7 @@ use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert};
 use crate::harness::tool::provost;
-use crate::harness::{VVX500, Watch, eventually};
+use crate::harness::{VVX500, eventually};
 
 /// A site with one ECDSA pair, `ec`.
 fn site_with_one_pair() -> Site {
@@ -31,9 +30,7 @@ fn shown(server: &Running) -> CertificateDer<'static> {
 
 #[track_caller]
 fn is_shown_soon(server: &Running, identity: &Identity) {
-    let watch = Watch::start();
     eventually("the new certificate", || (shown(server) == identity.chain[0]).then_some(()));
-    watch.at_most(Duration::from_secs(5), "the new certificate");
 }
 
 /// Replaces the files of the pair `ec` by those of `identity`, each by a rename.

@@ -145,6 +145,8 @@ fn second_signal_stops_the_drain_at_once() {
 #[test]
 fn next_server_starts_on_the_same_address_at_once() {
     let mut site = site(20);
+    // No other test uses this address, so none takes the port between the two servers.
+    site.config["listen"] = serde_json::json!(["127.7.7.7:0"]);
     let server = site.start();
     let address = server.address();
     let client = server.client("ote", &FACTORY.device(VVX500));

@@ -88,7 +88,7 @@ fn continuous_writes_do_not_delay_a_reload() {
     let mut number = 0;
     site.constituency("new", &policy(&[VVX500]));
     let watch = Watch::start();
-    while !watch.is_past(Duration::from_secs(2)) {
+    while !watch.is_past(Duration::from_secs(2)) || !is_seen && !watch.is_over() {
         site.file(&format!("ote/noise-{}.xml", number % 50), "noise");
         number += 1;
         if number % 50 == 0 && !is_seen && gives(&server, "new", VVX500, 404).is_some() {

@@ -304,7 +304,7 @@ fn requests_through_nginx_need_the_token_too() {
     for (number, block) in blocks.iter().enumerate() {
         let front = site.path(&format!("front{number}.sock"));
         let through = stranger(&server).with(&["--unix-socket", front.to_str().unwrap()]);
-        // The socket is there before nginx listens.
+        // The socket exists before nginx listens on it.
         eventually("nginx", || (run(&mut through.curl("/healthz")).code == 0).then_some(()));
         assert_reveals_nothing(&through, block);
         assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{block}");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::pki::{FACTORY, Identity, server_certificate};
 use super::tls::Client;
-use super::{PATIENCE, Watch, eventually};
+use super::{Watch, eventually};
 
 pub const DOMAIN: &str = "phones.example.com";
 
@@ -201,7 +201,7 @@ impl Running {
             }
             let all = || self.access_lines().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
             assert!(
-                !watch.is_past(PATIENCE),
+                !watch.is_over(),
                 "no access-log line of {what} among:\n{}\n{}",
                 all(),
                 self.stderr.all().join("\n")
