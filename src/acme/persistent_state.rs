@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_stands_in_place_of_a_file_is_put_aside() {
+    fn entry_of_wrong_file_type_is_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("renewal.json");
         let plants: [fn(&Path); 3] = [

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_heaviest_client_loses_its_oldest_silent_connection() {
+    async fn heaviest_client_loses_its_oldest_silent_connection() {
         let mut listener = Listener::new();
         // One that is older than all, of a client with few.
         listener.accept(9).unwrap();

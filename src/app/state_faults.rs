@@ -334,7 +334,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_path_of_another_kind_is_a_fault() {
+    fn every_path_of_wrong_file_type_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
         let configs = configs(folder.path());
         let state = &configs[0].state;
@@ -373,11 +373,9 @@ mod tests {
     }
 
     #[test]
-    fn each_path_of_another_user_is_a_fault_where_the_server_uses_it() {
+    fn inaccessible_paths_are_faults_if_the_server_uses_them() {
         if !rustix::process::geteuid().is_root() {
-            println!(
-                "NOT RUN each_path_of_another_user_is_a_fault_where_the_server_uses_it: only root has other users"
-            );
+            println!("NOT RUN inaccessible_paths_are_faults_if_the_server_uses_them: only root has other users");
             return;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -439,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn many_faults_are_counted() {
+    fn faults_beyond_the_maximum_are_counted() {
         let folder = tempfile::tempdir().unwrap();
         let [config, _] = configs(folder.path());
         make(&config.state);

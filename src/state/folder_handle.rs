@@ -764,7 +764,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_panic_without_roots_rights_back_does_not_abort() {
+    fn failed_restore_of_rights_during_a_panic_does_not_abort() {
         let message = |panic: Box<dyn std::any::Any + Send>| {
             let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             panic.downcast_ref::<String>().cloned().or(literal)

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_that_is_not_a_regular_file_is_named_with_its_remedy() {
+    fn lock_of_wrong_file_type_is_refused_with_its_remedy() {
         let make: [(&str, fn(&Path)); 3] = [
             ("a FIFO", |path| {
                 let mode = Mode::RUSR | Mode::WUSR;

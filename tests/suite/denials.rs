@@ -213,7 +213,10 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
     fs::write(&file, "{ \"00005e0053c7\": ").unwrap();
     // The server may also read it while it is still empty.
     let reported = server.says("denied.json:1:18: ");
-    assert!(reported.contains("the denials that were read last stay in force") && reported.contains("ERROR"), "{reported}");
+    assert!(
+        reported.contains("the denials that were read last stay in force") && reported.contains("ERROR"),
+        "{reported}"
+    );
     assert_eq!(phones.each_ref().map(status), [403, 200]);
     let checked = command(&site, &["check"]);
     assert_eq!(checked.code, 1);

@@ -553,7 +553,7 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
 }
 
 #[test]
-fn idle_connections_keep_no_operator_out() {
+fn idle_connections_do_not_block_operators() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);

@@ -107,7 +107,7 @@ fn file_in_place_of_a_state_folder_does_not_stop_the_start() {
 
 type Plant = fn(&Path);
 
-/// What else may stand at a path, in the words of messages.
+/// Wrong file types, in the words of messages.
 const KINDS: [(&str, Plant); 3] = [
     ("a FIFO", |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap()),
     ("a folder", |path| std::fs::create_dir(path).unwrap()),
@@ -121,7 +121,7 @@ fn command(site: &Site, args: &[&str]) -> tool::Ended {
 }
 
 #[test]
-fn whatever_stands_in_place_of_the_history_is_said_and_blocks_nothing() {
+fn history_of_wrong_file_type_is_reported_without_blocking() {
     let mut seen = 0;
     for name in ["ledger.sqlite", "ledger.sqlite-wal"] {
         for (kind, plant) in KINDS {
@@ -158,7 +158,7 @@ fn whatever_stands_in_place_of_the_history_is_said_and_blocks_nothing() {
 }
 
 #[test]
-fn whatever_stands_in_place_of_the_lock_is_named_when_the_start_fails() {
+fn lock_of_wrong_file_type_is_named_with_the_remedy() {
     let site = site();
     std::fs::create_dir(site.path("state")).unwrap();
     let lock = site.path("state/lock");
@@ -180,7 +180,7 @@ fn whatever_stands_in_place_of_the_lock_is_named_when_the_start_fails() {
 const OPENED: [&str; 5] = ["uploads", "ledger", "last-good", "digest", "digest/ote.json"];
 
 #[test]
-fn nothing_else_in_the_state_directory_stops_or_blocks_the_start() {
+fn state_entries_of_wrong_file_type_do_not_stop_the_start() {
     let mut seen = 0;
     for (kind, plant) in KINDS {
         for name in OPENED {
@@ -210,7 +210,7 @@ fn nothing_else_in_the_state_directory_stops_or_blocks_the_start() {
 }
 
 #[test]
-fn whatever_stands_in_place_of_the_control_socket_is_said_by_commands() {
+fn control_socket_of_wrong_file_type_is_reported_by_commands() {
     let site = site();
     let server = site.start();
     let socket = site.path("state/control.sock");

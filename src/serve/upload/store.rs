@@ -95,7 +95,7 @@ impl UploadStore {
         }
         state::private_folder(&self.root)?;
         let folder = self.root.join(INCOMING);
-        // Whatever it is: only this server uses it.
+        // Only this server uses it, so it may be of any type.
         state::remove_all(&folder)?;
         state::private_folder(&folder)?;
         Ok(incoming.insert(folder).clone())
