@@ -131,7 +131,7 @@ fn history_of_wrong_file_type_is_reported_without_blocking() {
             plant(&path);
             let server = site.start();
             let fault = format!("state/ledger/{name} cannot be used: it is {kind}, not a file");
-            assert_all_say(&site, &server, &fault, "the phone history is not kept");
+            assert_all_report(&site, &server, &fault, "the phone history is not kept");
             let ready = Operators::of(&server).get("/readyz").body;
             assert_eq!(ready.lines().count(), 2, "the same fault is not said twice: {ready}");
             for args in [&["phones"][..], &["phone-log", VVX500]] {
