@@ -33,7 +33,7 @@ impl ChallengeDns for Dns {
     }
 }
 
-fn failure(error: &DnsError) -> AcmeFailure {
+pub(super) fn failure(error: &DnsError) -> AcmeFailure {
     if error.needs_human() {
         AcmeFailure::action_required(error.to_string())
     } else {

@@ -38,6 +38,7 @@ mod order_flow;
 mod persistent_state;
 pub mod ports;
 mod rate_limit;
+mod responder;
 mod run;
 mod schedule;
 mod scheduler;
@@ -214,6 +215,10 @@ impl Renewer {
 
     /// Opens the account and obtains a new certificate by an order.
     async fn renew(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<(), AcmeFailure> {
+        let fault = self.parts.dns.fault().borrow().clone();
+        if let Some(fault) = fault {
+            return Err(AcmeFailure::action_required(fault));
+        }
         self.open_account(lineage, &**ca).await?;
         let mut order = self.take_up_order(lineage, ca).await?;
         let obtained = self.obtain(&mut order).await;

@@ -137,7 +137,8 @@ impl Renewer {
             return Ok(());
         }
         let lineage = &under_way.lineage.clone();
-        let challenges = under_way.order.challenges().await?;
+        let dns = Arc::clone(&self.parts.dns);
+        let challenges = under_way.order.challenges(dns.method()).await?;
         let needed = i64::try_from(challenges.len()).unwrap_or(i64::MAX) - under_way.record.spent_validations;
         let directory = under_way.record.directory.clone();
         for limit in [Limit::Validations, Limit::DailyValidations] {
@@ -145,10 +146,9 @@ impl Renewer {
         }
         let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for challenge in challenges {
-            by_name.entry(format!("_acme-challenge.{}", challenge.domain)).or_default().push(challenge.value);
+            by_name.entry(dns.challenge_name(&challenge.domain)).or_default().push(challenge.value);
         }
         let mut by_location: BTreeMap<RecordLocation, Vec<String>> = BTreeMap::new();
-        let dns = Arc::clone(&self.parts.dns);
         if lineage.constituency().is_some() {
             for name in under_way.record.names.clone() {
                 self.board.say(lineage, &format!("looking whether {name} has an address of its own"));
@@ -186,7 +186,7 @@ impl Renewer {
             self.keep(under_way)?;
         }
         self.board.say(lineage, "telling the CA");
-        under_way.order.validate().await?;
+        under_way.order.validate(self.parts.dns.method()).await?;
         for limit in [Limit::Validations, Limit::DailyValidations] {
             self.give_back(&directory, lineage, limit, under_way.record.spent_validations);
         }

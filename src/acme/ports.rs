@@ -6,11 +6,13 @@ use std::pin::Pin;
 
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use super::failure::AcmeFailure;
 use super::schedule::RenewalWindow;
 use crate::ca::KeyKind;
 use crate::dns::RecordLocation;
+use crate::dns::responder::challenge_name;
 
 /// The future of a port's operation.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AcmeFailure>> + Send + 'a>>;
@@ -28,8 +30,20 @@ pub trait Env: Send + Sync {
     fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error>;
 }
 
-/// The DNS operations that challenges need.
+/// The DNS operations that challenges need: a solver of one kind of challenge.
 pub trait ChallengeDns: Send + Sync {
+    /// The kind of challenge (RFC 8555 §9.7.8).
+    fn method(&self) -> &'static str {
+        "dns-01"
+    }
+    /// The name of the challenge for `domain`.
+    fn challenge_name(&self, domain: &str) -> String {
+        challenge_name(domain)
+    }
+    /// Why this machine can publish no challenge until an operator acts, if so; kept up to date.
+    fn fault(&self) -> watch::Receiver<Option<String>> {
+        watch::channel(None).1
+    }
     /// Finds the location of the records of `challenge_name`.
     fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation>;
     /// Fails if `name` has addresses only from a wildcard record, which any record below `name`, such as a challenge,
@@ -101,10 +115,10 @@ pub trait Order: Send {
     fn url(&self) -> &str;
     /// Its status in the last response.
     fn status(&mut self) -> OrderStatus;
-    /// The challenges of authorizations that are not valid yet.
-    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>>;
-    /// Tells the CA that the records are published, and waits for the result.
-    fn validate(&mut self) -> PortFuture<'_, ()>;
+    /// The challenges of the kind `method`, of authorizations that are not valid yet.
+    fn challenges<'a>(&'a mut self, method: &'a str) -> PortFuture<'a, Vec<PendingChallenge>>;
+    /// Tells the CA that the records of the challenges of the kind `method` are published, and waits for the result.
+    fn validate<'a>(&'a mut self, method: &'a str) -> PortFuture<'a, ()>;
     /// Sends the certificate request.
     fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()>;
     /// Waits for the certificate. Returns PEM chains: the CA's default first, the alternates only if `all`.

@@ -50,6 +50,7 @@ impl Renewer {
     pub async fn run(mut self, mut commands: mpsc::Receiver<RenewalCommand>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut exact = self.parts.exact.clone();
+        let mut fault = self.parts.dns.fault();
         // Stores a pause that began at this start, so that it does not begin again at the next.
         self.remember();
         loop {
@@ -64,6 +65,15 @@ impl Renewer {
                     self.take_over();
                     self.publish();
                     self.notify_waiters();
+                    self.board.publish(self.status());
+                }
+                Ok(()) = fault.changed() => {
+                    if fault.borrow_and_update().is_none() {
+                        // Attempts failed for this reason: what is due need not wait any longer.
+                        let now = self.parts.world.now();
+                        let due: Vec<Lineage> = self.lineages().into_iter().filter(|it| self.is_due(it, now)).collect();
+                        self.forced.extend(due);
+                    }
                     self.board.publish(self.status());
                 }
                 is_time = wait_until(&self, at) => {

@@ -328,6 +328,9 @@ impl Renewer {
 
     fn certificate_status(&self, lineage: &Lineage, now: i64) -> CertificateStatus {
         let attempts = self.memory.of(lineage);
+        // A fault of this machine is known before an attempt fails for it.
+        let fault = self.parts.dns.fault().borrow().clone();
+        let is_faulty = fault.is_some();
         let held = self.held.get(lineage).map(|stored| HeldStatus {
             names: stored.checked.certificate.names.clone(),
             issuers: stored.checked.issuers.clone(),
@@ -347,9 +350,9 @@ impl Renewer {
             next_attempt: self.attempt_time(lineage, now),
             directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
-            failures: attempts.failures,
-            last_error: attempts.last_error.clone(),
-            needs_human: attempts.needs_human,
+            failures: attempts.failures.max(u32::from(is_faulty)),
+            last_error: fault.or_else(|| attempts.last_error.clone()),
+            needs_human: attempts.needs_human || is_faulty,
             last_success: attempts.last_success,
         }
     }

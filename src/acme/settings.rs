@@ -7,7 +7,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ca::KeyKind;
-use crate::dns::DnsSettings;
+use crate::dns::DnsMethod;
 
 /// How provost obtains and renews certificates.
 ///
@@ -46,7 +46,7 @@ pub struct AcmeSettings {
     #[serde(default)]
     pub fallback_directories: Vec<FallbackDirectory>,
     /// Where the challenge records are published.
-    pub dns: DnsSettings,
+    pub dns: DnsMethod,
 }
 
 /// A further CA.
@@ -134,7 +134,7 @@ impl AcmeSettings {
         let resolve = |path: &mut PathBuf| *path = base.join(&*path);
         self.directory_root.iter_mut().for_each(resolve);
         self.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
-        resolve(&mut self.dns.tsig_key_file);
+        self.dns.resolve_paths(base);
         for fallback in &mut self.fallback_directories {
             fallback.directory_root.iter_mut().for_each(resolve);
             fallback.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
@@ -149,8 +149,8 @@ impl AcmeSettings {
             let account = fallback.external_account.iter().map(|account| &account.hmac_key_file);
             fallback.directory_root.iter().chain(account)
         });
-        let own = self.directory_root.iter().chain(accounts).chain([&self.dns.tsig_key_file]);
-        own.chain(fallbacks).map(PathBuf::as_path)
+        let own = self.directory_root.iter().chain(accounts).map(PathBuf::as_path).chain(self.dns.key_file());
+        own.chain(fallbacks.map(PathBuf::as_path))
     }
 
     /// The first CA and the fallbacks, in this order.

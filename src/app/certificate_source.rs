@@ -15,6 +15,7 @@ use crate::acme::Renewer;
 use crate::certificate::{Condition, ConditionLevel, ExactNames, FilePair, FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
+use crate::dns::Responder;
 use crate::state::StateDir;
 
 /// Where certificates come from.
@@ -55,12 +56,20 @@ impl ActiveCertificateSource {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = RenewalPlan::new(settings, &config.domain, state.path(), live, &exact, renewal);
+                let plan = RenewalPlan::new(settings, &config.domain, state.path(), live, &exact, renewal)?;
                 let renewer = plan.open()?;
                 SourceKind::Acme(Some(Box::new((plan, renewer))))
             }
         };
         Ok(Self { origin, exact, logged: LoggedProblems::default() })
+    }
+
+    /// The built-in DNS responder, if challenges are published by it.
+    pub(super) fn responder(&self) -> Option<&Arc<Responder>> {
+        match &self.origin {
+            SourceKind::Acme(Some(renewal)) => renewal.0.responder(),
+            SourceKind::Acme(None) | SourceKind::Files(_) | SourceKind::LocalCa(_) => None,
+        }
     }
 
     /// The CA that clients must trust, if the source is a local CA.

@@ -53,6 +53,7 @@ mod publisher;
 mod reload_log;
 mod reloader;
 mod renewal_thread;
+mod responder_thread;
 mod service_notify;
 mod signals;
 pub mod socket_activation;
@@ -71,13 +72,14 @@ use file_limit::FileLimit;
 use publisher::Publisher;
 use reloader::{Reloader, ReloaderThread};
 use renewal_thread::RenewalThread;
+use responder_thread::OpenResponder;
 use service_notify::{Notification, ServiceNotifier};
 use socket_activation::{ActivatedSockets, SocketActivationError};
 use sockets::Listeners;
 use state_faults::StateFaults;
 use watchdog::Watchdog;
 
-pub(crate) use renewal_thread::{exact_names, parts as renewal_parts};
+pub(crate) use renewal_thread::{Solver, exact_names, parts as renewal_parts};
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -148,6 +150,7 @@ pub struct App {
     listeners: Listeners,
     signals: signals::Signals,
     source: ActiveCertificateSource,
+    responder: Option<OpenResponder>,
     watcher: WatcherHandle,
     writer: Writer,
     history_writer: HistoryWriter,
@@ -208,6 +211,7 @@ impl App {
         // A process that reads that we listen may send commands at once.
         let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut activated)?;
+        let responder = source.responder().map(|it| OpenResponder::open(it, &config, &mut activated)).transpose()?;
         activated.ensure_all_claimed()?;
         let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER))?;
         let health = history.health();
@@ -251,6 +255,7 @@ impl App {
             listeners,
             signals,
             source,
+            responder,
             watcher,
             writer,
             history_writer,
@@ -289,6 +294,8 @@ impl App {
         let (stop, stopped) = self.stop;
         let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
+        // Before the renewal, whose challenges it serves.
+        let responder = self.responder.map(OpenResponder::start).transpose()?;
         let renewal = source.start_renewal()?;
         let mut control = JoinSet::new();
         if let Some((listener, answers)) = self.control {
@@ -331,6 +338,9 @@ impl App {
         }
         if let Some(renewal) = renewal {
             renewal.ended().await;
+        }
+        if let Some(responder) = responder {
+            responder.end().await;
         }
         watchdog.shutdown().await;
         control.shutdown().await;

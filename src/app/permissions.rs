@@ -98,7 +98,7 @@ fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
             [(pair.chain.clone(), Rule::Public, "the certificate"), (pair.key.clone(), Rule::Secret, "the private key")]
         })),
         CertificateSource::Acme(settings) => {
-            rules.push((settings.dns.tsig_key_file.clone(), Rule::Secret, "the TSIG key"));
+            rules.extend(settings.dns.key_file().map(|file| (file.to_owned(), Rule::Secret, "the TSIG key")));
             for directory in settings.directories() {
                 rules.extend(directory.directory_root.map(|file| (file, Rule::Public, "the CA's root certificate")));
                 let account = directory.external_account.map(|account| account.hmac_key_file);

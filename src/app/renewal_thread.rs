@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use super::AppError;
 use super::admin_thread::Boards;
 use super::control::Commands;
+use crate::acme::ports::ChallengeDns;
 use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsMethod, Responder};
 
 /// The pause between a panic and the restart of the renewal.
 const AFTER_PANIC: Duration = Duration::from_mins(1);
@@ -27,6 +28,7 @@ pub(super) struct RenewalPlan {
     settings: AcmeSettings,
     domain: String,
     state: PathBuf,
+    solver: Solver,
     live: Arc<LiveCertificates>,
     exact: watch::Receiver<Arc<ExactNames>>,
     boards: Boards,
@@ -46,15 +48,55 @@ pub(crate) fn exact_names(config: &Config) -> ExactNames {
     ExactNames::of(&registry, &config.domain)
 }
 
+/// What publishes the challenges.
+#[derive(Debug, Clone)]
+pub(crate) enum Solver {
+    /// Updates of a primary.
+    Update(Arc<Dns>),
+    /// The built-in responder. The server serves its zone; a command only looks at it.
+    Responder(Arc<Responder>),
+}
+
+impl Solver {
+    /// Opens what `settings` name for `domain`. The responder keeps its zone in the state directory `state`.
+    pub(crate) fn open(settings: &AcmeSettings, domain: &str, state: &Path) -> Result<Self, AppError> {
+        match &settings.dns {
+            DnsMethod::Update(settings) => {
+                let dns = Dns::open(settings).map_err(|error| AppError::Acme(error.to_string()))?;
+                Ok(Self::Update(Arc::new(dns)))
+            }
+            DnsMethod::Responder(settings) => {
+                let responder = Responder::open(settings, domain, state);
+                responder.map(|responder| Self::Responder(Arc::new(responder))).map_err(AppError::System)
+            }
+        }
+    }
+
+    /// The responder, if that publishes the challenges.
+    pub(crate) fn responder(&self) -> Option<&Arc<Responder>> {
+        match self {
+            Self::Update(_) => None,
+            Self::Responder(responder) => Some(responder),
+        }
+    }
+
+    fn port(&self) -> Arc<dyn ChallengeDns> {
+        match self {
+            Self::Update(dns) => Arc::clone(dns) as Arc<dyn ChallengeDns>,
+            Self::Responder(responder) => Arc::clone(responder) as Arc<dyn ChallengeDns>,
+        }
+    }
+}
+
 /// The parts of a renewal by `settings`, with the files that they name. Warnings about these are only logged.
 pub(crate) fn parts(
     settings: &AcmeSettings,
     domain: &str,
     state: &Path,
     exact: watch::Receiver<Arc<ExactNames>>,
+    solver: &Solver,
 ) -> Result<Parts, AppError> {
-    let dns = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
-    Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
+    Parts::real(settings, domain, state, exact, solver.port()).map_err(|error| AppError::Acme(error.to_string()))
 }
 
 impl RenewalPlan {
@@ -65,16 +107,22 @@ impl RenewalPlan {
         live: &Arc<LiveCertificates>,
         exact: &watch::Receiver<Arc<ExactNames>>,
         (boards, commands): (&Boards, &Commands),
-    ) -> Self {
+    ) -> Result<Self, AppError> {
+        let solver = Solver::open(settings, domain, state)?;
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
         let (live, exact) = (Arc::clone(live), exact.clone());
         let (boards, commands) = (Arc::clone(boards), Arc::clone(commands));
-        Self { settings, domain, state, live, exact, boards, commands }
+        Ok(Self { settings, domain, state, solver, live, exact, boards, commands })
+    }
+
+    /// The built-in responder, if that publishes the challenges.
+    pub(super) fn responder(&self) -> Option<&Arc<Responder>> {
+        self.solver.responder()
     }
 
     /// Opens the renewer, which publishes the stored certificates.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
-        let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
+        let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone(), &self.solver)?;
         let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
             .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
         self.boards.store(Some(renewer.board()));

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,10 @@ pub const LISTEN: &str = "listen";
 pub const STATUS: &str = "status";
 /// The key of `provost.json` with the addresses for plain HTTP.
 pub const PLAIN_HTTP: &str = "plain_http";
+/// The key of `provost.json` with the addresses of the DNS responder.
+pub const RESPONDER: &str = "responder";
 /// The keys of `provost.json` that ask for sockets. A socket with one of these names is for that key only.
-const KEYS: [&str; 3] = [LISTEN, STATUS, PLAIN_HTTP];
+const KEYS: [&str; 4] = [LISTEN, STATUS, PLAIN_HTTP, RESPONDER];
 
 /// The sockets that systemd passed and that are not claimed yet.
 #[derive(Debug, Default)]
@@ -38,6 +40,7 @@ struct ActivatedSocket {
 #[derive(Debug)]
 enum ActivatedListener {
     Tcp(TcpListener, SocketAddr),
+    Udp(UdpSocket, SocketAddr),
     Unix(UnixListener, PathBuf),
 }
 
@@ -50,8 +53,10 @@ pub enum SocketActivationError {
          --config FILE` prints the socket unit that fits provost.json"
     )]
     Unasked(String),
-    /// It is not a listening stream socket.
-    #[error("systemd passes file descriptor {fd} ({name}), which is no stream socket that listens: {source}")]
+    /// It is neither a listening stream socket nor a UDP socket.
+    #[error(
+        "systemd passes file descriptor {fd} ({name}), which is neither a stream socket that listens nor a UDP socket: {source}"
+    )]
     Unusable {
         /// The number of its file descriptor.
         fd: usize,
@@ -102,12 +107,22 @@ impl ActivatedSockets {
         Ok(Some(listener))
     }
 
+    /// Claims the UDP socket for `address`, which the `key` of `provost.json` names, if there is one.
+    pub fn udp(&mut self, key: &str, address: SocketAddr) -> Option<UdpSocket> {
+        let is_it =
+            |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Udp(_, at) if *at == address);
+        match self.take(key, is_it)?.listener {
+            ActivatedListener::Udp(socket, _) => Some(socket),
+            ActivatedListener::Tcp(..) | ActivatedListener::Unix(..) => None,
+        }
+    }
+
     /// Claims the socket at `path`, which the `key` of `provost.json` names, if there is one.
     pub fn unix(&mut self, key: &str, path: &Path) -> Option<UnixListener> {
         let is_it = |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Unix(_, at) if at == path);
         match self.take(key, is_it)?.listener {
             ActivatedListener::Unix(listener, _) => Some(listener),
-            ActivatedListener::Tcp(..) => None,
+            ActivatedListener::Tcp(..) | ActivatedListener::Udp(..) => None,
         }
     }
 
@@ -128,20 +143,24 @@ impl ActivatedSockets {
 
 impl ActivatedListener {
     fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<Self> {
-        let listener = match descriptors.take_tcp_listener(index) {
-            Ok(Some(listener)) => {
-                let address = listener.local_addr()?;
-                Self::Tcp(listener, address)
-            }
-            _ => {
-                let listener = descriptors.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?;
-                let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
-                Self::Unix(listener, path)
-            }
+        let listener = if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
+            let address = listener.local_addr()?;
+            Self::Tcp(listener, address)
+        } else if let Ok(Some(socket)) = descriptors.take_udp_socket(index) {
+            let address = socket.local_addr()?;
+            Self::Udp(socket, address)
+        } else {
+            let listener = descriptors.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?;
+            let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+            Self::Unix(listener, path)
         };
         let (descriptor, set) = match &listener {
             Self::Tcp(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
             Self::Unix(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
+            Self::Udp(socket, _) => {
+                socket.set_nonblocking(true)?;
+                return Ok(listener);
+            }
         };
         set?;
         if sockopt::socket_acceptconn(descriptor)? { Ok(listener) } else { Err(io::Error::other("it does not listen")) }
@@ -152,6 +171,7 @@ impl fmt::Display for ActivatedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.listener {
             ActivatedListener::Tcp(_, address) => write!(f, "the socket {address}")?,
+            ActivatedListener::Udp(_, address) => write!(f, "the UDP socket {address}")?,
             ActivatedListener::Unix(_, path) => write!(f, "the socket {}", path.display())?,
         }
         if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name.replace(char::is_control, "\u{fffd}")) }

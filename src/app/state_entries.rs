@@ -7,6 +7,7 @@ use super::control::SOCKET;
 use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{denials, last_good};
+use crate::dns::responder;
 use crate::identity::digest::passwords;
 use crate::phone_history;
 use crate::serve::upload::store;
@@ -41,6 +42,8 @@ pub(super) enum EntryUser {
     Server,
     /// The server, if its certificates come from ACME.
     Acme,
+    /// The server, if its DNS responder publishes the challenges.
+    Responder,
     /// The server, if its certificates come from the local CA.
     LocalCa,
     /// The server in local mode.
@@ -61,6 +64,9 @@ impl StateEntry {
         match self.user {
             EntryUser::Server => true,
             EntryUser::Acme => matches!(config.certificate, CertificateSource::Acme(_)),
+            EntryUser::Responder => {
+                matches!(&config.certificate, CertificateSource::Acme(settings) if settings.dns.responder().is_some())
+            }
             EntryUser::LocalCa => matches!(config.certificate, CertificateSource::LocalCa(_)),
             EntryUser::LocalMode => config.is_local(),
             EntryUser::Commands => false,
@@ -85,7 +91,7 @@ const fn folder(what_in_it: &'static str) -> EntryKind {
 }
 
 /// Every entry. A test compares it with what a server and commands leave there.
-pub(super) const STATE_ENTRIES: [StateEntry; 16] = [
+pub(super) const STATE_ENTRIES: [StateEntry; 17] = [
     entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, (EntryUser::Server, "uploads are refused")),
     entry(
         phone_history::FOLDER,
@@ -148,6 +154,15 @@ pub(super) const STATE_ENTRIES: [StateEntry; 16] = [
         "the journal of DNS records",
         READ,
         (EntryUser::Acme, "challenge records may stay in DNS after the next start"),
+    ),
+    entry(
+        responder::FILE,
+        "the DNS responder's key and zone",
+        READ,
+        (
+            EntryUser::Responder,
+            "provost check --live cannot prove the delegation, and the next start finds the zone anew",
+        ),
     ),
     entry(
         "rehearsal",

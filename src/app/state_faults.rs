@@ -369,7 +369,7 @@ mod tests {
         }
         assert_eq!(configs.each_ref().map(state_faults), [vec![], vec![]]);
         // Four other kinds for each, and five for the socket, with both configurations.
-        assert_eq!(seen, ((16 + 15) * 4 + 1) * 2);
+        assert_eq!(seen, ((17 + 15) * 4 + 1) * 2);
     }
 
     #[test]

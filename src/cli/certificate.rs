@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
 use crate::acme::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::app::control::{ControlRequest, Reply};
-use crate::app::{exact_names, renewal_parts};
+use crate::app::{Solver, exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::certificate::{
     CertificateFiles, Condition, ConditionLevel, FilesSource, LiveCertificates, ServerCertificate,
@@ -134,7 +134,8 @@ impl AcmeSite {
     /// The parts that obtain certificates, with their state in `state`.
     fn parts(&self, state: &Path) -> anyhow::Result<Parts> {
         let (_, exact) = watch::channel(Arc::new(exact_names(&self.config)));
-        Ok(renewal_parts(&self.settings, &self.config.domain, state, exact)?)
+        let solver = Solver::open(&self.settings, &self.config.domain, state)?;
+        Ok(renewal_parts(&self.settings, &self.config.domain, state, exact, &solver)?)
     }
 }
 
@@ -303,6 +304,13 @@ fn date(seconds: i64) -> String {
 }
 
 fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
+    if site.settings.dns.responder().is_some() {
+        bail!(
+            "the DNS responder publishes challenges of the running server alone, so there is no rehearsal with it; provost \
+             check --live proves that its zone is delegated to this server, and {{\"directory\": \"letsencrypt-staging\"}} in \
+             \"acme\" has the server obtain test certificates"
+        );
+    }
     if site.settings.directory != *directory {
         // Settings for one directory do not apply to another.
         site.settings.directory = directory.clone();

@@ -202,6 +202,11 @@ impl Config {
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
+        if let CertificateSource::Acme(acme) = &typed.certificate
+            && let Some(responder) = acme.dns.responder()
+        {
+            responder.check(&domain).map_err(|reason| wrong("certificate", reason))?;
+        }
         typed.limits.check().map_err(|reason| wrong("limits", reason))?;
         typed.status.as_ref().map_or(Ok(()), StatusSettings::check).map_err(|reason| wrong("status", reason))?;
         if typed.trust.contains_key(POLYCOM) {

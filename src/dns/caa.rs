@@ -32,6 +32,16 @@ pub struct Issuer<'a> {
     pub account: Option<&'a str>,
 }
 
+impl Issuer<'_> {
+    /// The record of `domain` that allows only this CA, only our account, and only our method (RFC 8657).
+    #[must_use]
+    pub fn record(&self, domain: &str, tag: &str) -> String {
+        let account = self.account.map_or_else(String::new, |account| format!("; accounturi={account}"));
+        let value = format!("{}{account}; validationmethods={OUR_METHOD}", main_identity(self));
+        format!("{domain}. CAA 0 {tag} \"{value}\"")
+    }
+}
+
 /// Why a CA may not issue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaaRefusal {
@@ -138,9 +148,7 @@ impl CaaRecords {
     }
 
     fn record(&self, tag: &str, issuer: &Issuer<'_>) -> String {
-        let account = issuer.account.map_or_else(String::new, |account| format!("; accounturi={account}"));
-        let value = format!("{}{account}; validationmethods={OUR_METHOD}", main_identity(issuer));
-        format!("{}. CAA 0 {tag} \"{value}\"", self.domain)
+        issuer.record(&self.domain, tag)
     }
 
     fn tagged(&self, tag: &str) -> Vec<&CAA> {

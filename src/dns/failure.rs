@@ -46,6 +46,15 @@ pub enum DnsError {
     NotVisible { name: String, waited_s: u64, lagging: Vec<String> },
     #[error("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}; is NOTIFY allowed to reach these servers?", .lagging.join("; "))]
     NotGone { name: String, waited_s: u64, lagging: Vec<String> },
+    #[error("the name servers of {parent} do not lead {name} to the DNS responder; publish there: {records}")]
+    NotDelegated { name: String, parent: String, records: String },
+    #[error(
+        "the zone {zone} is delegated to {}, not to this server: change its NS record to {own}., or name this server's public \
+         addresses in \"dns\".\"responder\".\"addresses\"", .servers.join(", ")
+    )]
+    DelegatedElsewhere { zone: String, servers: Vec<String>, own: String },
+    #[error("no name server of {parent} says which zone {name} is in: {}", .reasons.join("; "))]
+    ParentSilent { parent: String, name: String, reasons: Vec<String> },
     #[error("stopped before the probe record of {name} had come and gone on every authority")]
     Stopped { name: String },
     #[error(
@@ -89,13 +98,16 @@ impl DnsError {
             | Self::OutsideZone { .. }
             | Self::OnlyByWildcard { .. }
             | Self::Values(_)
-            | Self::NoAuthorities { .. } => true,
+            | Self::NoAuthorities { .. }
+            | Self::NotDelegated { .. }
+            | Self::DelegatedElsewhere { .. } => true,
             Self::Resolve { .. }
             | Self::NoAddress { .. }
             | Self::PrimaryUnreachable { .. }
             | Self::AuthoritiesSilent { .. }
             | Self::NotVisible { .. }
             | Self::NotGone { .. }
+            | Self::ParentSilent { .. }
             | Self::Stopped { .. }
             | Self::ProbeLeft { .. } => false,
         }

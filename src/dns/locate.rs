@@ -92,7 +92,7 @@ async fn zone_of(resolver: &Resolver, name: &Name) -> Result<Name, DnsError> {
 
 /// The owner of the SOA record in an answer, if it can be the zone of `name`. The zone of a CNAME's target cannot.
 /// Neither can the root: its SOA means that no ancestor of `name` exists.
-fn zone_in(answer: &Message, name: &Name) -> Option<Name> {
+pub(super) fn zone_in(answer: &Message, name: &Name) -> Option<Name> {
     let records = answer.answers.iter().chain(&answer.authorities);
     let mut owners = records.filter(|record| matches!(record.data, RData::SOA(_))).map(|record| &record.name);
     owners.find(|owner| !owner.is_root() && owner.zone_of(name)).map(Name::to_lowercase)

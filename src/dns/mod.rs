@@ -8,6 +8,7 @@
 //!    [`Dns::wait_until_gone`] until none has them any more.
 //!
 //! A success is trusted only if the primary signed it. [`DnsError`] says what failed, where, why, and what to change.
+//! [`responder`] is the other way: it serves the zone itself. [`DnsMethod`] has the settings of both.
 //! [`UpdateGrant`] is the configuration that permits our key these updates and no others. [`probe`] tests the whole
 //! flow. [`wildcard_addresses`] and [`CaaRecords`] query what the public sees of a domain.
 
@@ -17,10 +18,12 @@ mod failure;
 mod grant;
 mod key_file;
 mod locate;
+mod method;
 mod name;
 mod probe;
 mod propagation;
 mod resolve;
+pub mod responder;
 mod settings;
 mod tsig_key;
 mod update;
@@ -34,8 +37,10 @@ pub use self::caa::{CaaRecords, CaaRefusal, Issuer};
 pub use self::failure::{DnsError, RefusedUpdate};
 pub use self::grant::UpdateGrant;
 pub use self::locate::RecordLocation;
+pub use self::method::DnsMethod;
 pub use self::probe::{Probe, probe};
 pub use self::propagation::PropagationTimeouts;
+pub use self::responder::{Responder, ResponderDns, ResponderSettings};
 pub use self::settings::DnsSettings;
 pub use self::tsig_key::{TsigKey, TsigKeyError, TsigKeyProblem};
 pub use self::update::Refusal;

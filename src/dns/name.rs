@@ -1,6 +1,8 @@
 //! Converts domain names between text and hickory's form: absolute, lower case, A-labels only. Makes random names.
 
 use hickory_net::proto::rr::Name;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 /// Parses a name, with or without its last dot.
 pub(super) fn parse(text: &str) -> Result<Name, String> {
@@ -13,6 +15,13 @@ pub(super) fn parse(text: &str) -> Result<Name, String> {
     }
     name.set_fqdn(true);
     Ok(name.to_lowercase())
+}
+
+/// Deserializes a name, or none.
+pub(super) fn deserialize_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.iter().try_for_each(|text| parse(text).map(drop)).map_err(D::Error::custom)?;
+    Ok(text)
 }
 
 /// The name as people write it: lower case, without the last dot.

@@ -1,9 +1,8 @@
-//! `"dns"` in `provost.json`: where challenge records go, and which servers must have them.
+//! The settings of signed updates, and servers as operators write them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -12,55 +11,21 @@ use super::name;
 /// DNS's port.
 pub(super) const PORT: u16 = 53;
 
-/// The DNS primary that takes signed updates (RFC 2136), and the servers that are asked for the records.
+/// Signed updates (RFC 2136): the zone's primary, the key, and the servers that must have a record. [`DnsMethod`] has the
+/// documentation of each key.
 ///
-/// ```
-/// let text = r#"{ "primary": "ns1.example.com", "tsig_key_file": "provost.key" }"#;
-/// let settings: provost::dns::DnsSettings = serde_json::from_str(text)?;
-/// assert_eq!((settings.ttl_s, settings.propagation_timeout_s, settings.settle_s), (60, 120, 5));
-/// # Ok::<(), serde_json::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// [`DnsMethod`]: super::DnsMethod
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsSettings {
-    /// The zone's primary: a host name, an IPv4 address, or an IPv6 address in brackets; with a port if that is not 53.
-    #[serde(deserialize_with = "server")]
     pub primary: String,
-    /// The TSIG key file, as `tsig-keygen` writes it.
     pub tsig_key_file: PathBuf,
-    /// The name of the key in the file. Default: the only one.
-    #[serde(default, deserialize_with = "some_name")]
     pub tsig_key_name: Option<String>,
-    /// The zone that is updated. Default: found by its SOA record.
-    #[serde(default, deserialize_with = "some_name")]
     pub zone: Option<String>,
-    /// Addresses of the resolvers that look up CNAME, SOA, NS, CAA and address records. Default: the system's.
-    #[serde(default, deserialize_with = "addresses")]
     pub resolvers: Vec<String>,
-    /// The servers that must have a record before the CA is asked to look. Default: the zone's name servers.
-    #[serde(default, deserialize_with = "servers")]
     pub authorities: Vec<String>,
-    /// The TTL of the records.
-    #[serde(default = "default_ttl_s")]
     pub ttl_s: u32,
-    /// How long to wait until all `authorities` have a record.
-    #[serde(default = "default_propagation_timeout_s")]
     pub propagation_timeout_s: u64,
-    /// How long to wait after that.
-    #[serde(default = "default_settle_s")]
     pub settle_s: u64,
-}
-
-fn default_ttl_s() -> u32 {
-    60
-}
-
-fn default_propagation_timeout_s() -> u64 {
-    120
-}
-
-fn default_settle_s() -> u64 {
-    5
 }
 
 /// A server as an operator writes it: host and port.
@@ -107,28 +72,22 @@ impl HostPort {
     }
 }
 
-fn server<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn server<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     HostPort::parse(&text).map_err(D::Error::custom)?;
     Ok(text)
 }
 
-fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().try_for_each(|text| HostPort::parse(text).map(drop)).map_err(D::Error::custom)?;
     Ok(texts)
 }
 
-fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().try_for_each(|text| HostPort::address(text).map(drop)).map_err(D::Error::custom)?;
     Ok(texts)
-}
-
-fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    text.iter().try_for_each(|text| name::parse(text).map(drop)).map_err(D::Error::custom)?;
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -150,26 +109,6 @@ mod tests {
             ["", ":53", "ns1:", "ns1:dns", "ns1:65536", "192.0.2", "192.0.2.300", "http://ns1", "a b", "ä.example"]
         {
             assert!(read(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn invalid_dns_settings_are_rejected_with_a_reason() {
-        let read = |more: &str| {
-            let text = format!(r#"{{ "primary": "ns1.example.com", "tsig_key_file": "k"{more} }}"#);
-            serde_json::from_str::<DnsSettings>(&text).map_err(|error| error.to_string())
-        };
-        assert_eq!(read("").unwrap().authorities, Vec::<String>::new());
-        let good = read(r#", "zone": "example.com", "resolvers": ["192.0.2.1"], "authorities": ["ns2.example.com"]"#);
-        assert_eq!(good.unwrap().zone.as_deref(), Some("example.com"));
-        for (wrong, reason) in [
-            (r#", "resolvers": ["dns.example.com"]"#, "named by address"),
-            (r#", "authorities": ["192.0.2"]"#, "neither a host nor an address"),
-            (r#", "zone": "bücher.example""#, "A-labels"),
-            (r#", "tsig_key": "k""#, "unknown field"),
-        ] {
-            let error = read(wrong).unwrap_err();
-            assert!(error.contains(reason), "{wrong}: {error}");
         }
     }
 }

@@ -216,7 +216,7 @@ fn listen_address_and_local_mode_are_logged_at_any_level() {
 }
 
 /// Every command that needs a configuration; its arguments do not exist.
-const ABOUT_A_CONFIGURATION: [&[&str]; 26] = [
+const ABOUT_A_CONFIGURATION: [&[&str]; 27] = [
     &["check"],
     &["certificate", "status"],
     &["certificate", "renew"],
@@ -241,6 +241,7 @@ const ABOUT_A_CONFIGURATION: [&[&str]; 26] = [
     &["ca", "revoke", "00005e00530c"],
     &["print", "bind-policy"],
     &["print", "knot-acl"],
+    &["print", "dns-records"],
     &["print", "dhcp", "--format", "kea", "--constituency", "ote"],
     &["print", "phone-config", "--constituency", "ote"],
 ];

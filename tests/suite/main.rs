@@ -71,6 +71,7 @@ mod readiness;
 mod readme;
 mod reload;
 mod requests;
+mod responder;
 mod revocation;
 mod scale;
 mod serving;

@@ -10,7 +10,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A command line for every command that reads a configuration.
-const READING: [&str; 28] = [
+const READING: [&str; 29] = [
     "serve",
     "check",
     "certificate status",
@@ -37,6 +37,7 @@ const READING: [&str; 28] = [
     "ca revoke 00005e00530c",
     "print bind-policy",
     "print knot-acl",
+    "print dns-records",
     "print dhcp --format isc --constituency ote",
     "print phone-config --constituency ote",
 ];

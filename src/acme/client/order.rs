@@ -56,7 +56,7 @@ impl AcmeOrder {
         refusal::explain(error, &self.http.seen())
     }
 
-    async fn pending(&mut self) -> Result<Vec<PendingChallenge>, AcmeFailure> {
+    async fn pending(&mut self, method: &str) -> Result<Vec<PendingChallenge>, AcmeFailure> {
         let mut found: Vec<PendingChallenge> = Vec::new();
         each_authorization!(self, http, handle, {
             let name = handle.identifier().to_string();
@@ -73,8 +73,8 @@ impl AcmeOrder {
                     "the CA wants to authorize {name}, which is no DNS name"
                 )));
             };
-            let Some(challenge) = handle.challenge(ChallengeType::Dns01) else {
-                return Err(AcmeFailure::action_required(format!("the CA offers no DNS challenge for {name}")));
+            let Some(challenge) = handle.challenge(kind(method)) else {
+                return Err(AcmeFailure::action_required(format!("the CA offers no {method} challenge for {name}")));
             };
             let challenge = PendingChallenge { domain, value: challenge.key_authorization().dns_value() };
             if !found.contains(&challenge) {
@@ -84,12 +84,12 @@ impl AcmeOrder {
         Ok(found)
     }
 
-    async fn be_validated(&mut self) -> Result<(), AcmeFailure> {
+    async fn be_validated(&mut self, method: &str) -> Result<(), AcmeFailure> {
         each_authorization!(self, http, handle, {
             if handle.status != AuthorizationStatus::Pending {
                 continue;
             }
-            let Some(mut challenge) = handle.challenge(ChallengeType::Dns01) else { continue };
+            let Some(mut challenge) = handle.challenge(kind(method)) else { continue };
             if challenge.status != ChallengeStatus::Pending {
                 continue;
             }
@@ -147,6 +147,14 @@ impl AcmeOrder {
     }
 }
 
+/// The kind of challenge, as instant-acme names it.
+fn kind(method: &str) -> ChallengeType {
+    match method {
+        "dns-01" => ChallengeType::Dns01,
+        other => ChallengeType::Unknown(other.to_owned()),
+    }
+}
+
 /// Whether an error came in a 2xx response. Then it is about the order or the challenge, not about this request. A CA
 /// may report it before the order's status changes, even in its response to "challenge ready".
 fn is_verdict(error: &Error, seen: &ResponseHeaders) -> bool {
@@ -168,12 +176,12 @@ impl Order for AcmeOrder {
         }
     }
 
-    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
-        Box::pin(self.pending())
+    fn challenges<'a>(&'a mut self, method: &'a str) -> PortFuture<'a, Vec<PendingChallenge>> {
+        Box::pin(self.pending(method))
     }
 
-    fn validate(&mut self) -> PortFuture<'_, ()> {
-        Box::pin(self.be_validated())
+    fn validate<'a>(&'a mut self, method: &'a str) -> PortFuture<'a, ()> {
+        Box::pin(self.be_validated(method))
     }
 
     fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
@@ -247,7 +255,7 @@ mod tests {
         let account = account.await.unwrap();
         let order = account.order("https://ca/order".to_owned()).await.unwrap();
         let mut order = AcmeOrder::new(order, account, http);
-        let failure = order.validate().await.unwrap_err();
+        let failure = order.validate("dns-01").await.unwrap_err();
         assert_eq!(failure.sign, FailureKind::Refused);
         assert!(failure.message.starts_with("the CA's validation failed: no record"), "{failure}");
         assert!(failure.message.contains("a.example: no record"), "{failure}");

@@ -11,7 +11,10 @@ use crate::acme::client::AcmeCa;
 use crate::acme::client::directory_meta::DirectoryMeta;
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
+use crate::dns::responder::prove_delegation;
+use crate::dns::{
+    CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, addresses, probe, wildcard_addresses,
+};
 
 /// Runs the queries that apply to `config`.
 pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {
@@ -29,9 +32,12 @@ pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Ve
         findings.push(Finding::new(FindingLevel::Note, CERTIFICATE, message));
         return;
     };
-    check_wildcard(&config.domain, &settings.dns.resolvers, progress, findings).await;
+    check_wildcard(&config.domain, settings.dns.resolvers(), progress, findings).await;
     check_cas(config, settings, progress, findings).await;
-    check_primary(&config.domain, settings, progress, findings).await;
+    match &settings.dns {
+        DnsMethod::Update(dns) => check_primary(&config.domain, dns, progress, findings).await,
+        DnsMethod::Responder(dns) => check_delegation(&config.domain, dns, config, progress, findings).await,
+    }
     for (_, names) in exact_names(config).iter() {
         for name in names {
             check_exact(name, config, settings, progress, findings).await;
@@ -47,7 +53,7 @@ async fn check_exact(
     progress: Progress,
     findings: &mut Vec<Finding>,
 ) {
-    let resolvers = &settings.dns.resolvers;
+    let resolvers = settings.dns.resolvers();
     match addresses(resolvers, name).await {
         Ok(none) if none.is_empty() => {
             let message = format!(
@@ -60,17 +66,21 @@ async fn check_exact(
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
     check_exact_caa(name, config, settings, findings).await;
+    let update = match &settings.dns {
+        DnsMethod::Update(update) => update,
+        DnsMethod::Responder(dns) => return check_delegation(name, dns, config, progress, findings).await,
+    };
     // Errors in its files were reported before.
-    let Ok(dns) = Dns::open(&settings.dns) else { return };
+    let Ok(dns) = Dns::open(update) else { return };
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
-        Ok(()) => check_primary(name, settings, progress, findings).await,
+        Ok(()) => check_primary(name, update, progress, findings).await,
     }
 }
 
 async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
-    let caa = match CaaRecords::find(&settings.dns.resolvers, name).await {
+    let caa = match CaaRecords::find(settings.dns.resolvers(), name).await {
         Ok(caa) => caa,
         Err(error) => return findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     };
@@ -112,7 +122,7 @@ async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, 
 
 /// Checks whether each CA answers, offers what the settings want, and may issue.
 async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
-    let caa = CaaRecords::find(&settings.dns.resolvers, &config.domain).await;
+    let caa = CaaRecords::find(settings.dns.resolvers(), &config.domain).await;
     match &caa {
         Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(FindingLevel::Warning, DNS, error))),
         Err(error) => {
@@ -178,9 +188,9 @@ fn check_caa(
 }
 
 /// Checks whether the primary lets us publish a record, and whether every authoritative server returns it.
-async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
+async fn check_primary(domain: &str, settings: &DnsSettings, progress: Progress, findings: &mut Vec<Finding>) {
     // Errors in its files were reported before.
-    let Ok(dns) = Dns::open(&settings.dns) else { return };
+    let Ok(dns) = Dns::open(settings) else { return };
     let error = |error: DnsError| Finding::new(FindingLevel::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
     match probe(&dns, &challenge, &|line| progress.print(&line), interrupted()).await {
@@ -192,6 +202,26 @@ async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress
             }
             findings.extend(probe.gone.err().map(error));
         }
+    }
+}
+
+/// Checks whether the public way to the challenge of `host` leads to the running server's DNS responder.
+async fn check_delegation(
+    host: &str,
+    settings: &ResponderDns,
+    config: &Config,
+    progress: Progress,
+    findings: &mut Vec<Finding>,
+) {
+    match prove_delegation(settings, &config.domain, host, &config.state).await {
+        Ok(zone) => progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server")),
+        Err(problems) => findings.extend(problems.into_iter().map(|it| {
+            let finding = Finding::new(FindingLevel::Error, DNS, it.problem);
+            match it.remedy {
+                Some(remedy) => finding.with_remedy(remedy),
+                None => finding,
+            }
+        })),
     }
 }
 

@@ -278,7 +278,8 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
 /// Checks the files that ACME needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     check_stored(config, settings, findings);
-    findings.extend(Dns::open(&settings.dns).err().map(|error| Finding::new(FindingLevel::Error, DNS, error)));
+    let opened = settings.dns.update().map(Dns::open);
+    findings.extend(opened.and_then(Result::err).map(|error| Finding::new(FindingLevel::Error, DNS, error)));
     let failures = settings.directories().into_iter().filter_map(|it| AcmeCa::new(it, &config.state).err());
     findings.extend(failures.map(|failure| Finding::new(FindingLevel::Error, CERTIFICATE, failure)));
 }

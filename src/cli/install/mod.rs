@@ -203,7 +203,7 @@ fn what_next(place: &InstallPlace) {
             Some(layout::TSIG_KEY.to_owned())
         }
         Some(Config { certificate: CertificateSource::Acme(settings), .. }) => {
-            Some(settings.dns.tsig_key_file.display().to_string())
+            settings.dns.key_file().map(|file| file.display().to_string())
         }
         Some(_) => None,
     };

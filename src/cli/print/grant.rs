@@ -22,12 +22,17 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
             "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
         );
     };
-    let dns = Dns::open(&settings.dns)?;
+    let Some(update) = settings.dns.update() else {
+        bail!(
+            "the built-in DNS responder publishes the challenges, so no DNS primary need grant anything; see provost print dns-records"
+        );
+    };
+    let dns = Dns::open(update)?;
     let challenge = format!("_acme-challenge.{}", config.domain);
     let wanted = exact_names(config);
     let exact: Vec<String> =
         wanted.iter().flat_map(|(_, names)| names).map(|name| format!("_acme-challenge.{name}")).collect();
-    let zone = settings.dns.zone.as_deref();
+    let zone = update.zone.as_deref();
     let outside = |zone: &&str| std::iter::once(&challenge).chain(&exact).find(|name| !is_in(name, zone));
     if let Some((zone, challenge)) = zone.and_then(|zone| Some((zone, outside(&zone)?))) {
         bail!(
@@ -55,7 +60,7 @@ impl Dialect {
     }
 }
 
-fn is_in(name: &str, zone: &str) -> bool {
+pub(super) fn is_in(name: &str, zone: &str) -> bool {
     format!(".{name}").ends_with(&format!(".{}", zone.trim_end_matches('.').to_ascii_lowercase()))
 }
 

@@ -11,6 +11,7 @@ use crate::constituency::{Constituency, ConstituencyName, Registry, ServerDenial
 
 pub(super) mod completions;
 mod dhcp;
+mod dns_records;
 mod grafana;
 mod grant;
 pub(super) mod manual;
@@ -26,6 +27,9 @@ const ALERTS: &str = include_str!("alerts.yml");
 /// What can be printed.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    /// The DNS records to publish at the registrar or DNS provider, as lines of a zone file: for phones, for the challenges,
+    /// and CAA records that permit only the configured CA and account.
+    DnsRecords,
     /// What BIND must grant, and nothing more: the update-policy of a zone in named.conf.
     BindPolicy,
     /// What Knot must grant, and nothing more: an acl in knot.conf.
@@ -50,6 +54,7 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let printed = match command {
+        Command::DnsRecords => dns_records::of(&config.find()?)?,
         Command::BindPolicy => grant::of(&config.find()?, Dialect::BindPolicy)?,
         Command::KnotAcl => grant::of(&config.find()?, Dialect::KnotAcl)?,
         Command::SystemdUnit => systemd::fit(config)?.service(),

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
 use provost::acme::{AcmeFailure, FailureKind, RenewalWindow};
-use provost::dns::RecordLocation;
+use provost::dns::{RecordLocation, Responder};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::Notify;
 
 use super::outages::{DAY, HOUR, Outages, Random};
+use super::responder;
 use super::{START, system_time};
 
 type Now = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -77,6 +78,8 @@ pub struct ScriptedCa {
     replaced: Mutex<BTreeSet<Vec<u8>>>,
     moved: Mutex<BTreeMap<Vec<u8>, RenewalWindow>>,
     published: Arc<Mutex<BTreeSet<String>>>,
+    /// The built-in responder that answers for the challenges, where a test has one.
+    pub responder: Mutex<Option<Arc<Responder>>>,
     issued: Mutex<BTreeMap<String, u32>>,
     kill: Arc<Notify>,
     pub certificates: AtomicU32,
@@ -113,6 +116,7 @@ impl ScriptedCa {
             replaced: Mutex::default(),
             moved: Mutex::default(),
             published: Arc::default(),
+            responder: Mutex::default(),
             issued: Mutex::default(),
             kill: Arc::default(),
             certificates: AtomicU32::new(0),
@@ -176,7 +180,7 @@ impl ScriptedCa {
         AcmeFailure::retry("too many").after(Some(wait))
     }
 
-    async fn maybe_die(&self) {
+    pub async fn maybe_die(&self) {
         if self.random.chance(0.004) {
             self.kill.notify_waiters();
             // If the process is not being awaited, it does not die.
@@ -344,6 +348,16 @@ impl Ca for CaPort {
     }
 }
 
+impl ScriptedCa {
+    /// Whether DNS has the value of a challenge.
+    fn sees(&self, challenge: &PendingChallenge) -> bool {
+        match &*self.responder.lock().unwrap() {
+            Some(responder) => responder::texts(responder, &challenge.domain).contains(&challenge.value),
+            None => self.published.lock().unwrap().contains(&challenge.value),
+        }
+    }
+}
+
 struct ScriptedOrder {
     url: String,
     ca: Arc<ScriptedCa>,
@@ -364,21 +378,20 @@ impl Order for ScriptedOrder {
         self.with(|order| order.status)
     }
 
-    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
+    fn challenges<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, Vec<PendingChallenge>> {
         Box::pin(async {
             self.ca.request().await?;
             Ok(self.with(|order| order.challenges.clone()))
         })
     }
 
-    fn validate(&mut self) -> PortFuture<'_, ()> {
+    fn validate<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, ()> {
         Box::pin(async {
             self.ca.request().await?;
-            let published = self.ca.published.lock().unwrap().clone();
             for challenge in self.with(|order| order.challenges.clone()) {
                 self.ca.validations.fetch_add(1, Ordering::Relaxed);
                 // The CA may get other DNS answers than the server.
-                if !published.contains(&challenge.value) || self.ca.random.chance(0.03) {
+                if !self.ca.sees(&challenge) || self.ca.random.chance(0.03) {
                     self.ca.failed_validations.fetch_add(1, Ordering::Relaxed);
                     self.ca.take("failed validations", |limits| {
                         let of_name = limits.failed_validations.entry(challenge.domain.clone());

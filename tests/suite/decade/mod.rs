@@ -7,6 +7,7 @@
 mod ca;
 mod exact;
 mod outages;
+mod responder;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
-use provost::acme::ports::Env;
+use provost::acme::ports::{ChallengeDns, Env};
 use provost::acme::{Parts, Renewer};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use ca::{CaPort, ScriptedCa, ScriptedDns};
 use outages::{DAY, HOUR, Outages, Random};
+use responder::ServedDns;
 
 const KINDS: [KeyKind; 2] = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
 const START: i64 = 1_800_000_000;
@@ -95,12 +97,20 @@ fn ten_simulated_years_leave_no_avoidable_certificate_gap() {
     for seed in seeds {
         let began = std::time::Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let line = runtime.block_on(decade(seed));
+        let line = runtime.block_on(decade(seed, false));
         eprintln!("decade, seed {seed}: {line}; {:.1} s", began.elapsed().as_secs_f64());
     }
 }
 
-async fn decade(seed: u64) -> String {
+#[test]
+fn ten_simulated_years_pass_with_the_dns_responder() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let line = runtime.block_on(decade(3, true));
+    eprintln!("decade with the responder: {line}");
+}
+
+/// A decade in which challenges are published by updates of a primary, or by the built-in responder.
+async fn decade(seed: u64, is_served: bool) -> String {
     let folder = scratch();
     let random = Arc::new(Random::new(seed));
     let began = tokio::time::Instant::now();
@@ -116,7 +126,10 @@ async fn decade(seed: u64) -> String {
     let (wanting, _) = watch::channel(wanted(false));
     let mut figures = Figures::default();
     while world.now() < START + DECADE {
-        let parts = parts(&ca, &dns, &world, wanting.subscribe());
+        // A responder that starts again has nothing of the challenges of the one before.
+        let solver: Arc<dyn ChallengeDns> =
+            if is_served { Arc::new(ServedDns::start(&ca, folder.path())) } else { dns.clone() };
+        let parts = parts(&ca, solver, &world, wanting.subscribe());
         let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
         let (_keep, commands) = mpsc::channel(1);
         let span = Duration::from_secs(u64::try_from(random.between(HOUR, 60 * DAY)).unwrap());
@@ -160,7 +173,7 @@ async fn decade(seed: u64) -> String {
 
 fn parts(
     ca: &Arc<ScriptedCa>,
-    dns: &Arc<ScriptedDns>,
+    dns: Arc<dyn ChallengeDns>,
     world: &Arc<VirtualEnv>,
     exact: watch::Receiver<Arc<ExactNames>>,
 ) -> Parts {
@@ -170,7 +183,7 @@ fn parts(
         exact,
         preferred_chain: None,
         cas: vec![Arc::new(CaPort(Arc::clone(ca)))],
-        dns: dns.clone(),
+        dns,
         world: world.clone(),
         fingerprint: String::new(),
     }

@@ -159,11 +159,11 @@ impl Order for StubOrder {
         if self.chain.is_some() { OrderStatus::Valid } else { OrderStatus::Ready }
     }
 
-    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
+    fn challenges<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, Vec<PendingChallenge>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn validate(&mut self) -> PortFuture<'_, ()> {
+    fn validate<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, ()> {
         Box::pin(self.ca.request())
     }
 

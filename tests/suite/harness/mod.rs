@@ -19,6 +19,7 @@
 //! - [`systemd`]: a service started as its unit states, and its notifications.
 //! - [`tls`]: a client with full control of TLS and HTTP/1.1.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
+//! - [`unbound`]: a validating resolver.
 
 pub mod ari_proxy;
 pub mod bind;
@@ -40,6 +41,7 @@ pub mod socket;
 pub mod systemd;
 pub mod tls;
 pub mod tool;
+pub mod unbound;
 
 pub use patience::{PATIENCE, Watch, eventually, within_a_second};
 

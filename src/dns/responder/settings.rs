@@ -1,0 +1,140 @@
+//! `"responder"` in `"dns"`: provost itself is the name server of the challenges' zone.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use crate::dns::name;
+
+/// The built-in DNS responder: the authoritative name server of the zone that holds the challenges, and of nothing else.
+///
+/// ```
+/// let text = r#"{ "listen": ["192.0.2.10:53"] }"#;
+/// let settings: provost::dns::ResponderSettings = serde_json::from_str(text)?;
+/// assert_eq!(settings.public_addresses(), ["192.0.2.10".parse::<std::net::IpAddr>()?]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResponderSettings {
+    /// The addresses to listen on, UDP and TCP, each with its port, such as `192.0.2.10:53`. Not `0.0.0.0` or `[::]`:
+    /// an answer must leave from the address that was asked, and systemd-resolved holds port 53 on others.
+    #[serde(deserialize_with = "listen_addresses")]
+    #[schemars(with = "Vec<String>")]
+    pub listen: Vec<SocketAddr>,
+    /// The host name of this name server, as the NS record at the registrar has it. It must have addresses, and no CNAME
+    /// record. Default: `ns.` and `domain`, which the wildcard's address record covers.
+    #[serde(default, deserialize_with = "name::deserialize_some")]
+    pub name_server: Option<String>,
+    /// The public addresses of this name server. Default: those of `listen`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The settings of a site that uses the responder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponderDns {
+    pub responder: ResponderSettings,
+    /// The zone; `None`: found by asking the parent's name servers.
+    pub zone: Option<String>,
+    /// The addresses of the resolvers; empty: the system's.
+    pub resolvers: Vec<String>,
+}
+
+impl ResponderDns {
+    /// The host name of the name server for the site `domain`.
+    #[must_use]
+    pub fn name_server(&self, domain: &str) -> String {
+        let configured =
+            self.responder.name_server.as_deref().map(|text| text.trim_end_matches('.').to_ascii_lowercase());
+        configured.unwrap_or_else(|| format!("ns.{domain}"))
+    }
+
+    /// Checks the settings for the site `domain`.
+    ///
+    /// # Errors
+    /// If the zone holds the domain: phones would not find their constituencies.
+    pub fn check(&self, domain: &str) -> Result<(), String> {
+        let Some(zone) = &self.zone else { return Ok(()) };
+        let (apex, domain_name) = (name::parse(zone)?, name::parse(domain)?);
+        if !apex.zone_of(&domain_name) {
+            return Ok(());
+        }
+        Err(format!(
+            "the DNS responder cannot serve the zone {zone}: it holds {domain}, and the responder has no addresses of phones' \
+             names; set \"dns\".\"zone\" to a zone of its own, such as _acme-challenge.{domain}, or leave it out"
+        ))
+    }
+}
+
+impl ResponderSettings {
+    /// The public addresses, each once.
+    #[must_use]
+    pub fn public_addresses(&self) -> Vec<IpAddr> {
+        let listen = self.listen.iter().map(SocketAddr::ip);
+        let addresses: BTreeSet<IpAddr> =
+            if self.addresses.is_empty() { listen.collect() } else { self.addresses.iter().copied().collect() };
+        addresses.into_iter().collect()
+    }
+}
+
+fn listen_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let mut addresses = Vec::new();
+    for text in &texts {
+        let address: SocketAddr = text.parse().map_err(|_| {
+            D::Error::custom(format_args!(
+                "{text:?} is not an address with a port; write for example \"192.0.2.10:53\" or \"[2001:db8::10]:53\""
+            ))
+        })?;
+        if address.ip().is_unspecified() {
+            return Err(D::Error::custom(format_args!(
+                "{text} stands for all addresses; name the public addresses of this server, each with port 53"
+            )));
+        }
+        if address.port() != 0 && addresses.contains(&address) {
+            return Err(D::Error::custom(format_args!("{text} is listed twice; remove one")));
+        }
+        addresses.push(address);
+    }
+    if addresses.is_empty() {
+        return Err(D::Error::custom("lists no address; name the public address of this server with port 53"));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ResponderSettings, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_concrete_addresses_are_accepted() {
+        let good = read(r#"{ "listen": ["192.0.2.10:53", "[2001:db8::10]:53"], "name_server": "ns.example.net" }"#);
+        assert_eq!(good.unwrap().public_addresses().len(), 2);
+        for (wrong, reason) in [
+            (r#"["0.0.0.0:53"]"#, "stands for all addresses"),
+            (r#"["[::]:53"]"#, "stands for all addresses"),
+            (r#"["192.0.2.10"]"#, "not an address with a port"),
+            (r#"["ns.example.com:53"]"#, "not an address with a port"),
+            (r#"["192.0.2.10:53", "192.0.2.10:53"]"#, "listed twice"),
+            ("[]", "lists no address"),
+        ] {
+            let error = read(&format!(r#"{{ "listen": {wrong} }}"#)).unwrap_err();
+            assert!(error.contains(reason), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_replace_the_listening_ones() {
+        let behind_nat = read(r#"{ "listen": ["10.0.0.2:53"], "addresses": ["192.0.2.10", "192.0.2.10"] }"#).unwrap();
+        assert_eq!(behind_nat.public_addresses(), ["192.0.2.10".parse::<IpAddr>().unwrap()]);
+    }
+}

@@ -1,0 +1,325 @@
+//! The built-in DNS responder: asked by dig and over raw sockets, and what `provost.json` may say about it.
+//!
+//! [`chain`] puts it below a signed parent, behind a validating resolver that a CA asks; [`proof`] has `check --live` prove
+//! its delegation, and name the cause where that fails.
+
+mod chain;
+mod proof;
+mod walk;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use hickory_net::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_net::proto::rr::{Name, RecordType};
+use serde_json::{Value, json};
+
+use crate::harness::bind::{dig, program};
+use crate::harness::site::{Lines, Running, Site};
+use crate::harness::{PATIENCE, eventually, namespace, not_run, tool};
+
+const APEX: &str = "_acme-challenge.phones.example.com";
+/// How many TCP connections the responder keeps.
+const MAX_CONNECTIONS: usize = 128;
+
+/// A site whose challenges are published by the responder. No CA answers.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.config["certificate"] = json!({ "acme": {
+        "directory": "https://127.0.0.1:1/dir", "terms_of_service_agreed": true, "keys": ["ecdsa-p256"],
+        "dns": { "responder": { "listen": ["127.0.0.1:0"] }, "zone": APEX, "resolvers": ["127.0.0.1:1"] },
+    } });
+    site
+}
+
+fn dns(site: &mut Site) -> &mut Value {
+    &mut site.config["certificate"]["acme"]["dns"]
+}
+
+/// Where the responder of `server` listens.
+fn address(server: &Running) -> SocketAddr {
+    let line = server.says("DNS responder on ");
+    let text = line.split_once("DNS responder on ").unwrap().1.split(' ').next().unwrap();
+    text.parse().unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+fn query(owner: &str, kind: RecordType) -> Vec<u8> {
+    let mut query = Message::new(4711, MessageType::Query, OpCode::Query);
+    query.add_query(Query::query(Name::from_ascii(owner).unwrap(), kind));
+    query.to_vec().unwrap()
+}
+
+/// Sends `query` on a TCP connection and reads the answer.
+fn over_tcp(stream: &mut TcpStream, query: &[u8]) -> Message {
+    stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], query].concat()).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// What `dig` says in a line of its header: `status: NOERROR` and flags.
+fn header(answer: &str) -> (String, String) {
+    let between = |from: &str, to: &str| {
+        let rest = answer.split_once(from).unwrap_or_else(|| panic!("no {from:?} in {answer}")).1;
+        rest.split(to).next().unwrap().trim().to_owned()
+    };
+    (between("status: ", ","), between(";; flags:", ";"))
+}
+
+#[test]
+fn dig_gets_the_answer_of_each_rule() {
+    if program("dig").is_none() {
+        return not_run("responder::dig_gets_the_answer_of_each_rule", "dig is not installed");
+    }
+    let site = site();
+    let server = site.start();
+    let address = address(&server);
+    let absent = format!("absent.{APEX}");
+    let rows: [(&[&str], &str, &str, &str); 19] = [
+        (&[APEX, "SOA"], "NOERROR", "qr aa rd", "3600\tIN\tSOA\tns.phones.example.com. hostmaster._acme-challenge"),
+        (&[APEX, "NS"], "NOERROR", "qr aa rd", "3600\tIN\tNS\tns.phones.example.com."),
+        (&[APEX, "TXT"], "NOERROR", "qr aa rd", "AUTHORITY SECTION:\n_acme-challenge.phones.example.com. 1 IN SOA"),
+        (&[APEX, "DS"], "NOERROR", "qr aa rd", "AUTHORITY: 1"),
+        (&[APEX, "DNSKEY", "+dnssec"], "NOERROR", "qr aa rd", "flags: do; udp: 1232"),
+        (&[APEX, "CAA"], "NOERROR", "qr aa rd", "ANSWER: 0, AUTHORITY: 1"),
+        (&[APEX, "ANY", "+notcp"], "NOERROR", "qr aa rd", "IN\tHINFO\t\"RFC8482\" \"\""),
+        (&[&absent, "TXT"], "NXDOMAIN", "qr aa rd", "ANSWER: 0, AUTHORITY: 1"),
+        (&["phones.example.com", "A"], "REFUSED", "qr rd", "ANSWER: 0, AUTHORITY: 0"),
+        (&["example.net", "A"], "REFUSED", "qr rd", "ANSWER: 0"),
+        (&["version.bind", "CH", "TXT"], "REFUSED", "qr rd", "ANSWER: 0"),
+        (&[APEX, "IXFR=1", "+notcp"], "REFUSED", "qr", "ANSWER: 0"),
+        (&[APEX, "SOA", "+opcode=notify"], "NOTIMP", "qr rd", "opcode: NOTIFY"),
+        (&[APEX, "SOA", "+opcode=status"], "NOTIMP", "qr rd", "opcode: STATUS"),
+        (&[APEX, "SOA", "+edns=1", "+noednsneg"], "BADVERS", "qr rd", "EDNS: version: 0"),
+        (&[APEX, "SOA", "+ednsopt=65001:00ff"], "NOERROR", "qr aa rd", "ANSWER: 1"),
+        (&[APEX, "SOA", "+cookie=0123456789abcdef"], "NOERROR", "qr aa rd", "COOKIE: 0123456789abcdef01000000"),
+        (&["+header-only", "+cookie"], "NOERROR", "qr rd", "QUERY: 0, ANSWER: 0"),
+        (
+            &["_aCME-CHALLENGE.phoneS.example.COM", "SOA", "+tcp"],
+            "NOERROR",
+            "qr aa rd",
+            "_aCME-CHALLENGE.phoneS.example.COM. 3600 IN SOA",
+        ),
+    ];
+    for (question, status, flags, text) in rows {
+        let answer = dig(address, &[question, &["+noall", "+comments", "+question", "+answer", "+authority"]].concat());
+        assert_eq!(header(&answer), (status.to_owned(), flags.to_owned()), "{question:?}: {answer}");
+        let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plain(&answer).contains(&plain(text)), "{question:?}: no {text:?} in {answer}");
+    }
+    let without = dig(address, &["+noedns", APEX, "SOA"]);
+    assert!(!without.contains("OPT PSEUDOSECTION") && without.contains("ANSWER: 1"), "{without}");
+    let transfer = dig(address, &["AXFR", APEX]);
+    assert!(transfer.contains("Transfer failed"), "{transfer}");
+}
+
+#[test]
+fn udp_over_the_rate_is_truncated_and_refusals_are_dropped() {
+    let site = site();
+    let server = site.start();
+    let address = address(&server);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    let mut buffer = [0; 1500];
+    let mut receive = |timeout: Duration| {
+        socket.set_read_timeout(Some(timeout)).unwrap();
+        let length = socket.recv(&mut buffer).ok()?;
+        Some(Message::from_vec(&buffer[..length]).unwrap())
+    };
+    let (soa, refused) = (query(APEX, RecordType::SOA), query("example.net.", RecordType::A));
+    socket.send(&refused).unwrap();
+    let first = receive(PATIENCE).expect("an answer below the rate");
+    assert_eq!((first.response_code, first.truncation), (ResponseCode::Refused, false));
+    eventually("truncated answers, and none to a refusal", || {
+        for _ in 0..300 {
+            socket.send(&soa).unwrap();
+        }
+        socket.send(&refused).unwrap();
+        let mut answers = Vec::new();
+        while let Some(answer) = receive(Duration::from_millis(300)) {
+            answers.push(answer);
+        }
+        for answer in answers.iter().filter(|answer| answer.response_code == ResponseCode::NoError) {
+            assert_eq!(answer.answers.is_empty(), answer.truncation, "{answer}");
+        }
+        let is_limited = answers.iter().any(|answer| answer.truncation);
+        let is_refused = answers.iter().any(|answer| answer.response_code == ResponseCode::Refused);
+        (is_limited && !is_refused).then_some(())
+    });
+    let answer = over_tcp(&mut connect(address), &soa);
+    assert!(!answer.truncation && answer.answers.len() == 1, "{answer}");
+}
+
+#[test]
+fn a_tcp_connection_takes_several_queries_until_it_is_idle() {
+    let site = site();
+    let server = site.start();
+    let mut stream = connect(address(&server));
+    for _ in 0..3 {
+        assert_eq!(over_tcp(&mut stream, &query(APEX, RecordType::SOA)).answers.len(), 1);
+    }
+    assert_eq!(over_tcp(&mut stream, &query(APEX, RecordType::AXFR)).response_code, ResponseCode::Refused);
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "closed, since nothing more is asked");
+}
+
+#[test]
+fn the_oldest_idle_tcp_connection_makes_room() {
+    let site = site();
+    let server = site.start();
+    let address = address(&server);
+    let soa = query(APEX, RecordType::SOA);
+    let mut all: Vec<TcpStream> = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        let mut stream = connect(address);
+        assert_eq!(over_tcp(&mut stream, &soa).answers.len(), 1);
+        all.push(stream);
+    }
+    // The first were closed; the last one is still served.
+    assert_eq!(all[0].read(&mut [0; 1]).unwrap_or(0), 0);
+    let mut last = connect(address);
+    assert_eq!(over_tcp(&mut last, &soa).answers.len(), 1);
+}
+
+#[test]
+fn responder_settings_that_make_no_sense_are_exit_code_2() {
+    let site = site();
+    let good = site.config.clone();
+    let cases: [(&str, Value, &str); 14] = [
+        ("/responder/listen", json!(["0.0.0.0:53"]), "stands for all addresses"),
+        ("/responder/listen", json!(["[::]:53"]), "stands for all addresses"),
+        ("/responder/listen", json!(["192.0.2.10"]), "not an address with a port"),
+        ("/responder/listen", json!([]), "lists no address"),
+        ("/responder/name_server", json!("bücher.example"), "A-labels"),
+        ("/primary", json!("ns1.example.com"), "\"responder\" excludes \"primary\""),
+        ("/tsig_key_file", json!("k"), "\"responder\" excludes \"tsig_key_file\""),
+        ("/tsig_key_name", json!("provost."), "\"responder\" excludes \"tsig_key_name\""),
+        ("/authorities", json!(["ns1.example.com"]), "\"responder\" excludes \"authorities\""),
+        ("/ttl_s", json!(60), "\"responder\" excludes \"ttl_s\""),
+        ("/settle_s", json!(5), "\"responder\" excludes \"settle_s\""),
+        ("/propagation_timeout_s", json!(120), "\"responder\" excludes \"propagation_timeout_s\""),
+        ("/zone", json!("phones.example.com"), "it holds phones.example.com"),
+        ("/zone", json!("example.com."), "it holds phones.example.com"),
+    ];
+    for (key, value, reason) in cases {
+        let mut wrong = Site::with_ote();
+        wrong.config = good.clone();
+        let (parent, key) = key.rsplit_once('/').unwrap();
+        dns(&mut wrong).pointer_mut(parent).unwrap()[key] = value;
+        for command in ["serve", "check"] {
+            let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_provost"));
+            let ended = tool::run(run.arg(command).arg("--config").arg(wrong.write_config()));
+            assert!(ended.code == 2 && ended.stderr.contains(reason), "{command} {key}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_busy_port_asks_for_an_operator_until_it_is_free() {
+    // In a network of its own, no other process takes the port meanwhile.
+    if !namespace::is_inside("responder::a_busy_port_asks_for_an_operator_until_it_is_free", &[]) {
+        return;
+    }
+    let mut site = site();
+    let other = UdpSocket::bind("127.0.0.1:53").unwrap();
+    let busy = other.local_addr().unwrap();
+    dns(&mut site)["responder"]["listen"] = json!([busy]);
+    let server = site.start();
+    let line = server.says("the DNS responder cannot listen on");
+    assert!(line.contains(&busy.to_string()) && line.contains("ss -lntup"), "{line}");
+    let status = || {
+        let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_provost"));
+        let ended = tool::run(run.args(["certificate", "status", "--json", "--config"]).arg(site.write_config()));
+        serde_json::from_str::<Value>(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+    };
+    let faulty = status()["certificates"][0].clone();
+    assert_eq!(
+        (&faulty["needs_human"], &faulty["state"], &faulty["level"]),
+        (&json!(true), &json!("missing"), &json!("error"))
+    );
+    assert!(faulty["problem"].as_str().unwrap().contains("the DNS responder cannot listen on"), "{faulty}");
+    drop(other);
+    assert_eq!(address(&server), busy);
+    // Now the attempt gets as far as to the CA, which does not answer.
+    eventually("another failure", || {
+        let error = status()["certificates"][0]["last_error"].as_str()?.to_owned();
+        (!error.contains("cannot listen")).then_some(())
+    });
+}
+
+#[test]
+fn the_key_of_the_proofs_is_private_and_survives_a_restart() {
+    let site = site();
+    let file = site.path("state/responder.json");
+    let server = site.start();
+    address(&server);
+    let first = std::fs::read(&file).unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let name = format!("_provost-0123456789abcdef.{APEX}.");
+    let proof = |server: &Running| over_tcp(&mut connect(address(server)), &query(&name, RecordType::TXT)).answers;
+    let before = proof(&server);
+    assert_eq!(before.len(), 1);
+    server.kill();
+    let server = site.start();
+    assert_eq!(proof(&server), before);
+    assert_eq!(std::fs::read(&file).unwrap(), first);
+}
+
+#[test]
+fn print_dns_records_for_updates_names_no_delegation() {
+    let mut site = site();
+    site.config["listen"] = json!(["192.0.2.10:443"]);
+    site.constituency("ote", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+    let mut print = |zone: Value| {
+        *dns(&mut site) = json!({ "primary": "127.0.0.1:1", "tsig_key_file": "absent.key", "zone": zone });
+        let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_provost"));
+        let ended = tool::run(run.args(["print", "dns-records", "--config"]).arg(site.write_config()));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let comments = ended.stdout.lines().filter(|line| line.starts_with("; ")).count();
+        assert!(comments >= 2 && !ended.stdout.contains(" NS "), "{ended:?}");
+        ended.stdout
+    };
+    let within = print(json!("example.com"));
+    assert!(within.contains("; No record for the challenge: provost adds and removes"), "{within}");
+    assert!(within.contains("\note.phones.example.com. A 192.0.2.10\n") && !within.contains("CNAME"), "{within}");
+    let elsewhere = print(json!("acme.example.com"));
+    assert!(elsewhere.contains("_acme-challenge.phones.example.com. CNAME phones.acme.example.com.\n"), "{elsewhere}");
+    assert!(elsewhere.contains("_acme-challenge.ote.phones.example.com. CNAME ote.acme.example.com.\n"), "{elsewhere}");
+}
+
+#[test]
+fn systemd_may_keep_the_udp_socket() {
+    let test = "responder::systemd_may_keep_the_udp_socket";
+    let Some(activate) = program("systemd-socket-activate").filter(|_| program("dig").is_some()) else {
+        return not_run(test, "systemd-socket-activate or dig is not installed");
+    };
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let mut site = site();
+    dns(&mut site)["responder"]["listen"] = json!(["127.0.0.1:53"]);
+    let mut command = std::process::Command::new(activate);
+    command.args(["--datagram", "--listen=127.0.0.1:53", "--fdname=responder", env!("CARGO_BIN_EXE_provost"), "serve"]);
+    command.arg("--config").arg(site.write_config()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let log = Lines::default();
+    log.follow(child.stderr.take().unwrap());
+    // The first query starts the server, which answers it.
+    eventually("an answer", || {
+        let answer = dig("127.0.0.1:53".parse().unwrap(), &["+notcp", APEX, "SOA"]);
+        answer.contains("ANSWER: 1").then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let log = log.all().join("\n");
+    assert!(log.contains("DNS responder on 127.0.0.1:53 (UDP and TCP)"), "{log}");
+}
