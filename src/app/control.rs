@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::acme::{AcmeStatus, Lineage, RenewalCommand};
 use crate::constituency::ConstituencyName;
+use crate::dns::{DnsError, RecordLocation, Responder};
 use crate::phone_history::HistoryHealth;
 use crate::serve::access_log::AccessLog;
 
@@ -43,6 +44,10 @@ pub enum ControlRequest {
         /// The certificate to revoke.
         certificate: Lineage,
     },
+    /// Add the values of a rehearsal's challenge to the zone of the DNS responder.
+    AddChallenge { location: RecordLocation, values: Vec<String> },
+    /// Remove them.
+    RemoveChallenge { location: RecordLocation, values: Vec<String> },
     /// Write all events so far into the phone history.
     Flush,
 }
@@ -52,6 +57,8 @@ pub enum ControlRequest {
 pub(super) struct Control {
     /// Commands to the renewal, if certificates come from ACME.
     pub(super) renewal: Commands,
+    /// The DNS responder, if that publishes challenges.
+    pub(super) responder: Option<Arc<Responder>>,
     pub(super) access: AccessLog,
     pub(super) history: Arc<HistoryHealth>,
 }
@@ -133,6 +140,12 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
     };
     let last = match serde_json::from_str(&line)? {
         ControlRequest::Flush => control.flush().await,
+        ControlRequest::AddChallenge { location, values } => {
+            control.change_challenge(|responder| responder.add(&location, &values))
+        }
+        ControlRequest::RemoveChallenge { location, values } => {
+            control.change_challenge(|responder| responder.remove(&location, &values))
+        }
         ControlRequest::Status => {
             let (reply, status) = oneshot::channel();
             command(RenewalCommand::Status(reply)).await?;
@@ -165,6 +178,17 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
 }
 
 impl Control {
+    fn change_challenge(&self, change: impl FnOnce(&Responder) -> Result<(), DnsError>) -> Reply {
+        let Some(responder) = &self.responder else {
+            return Reply::Failed("the running server has no DNS responder; restart it".to_owned());
+        };
+        let fault = responder.fault().borrow().clone();
+        match fault {
+            Some(fault) => Reply::Failed(fault),
+            None => change(responder).map_or_else(|error| Reply::Failed(error.to_string()), |()| Reply::Done),
+        }
+    }
+
     /// The access log first: what it has not seen yet, the history does not know of.
     async fn flush(&self) -> Reply {
         if self.access.flush().await.is_err() {

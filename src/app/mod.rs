@@ -237,7 +237,7 @@ impl App {
         server.scanner.get_or_init(|| watcher.clone());
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
-            (listener, Control { renewal: commands, access, history })
+            (listener, Control { renewal: commands, responder: source.responder().cloned(), access, history })
         });
         let status = operators.map(|opened| {
             let config = (&config, &publisher);

@@ -13,7 +13,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
 use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
-use crate::acme::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
+use crate::acme::ports::{ChallengeDns, PortFuture, Say};
+use crate::acme::{AcmeFailure, AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::app::control::{ControlRequest, Reply};
 use crate::app::{Solver, exact_names, renewal_parts};
 use crate::ca::KeyKind;
@@ -23,6 +24,7 @@ use crate::certificate::{
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
+use crate::dns::{RecordLocation, Responder};
 use crate::state;
 use crate::wording::counted;
 
@@ -304,13 +306,6 @@ fn date(seconds: i64) -> String {
 }
 
 fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
-    if site.settings.dns.responder().is_some() {
-        bail!(
-            "the DNS responder publishes challenges of the running server alone, so there is no rehearsal with it; provost \
-             check --live proves that its zone is delegated to this server, and {{\"directory\": \"letsencrypt-staging\"}} in \
-             \"acme\" has the server obtain test certificates"
-        );
-    }
     if site.settings.directory != *directory {
         // Settings for one directory do not apply to another.
         site.settings.directory = directory.clone();
@@ -323,7 +318,11 @@ fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> an
     let throw_away = tempfile::tempdir()?;
     let folder = if is_ours(site.state()) { site.state().join("rehearsal") } else { throw_away.path().to_owned() };
     state::private_folder(&folder)?;
-    let parts = site.parts(&folder)?;
+    let mut parts = site.parts(&folder)?;
+    if let Some(dns) = site.settings.dns.responder() {
+        let responder = Responder::open(dns, &site.config.domain, site.state())?;
+        parts.dns = Arc::new(RunningResponder { responder, state: site.state().to_owned() });
+    }
     let result = runtime()?.block_on(async {
         let (progress, mut said) = tokio::sync::mpsc::unbounded_channel();
         let printing = async {
@@ -346,6 +345,63 @@ fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> an
             complain(&failure);
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// The DNS responder of the running server. It has the port, so it publishes the challenges of a rehearsal too.
+struct RunningResponder {
+    /// Only finds the zone. It serves nothing.
+    responder: Responder,
+    state: PathBuf,
+}
+
+impl RunningResponder {
+    fn ask(&self, request: &ControlRequest) -> Result<(), AcmeFailure> {
+        let failed = |reason: String| AcmeFailure::action_required(reason);
+        let replies = server::ask(&self.state, request, Some(STATUS_TIMEOUT));
+        let replies = replies.map_err(|error| AcmeFailure::retry(format!("{error:#}")))?.ok_or_else(|| {
+            failed(
+                "no server is running, whose DNS responder would publish the challenges; start provost serve"
+                    .to_owned(),
+            )
+        })?;
+        for reply in replies {
+            match reply.map_err(|error| AcmeFailure::retry(format!("{error:#}")))? {
+                Reply::Done => return Ok(()),
+                Reply::Failed(reason) => return Err(failed(reason)),
+                Reply::Says(_) | Reply::Status(_) => {}
+            }
+        }
+        Err(failed("the running server does not know this request; restart it".to_owned()))
+    }
+}
+
+impl ChallengeDns for RunningResponder {
+    fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation> {
+        ChallengeDns::locate(&self.responder, challenge_name)
+    }
+
+    fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()> {
+        ChallengeDns::stands_alone(&self.responder, name)
+    }
+
+    fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
+        let (location, values) = (location.clone(), values.to_vec());
+        Box::pin(std::future::ready(self.ask(&ControlRequest::AddChallenge { location, values })))
+    }
+
+    fn remove<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
+        let (location, values) = (location.clone(), values.to_vec());
+        Box::pin(std::future::ready(self.ask(&ControlRequest::RemoveChallenge { location, values })))
+    }
+
+    fn wait_until_visible<'a>(
+        &'a self,
+        location: &'a RecordLocation,
+        values: &'a [String],
+        say: Say<'a>,
+    ) -> PortFuture<'a, ()> {
+        ChallengeDns::wait_until_visible(&self.responder, location, values, say)
     }
 }
 

@@ -154,7 +154,14 @@ fn a_wildcard_is_obtained_below_a_signed_parent() {
     // Two orders in a row: nothing of the first is left in the resolver's cache.
     let renewed = provost(&site, &["certificate", "renew", "--now"]);
     assert_eq!((renewed.code, renewed.stdout.matches("a new certificate is in use").count()), (0, 2), "{renewed:?}");
+    // A rehearsal's challenges are published by the running server.
+    let (directory, root) = (pebble.directory(), pebble.root_file());
+    let rehearse = ["certificate", "rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
+    let rehearsed = provost(&site, &rehearse);
+    assert!(rehearsed.code == 0 && rehearsed.stdout.contains("all went well: 2 certificates"), "{rehearsed:?}");
     phones_are_served_while_the_port_is_busy(&site, server);
+    let alone = provost(&site, &rehearse);
+    assert!(alone.code == 1 && alone.stderr.contains("no server is running"), "{alone:?}");
 }
 
 /// A server that cannot listen on port 53 serves phones, and says that renewal waits for an operator.
