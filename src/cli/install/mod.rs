@@ -210,7 +210,7 @@ fn what_next(place: &InstallPlace) {
     if let Some(key) = key.filter(|key| !place.at(key).exists()) {
         steps.push(format!(
             "make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), add it to the name server, and put it into \
-             {key} (`provost install --tsig-key FILE` copies it to {})",
+             {key} (`provost install --tsig-key FILE` copies it to {}); with \"responder\" in \"dns\" there is no key",
             layout::TSIG_KEY
         ));
     }
