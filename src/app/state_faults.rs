@@ -54,7 +54,8 @@ impl StateFaults {
         if next_check.is_some_and(|next| start < next) {
             return;
         }
-        let (before, now) = (self.current.load_full(), state_faults(config));
+        let before = self.current.load_full();
+        let Some(now) = look(config) else { return };
         let end = clock::monotonic();
         *next_check = Some(end + (end.duration_since(start) * 99).min(MAX_INTERVAL));
         if *before == now {
@@ -81,6 +82,11 @@ impl StateFaults {
 /// The faults of the state directory that `config` names.
 #[must_use]
 pub fn state_faults(config: &Config) -> Vec<StateFault> {
+    look(config).unwrap_or_default()
+}
+
+/// The faults; `None` if too many files are open to see them.
+fn look(config: &Config) -> Option<Vec<StateFault>> {
     let mut faults = Vec::new();
     let unwritable = state::why_unwritable(&config.state);
     if let Some(error) = &unwritable {
@@ -95,6 +101,7 @@ pub fn state_faults(config: &Config) -> Vec<StateFault> {
             STATE_ENTRIES.iter().for_each(|entry| check.entry(entry));
             faults = check.faults;
         }
+        Err(error) if is_out_of_descriptors(&error) => return None,
         Err(error) if unwritable.is_none() && error.kind() != io::ErrorKind::NotFound => {
             faults.extend(folder_fault(&config.state, &error, "nothing can be kept"));
         }
@@ -106,7 +113,11 @@ pub fn state_faults(config: &Config) -> Vec<StateFault> {
         let message = format!("{more} more paths in {} cannot be used", state.display());
         faults.push(StateFault { path: state, message, is_permission: false });
     }
-    faults
+    Some(faults)
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// A check of the state directory.
@@ -240,7 +251,7 @@ fn folders_in(folder: &FolderHandle) -> impl Iterator<Item = Entry> {
 /// The fault of `folder`, which `error` describes. That there are too many open files is none: it says nothing of the
 /// folder.
 fn folder_fault(folder: &Path, error: &io::Error, effect: &str) -> Option<StateFault> {
-    if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::MFILE | Errno::NFILE)) {
+    if is_out_of_descriptors(error) {
         return None;
     }
     let (shown, is_permission) = (folder.display(), error.kind() == io::ErrorKind::PermissionDenied);

@@ -13,7 +13,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use super::schema;
 use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
-use crate::state::FolderHandle;
+use crate::state::{self, FolderHandle};
 
 /// How long SQLite waits for a writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -231,10 +231,11 @@ impl HistoryReader {
 /// SQLite opens files by path and follows symlinks. So root acts as the folder's owner meanwhile, and a symlink reveals
 /// only what the owner can read anyway. This function reports errors that SQLite would not explain.
 fn find(path: &Path) -> io::Result<Option<(FolderHandle, bool)>> {
-    let (folder, name) = match FolderHandle::of_file(path) {
+    let folder = match state::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        found => found?,
+        folder => folder?,
     };
+    let name = path.file_name().unwrap_or_default().to_owned();
     if !folder.has(&name)? {
         return Ok(None);
     }

@@ -236,7 +236,7 @@ fn stalled_handshakes_do_not_block_others() {
 
 #[test]
 fn phones_connecting_at_once_are_all_served_at_a_low_limit() {
-    const PHONES: usize = 200;
+    const PHONES: usize = 100;
     for places in [4, 32] {
         let mut site = site();
         site.config["limits"]["unfinished_handshakes"] = places.into();

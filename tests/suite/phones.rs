@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::harness::bind::dead_address;
 use crate::harness::pki::{FACTORY, OTHER_FACTORY, SERVER_CA};
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::tool::{Ended, provost};
@@ -175,12 +176,11 @@ fn failed_boot_reports_its_reason() {
 
 #[test]
 fn connection_refused_is_reported_as_not_provisioned() {
-    // A port that was just free.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dead = dead_address();
     let booth = PhoneRunner::new();
     let url = format!("https://ote.{DOMAIN}/");
     let args = ["phone", "--url", &url, "--mac", VVX500, "--certificate", "device.pem", "--key", "device.key"];
-    let ended = provost(booth.0.path(), &[&args[..], &["--ca", "ca.pem", "--resolve", &free]].concat());
+    let ended = provost(booth.0.path(), &[&args[..], &["--ca", "ca.pem", "--resolve", &dead.to_string()]].concat());
     assert_eq!(ended.code, 1, "{}{}", ended.stdout, ended.stderr);
     let last = ended.stdout.lines().last().unwrap();
     assert!(last.starts_with("not provisioned: ") && last.contains("refused"), "{last}");

@@ -226,8 +226,9 @@ fn activated_sockets_are_matched_by_address() {
     if !is_here("activated_sockets_are_matched_by_address", "systemd-socket-activate") {
         return;
     }
-    // systemd's own program opens them, and starts the service at the first connection.
-    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    // systemd's own program opens them, and starts the service at the first connection. No other test uses this address,
+    // so none takes the ports meanwhile.
+    let free = [(); 2].map(|()| TcpListener::bind("127.7.7.8:0").unwrap());
     let addresses = free.each_ref().map(|listener| listener.local_addr().unwrap());
     drop(free);
     let mut site = Site::with_ote();

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::bind::program;
 use super::site::Lines;
-use super::{PATIENCE, Watch, eventually, not_run};
+use super::{Watch, eventually, not_run};
 
 /// The key of an element's identifier in `WebDriver` answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -186,7 +186,7 @@ impl Browser {
         loop {
             match attempt() {
                 Ok(done) => return done,
-                Err(error) => assert!(!watch.is_past(PATIENCE), "{error}"),
+                Err(error) => assert!(!watch.is_over(), "{error}"),
             }
         }
     }

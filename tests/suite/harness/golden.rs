@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::Watch;
 use super::tool::run;
-use super::{PATIENCE, Watch};
 
 /// If this variable is 1, the files are written instead of compared.
 const ACCEPT: &str = "PROVOST_ACCEPT_OUTPUTS";
@@ -45,7 +45,7 @@ impl Golden {
             let found: Vec<String> = find().into_iter().collect();
             stable = if last.as_ref() == Some(&found) { stable + 1 } else { 0 };
             let is_done = if is_accepted() { stable >= STABLE_LOOKS } else { text(found.clone()) == expected };
-            if is_done || watch.is_past(PATIENCE) {
+            if is_done || watch.is_over() {
                 break found;
             }
             last = Some(found);

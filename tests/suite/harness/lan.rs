@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::Watch;
 use super::tool::{copy_program, run};
-use super::{PATIENCE, Watch};
 
 /// The server's end, with the address [`SERVER`]/24.
 const SERVER_END: &str = "lan0";
@@ -109,7 +109,7 @@ impl DhcpServer {
         let socket = client_socket();
         let discover = discover(mac, wanted, lease);
         let watch = Watch::start();
-        while !watch.is_past(PATIENCE) {
+        while !watch.is_over() {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the DHCP server ended with {status}:\n{}", self.log());
             }

@@ -43,7 +43,7 @@ pub mod tls;
 pub mod tool;
 pub mod unbound;
 
-pub use patience::{PATIENCE, Watch, eventually, within_a_second};
+pub use patience::{PATIENCE, Watch, eventually, patience, within_a_second};
 
 /// Phones of the documentation range: the first two are listed in policies, the third is not.
 pub const VVX500: &str = "00005e00530c";

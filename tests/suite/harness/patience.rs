@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// The timeout of everything that a test waits for.
+/// The timeout of everything that a test waits for, on a machine that is not overloaded.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Added to every limit on the server's own slowness. Other virtual machines on the same host take processors and disks
@@ -75,7 +75,7 @@ impl Watch {
     /// Whether everything that a test waits for should have happened. On an overloaded machine the limit grows with the
     /// number of waiting processes.
     pub fn is_over(&self) -> bool {
-        self.is_past(PATIENCE) && self.is_past(PATIENCE.mul_f64(crowding()))
+        self.is_past(PATIENCE) && self.is_past(patience())
     }
 
     /// Fails the test if `what` took longer than `time` and some slack, suspensions excluded. On an overloaded machine the
@@ -113,6 +113,11 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
     let took = watch.elapsed();
     watch.at_most(Duration::from_secs(1), what);
     (found, took)
+}
+
+/// The timeout of everything that a test waits for, on the machine as it is now.
+pub fn patience() -> Duration {
+    PATIENCE.mul_f64(crowding())
 }
 
 /// How many processes there are per processor, at least 1: the factor for time limits.

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use super::site::{Running, Site};
 use super::socket::uninterrupted;
 use super::tool::{self, copy_program, run};
-use super::{PATIENCE, Watch};
+use super::{Watch, patience};
 
 /// A user ID that owns nothing, so that other users' files are closed to it.
 const USER: u32 = 64_123;
@@ -43,7 +43,7 @@ impl NotifySocket {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(patience())).unwrap();
         for (path, mode) in [(folder.path(), 0o755), (&*path, 0o777)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -64,7 +64,7 @@ impl NotifySocket {
         let watch = Watch::start();
         loop {
             let reported = self.next();
-            assert!(!watch.is_past(PATIENCE), "no {start}, but {reported:?}");
+            assert!(!watch.is_over(), "no {start}, but {reported:?}");
             if reported.iter().any(|line| line.starts_with(start)) {
                 return reported;
             }
@@ -77,7 +77,7 @@ impl NotifySocket {
         let watch = Watch::start();
         let mut reported = Vec::new();
         while !starts.iter().all(|start| reported.iter().any(|line: &String| line.starts_with(start))) {
-            assert!(!watch.is_past(PATIENCE), "not all of {starts:?}, but {reported:?}");
+            assert!(!watch.is_over(), "not all of {starts:?}, but {reported:?}");
             reported.extend(self.next());
         }
         reported
