@@ -1,6 +1,7 @@
 //! Our DNS client with real BIND and Knot: where records go, adding and removing them, refusals, authorities.
 
 mod grants;
+mod key_files;
 mod propagation;
 mod record_locations;
 mod refusals;
