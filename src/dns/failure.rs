@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use hickory_net::proto::op::ResponseCode;
 
 use super::grant::UpdateGrant;
+use super::settings::{Host, HostPort, PORT};
 use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
 use crate::clock::rfc3339;
@@ -14,7 +15,7 @@ use crate::clock::rfc3339;
 pub enum DnsError {
     #[error("{0}")]
     Setting(String),
-    #[error("no resolver says which {kind} records {name} has: {}; others can be named in \"dns\".\"resolvers\"", .reasons.join("; "))]
+    #[error("no resolver says which {kind} records {name} has: {}; others can be named in \"dns\".\"resolvers\"{}", .reasons.join("; "), servfail_note(.name, .reasons))]
     Resolve { name: String, kind: String, reasons: Vec<String> },
     #[error("the CNAME records of {} lead nowhere: {}", .chain.first().map_or("the challenge", String::as_str), .chain.join(" → "))]
     CnameChain { chain: Vec<String> },
@@ -42,9 +43,9 @@ pub enum DnsError {
     NoAuthorities { zone: String },
     #[error("no name server of {zone} answers: {}; if others are asked by the CA, name them in \"dns\".\"authorities\"", .silent.join("; "))]
     AuthoritiesSilent { zone: String, silent: Vec<String> },
-    #[error("after {waited_s} s the TXT records of {name} are not everywhere: {}; is NOTIFY allowed to reach these servers, or their refresh interval longer than \"dns\".\"propagation_timeout_s\"?", .lagging.join("; "))]
+    #[error("{}", causes(&format!("after {waited_s} s the TXT records of {name} are not everywhere: {}", .lagging.join("; ")), &lagging_causes(.name)))]
     NotVisible { name: String, waited_s: u64, lagging: Vec<String> },
-    #[error("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}; is NOTIFY allowed to reach these servers?", .lagging.join("; "))]
+    #[error("{}", causes(&format!("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}", .lagging.join("; ")), &lagging_causes(.name)))]
     NotGone { name: String, waited_s: u64, lagging: Vec<String> },
     #[error("the name servers of {parent} do not lead {name} to the DNS responder; publish there: {records}")]
     NotDelegated { name: String, parent: String, records: String },
@@ -144,9 +145,19 @@ impl std::fmt::Display for RefusedUpdate {
 }
 
 impl RefusedUpdate {
+    /// The answer, and its likely causes. An answer is the same for several causes, and only the primary's operator can
+    /// tell them apart.
     fn why(&self) -> String {
-        let Self { zone, key, algorithm, .. } = self;
-        let grant = UpdateGrant::new(key, &self.name, zone);
+        let Self { primary, zone, key, algorithm, name, .. } = self;
+        let grant = UpdateGrant::new(key, name, zone);
+        let frozen = format!(
+            "the zone is frozen (BIND: `rndc zonestatus {zone}` shows \"frozen: yes\", and `rndc thaw {zone}` ends that; Knot: \
+             `knotc zone-status {zone} +freeze`, `knotc zone-thaw {zone}`)"
+        );
+        let powerdns_key = format!(
+            "PowerDNS answers so to an unknown key, a wrong secret and a wrong algorithm (`pdnsutil list-tsig-keys` must show \
+             {key} with {algorithm} and the secret of \"tsig_key_file\"; the log of pdns_server says which of them differs)"
+        );
         match self.refusal {
             Refusal::BadSig => format!(
                 "BADSIG, the secret of the key {key} is another one there; copy the key file from the primary again (\"tsig_key_file\")"
@@ -156,13 +167,24 @@ impl RefusedUpdate {
             ),
             Refusal::BadTime { ours, theirs } => bad_time(ours, theirs),
             Refusal::OtherTsig(code) => format!("TSIG error {code}; see the primary's log"),
-            Refusal::Code(ResponseCode::Refused) => {
-                format!(
-                    "REFUSED, its policy does not let the key {key} do this; add: {grant} (if it is there, then this is a secondary: \"dns\".\"primary\" must name the primary)"
-                )
-            }
-            Refusal::Unsigned(ResponseCode::Refused) => format!(
-                "REFUSED without looking at the key; is this the primary of {zone} (\"dns\".\"primary\"), and does it take updates from this address and by this key? {grant}"
+            Refusal::Code(ResponseCode::Refused) => causes(
+                &format!("REFUSED, signed with the key {key}, so the key is valid there"),
+                &[
+                    format!("its policy does not permit this key to do this; add: {grant}"),
+                    frozen,
+                    format!(
+                        "this is a secondary (`dig SOA {zone}` shows the primary first; \"dns\".\"primary\" must name that)"
+                    ),
+                ],
+            ),
+            Refusal::Unsigned(ResponseCode::Refused) => causes(
+                "REFUSED, not signed, so the key was not used",
+                &[
+                    format!(
+                        "it is not the primary of {zone} (\"dns\".\"primary\"), or takes no updates by this key from this address: {grant}"
+                    ),
+                    powerdns_key,
+                ],
             ),
             Refusal::Code(ResponseCode::NotAuth) | Refusal::Unsigned(ResponseCode::NotAuth) => format!(
                 "NOTAUTH, it is not the primary of a zone {zone}; correct \"dns\".\"primary\" or \"dns\".\"zone\" (if it is, then its policy: {grant})"
@@ -172,9 +194,22 @@ impl RefusedUpdate {
                     "NOTZONE, the name is not in {zone}; correct \"dns\".\"zone\", or leave it out so that the zone is found"
                 )
             }
-            Refusal::Code(ResponseCode::ServFail) | Refusal::Unsigned(ResponseCode::ServFail) => {
-                "SERVFAIL; often it may not write the zone's file or journal: see its log".to_owned()
-            }
+            Refusal::Code(ResponseCode::ServFail) | Refusal::Unsigned(ResponseCode::ServFail) => causes(
+                "SERVFAIL",
+                &[
+                    "it cannot write the zone's file or journal (its log: \"permission denied\", or a full disk)"
+                        .to_owned(),
+                    format!(
+                        "the name has too many TXT records, BIND accepts 100 (`dig +short TXT {name} @{} | wc -l` counts them; \
+                         remove stale ones)",
+                        dig_server(primary)
+                    ),
+                    format!(
+                        "the zone is not loaded, because its journal does not fit its file (BIND: `rndc zonestatus {zone}`; its \
+                         log: \"journal out of sync\"; after a backup, remove the .jnl file and `rndc reload {zone}`)"
+                    ),
+                ],
+            ),
             Refusal::Code(ResponseCode::NotImp) | Refusal::Unsigned(ResponseCode::NotImp) => {
                 "NOTIMP, it takes no updates at all (RFC 2136); name another in \"dns\".\"primary\"".to_owned()
             }
@@ -190,6 +225,58 @@ impl RefusedUpdate {
             }
         }
     }
+}
+
+/// What was observed, and its likely causes, each with what tells it from the others.
+fn causes(observed: &str, causes: &[String]) -> String {
+    let causes: Vec<String> = causes.iter().enumerate().map(|(at, cause)| format!("({}) {cause}", at + 1)).collect();
+    format!("{observed}; likely causes: {}", causes.join("; "))
+}
+
+/// Why servers do not have the change that the primary has applied.
+fn lagging_causes(name: &str) -> [String; 2] {
+    [
+        format!(
+            "these servers copy the zone too late: NOTIFY does not reach them, or their refresh interval is longer than \
+             \"dns\".\"propagation_timeout_s\" (`dig +short SOA ZONE @SERVER` shows a lower serial there than at the primary)"
+        ),
+        format!(
+            "the primary has views, and the key or this host's address selects another one for the update than for the \
+             question (`dig TXT {name} @PRIMARY` shows the records only with `-k` and the key file): let the update reach the \
+             public's view, or name in \"dns\".\"authorities\" servers that show the updated one to the CA"
+        ),
+    ]
+}
+
+/// What else SERVFAIL may mean.
+fn servfail_note(name: &str, reasons: &[String]) -> String {
+    if !reasons.iter().any(|reason| reason.contains(ResponseCode::ServFail.to_str())) {
+        return String::new();
+    }
+    causes(
+        "; the resolver tried and failed",
+        &[
+            "the primary has not loaded the zone (BIND: `rndc zonestatus ZONE` says so, and its log why, such as \"journal out \
+             of sync\"; then, after a backup, remove the .jnl file and `rndc reload ZONE`)"
+                .to_owned(),
+            format!("the zone's DNSSEC signatures are wrong (`dig +cd SOA {name}` answers then, and `delv SOA {name}` says why)"),
+            format!("no name server of the zone answers the resolver (`dig +trace SOA {name}` names those that do not)"),
+        ],
+    )
+}
+
+/// A server as dig takes it after `@`.
+fn dig_server(server: &str) -> String {
+    HostPort::parse(server).map_or_else(
+        |_| server.to_owned(),
+        |HostPort { host, port }| {
+            let host = match host {
+                Host::Address(address) => address.to_string(),
+                Host::Name(name) => name,
+            };
+            if port == PORT { host } else { format!("{host} -p {port}") }
+        },
+    )
 }
 
 fn bad_time(ours: i64, theirs: Option<i64>) -> String {

@@ -55,13 +55,15 @@ impl UpdateGrant {
     }
 }
 
-/// The text for error messages, for both servers.
+/// The text for error messages, for each server. PowerDNS permits a key all names of a zone or none.
 impl fmt::Display for UpdateGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.bind_lines().collect();
         write!(f, "BIND, in update-policy of zone {}: `{}`", self.zone, lines.join(" "))?;
         let names = self.names.join(", ");
-        write!(f, "; Knot: an acl with `key: {}`, `action: update`, `update-owner-name: [{names}]`", self.key)
+        write!(f, "; Knot: an acl with `key: {}`, `action: update`, `update-owner-name: [{names}]`", self.key)?;
+        let (zone, key) = (self.zone.trim_end_matches('.'), self.key.trim_end_matches('.'));
+        write!(f, "; PowerDNS: `pdnsutil set-meta {zone} TSIG-ALLOW-DNSUPDATE {key}` and `dnsupdate=yes` in pdns.conf")
     }
 }
 
@@ -81,6 +83,7 @@ mod tests {
         assert!(grant.bind_policy().contains("zone \"example.com\" {"));
         assert!(grant.knot_acl().contains("update-owner-name: [_acme-challenge.phones.example.com.]"));
         assert!(grant.to_string().contains(line));
+        assert!(grant.to_string().contains("`pdnsutil set-meta example.com TSIG-ALLOW-DNSUPDATE provost`"));
     }
 
     #[test]

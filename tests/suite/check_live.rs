@@ -292,7 +292,8 @@ fn live_check_reports_every_problem_in_one_run() {
                 address that this server has in public: *.phones.example.com. A ADDRESS (AAAA for IPv6)";
     let refused = "error: dns: the DNS primary ";
     let missing = format!(
-        "REFUSED, its policy does not let the key provost. do this; add: BIND, in update-policy of zone example.com.: `{POLICY}`"
+        "REFUSED, signed with the key provost., so the key is valid there; likely causes: (1) its policy does not permit this \
+         key to do this; add: BIND, in update-policy of zone example.com.: `{POLICY}`"
     );
     finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), "refused"), (refused, &missing)]);
 

@@ -4,6 +4,7 @@ mod grants;
 mod key_files;
 mod propagation;
 mod record_locations;
+mod refusal_causes;
 mod refusals;
 mod updates;
 

@@ -8,7 +8,7 @@ use super::{CHALLENGE, FOREIGN_VALUE, POLICY, example, open, place, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
 use crate::harness::knot::{self, Knot};
 
-async fn refused(dns: &Dns, place: &RecordLocation) -> DnsError {
+pub(super) async fn refused(dns: &Dns, place: &RecordLocation) -> DnsError {
     let one = values(&["one"]);
     let added = dns.add(place, &one).await.unwrap_err();
     let removed = dns.remove(place, &one).await.unwrap_err();
@@ -17,19 +17,19 @@ async fn refused(dns: &Dns, place: &RecordLocation) -> DnsError {
 }
 
 #[track_caller]
-fn says(error: &DnsError, parts: &[&str]) {
+pub(super) fn says(error: &DnsError, parts: &[&str]) {
     for part in parts {
         assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
     }
 }
 
-fn refusal(error: &DnsError) -> Refusal {
+pub(super) fn refusal(error: &DnsError) -> Refusal {
     let DnsError::Refused(refused) = error else { panic!("{error}") };
     refused.refusal
 }
 
 /// Settings with a key that differs from the server's.
-fn with_other_key(settings: &DnsSettings, file: &std::path::Path, name: &str, algorithm: &str) -> Dns {
+pub(super) fn with_other_key(settings: &DnsSettings, file: &std::path::Path, name: &str, algorithm: &str) -> Dns {
     let other = BindConfig::new().key(name, algorithm).primary("example.net", "", "").start();
     std::fs::copy(other.key_file(name), file).unwrap();
     open(&DnsSettings { tsig_key_file: file.to_owned(), ..settings.clone() })

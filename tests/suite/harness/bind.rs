@@ -23,6 +23,8 @@ pub struct BindConfig {
     first_zone: Option<String>,
     recursion: bool,
     more_addresses: String,
+    /// A key: messages that it signs see another copy of the zones.
+    view_of: Option<String>,
 }
 
 /// A running server. Dropped, it is killed and waited for.
@@ -30,8 +32,13 @@ pub struct Bind {
     folder: tempfile::TempDir,
     child: Child,
     pub address: SocketAddr,
+    control: SocketAddr,
     log: Lines,
 }
+
+/// The key of rndc, on a port that only this test knows.
+const CONTROL_KEY: &str =
+    "key \"control\" { algorithm hmac-sha256; secret \"Y29udHJvbC1jb250cm9sLWNvbnRyb2wtY29udHJvbA==\"; };\n";
 
 /// Whether BIND is installed; if not, `test` is reported as NOT RUN.
 pub fn is_here(test: &str) -> bool {
@@ -132,13 +139,19 @@ impl BindConfig {
         self
     }
 
+    /// Shows messages signed with `key` other copies of the zones than all others.
+    pub fn in_views(mut self, key: &str) -> Self {
+        self.view_of = Some(key.to_owned());
+        self
+    }
+
     fn zone(mut self, zone: &str, clauses: &str) -> Self {
         writeln!(self.zones, "zone \"{zone}\" {{ {clauses} }};").unwrap();
         self.first_zone.get_or_insert_with(|| zone.to_owned());
         self
     }
 
-    fn write(&self, folder: &Path, address: SocketAddr) -> PathBuf {
+    fn write(&self, folder: &Path, address: SocketAddr, control: SocketAddr) -> PathBuf {
         let keys: String = self.keys.iter().map(|(_, text)| text.as_str()).collect();
         std::fs::write(folder.join("keys.conf"), keys).unwrap();
         for (name, text) in &self.keys {
@@ -148,6 +161,7 @@ impl BindConfig {
         }
         for (zone, text) in &self.files {
             std::fs::write(folder.join(format!("{zone}.zone")), text).unwrap();
+            std::fs::write(folder.join(format!("{zone}.zone.public")), text).unwrap();
         }
         let (ip, port, recursion) = (address.ip(), address.port(), if self.recursion { "yes" } else { "no" });
         let (folder_name, more) = (folder.display(), &self.more_addresses);
@@ -157,12 +171,25 @@ impl BindConfig {
              session-keyfile \"{folder_name}/session.key\";\n  listen-on port {port} {{ {ip};{more} }};\n  \
              listen-on-v6 {{ none; }};\n  recursion {recursion};\n  allow-query {{ any; }};\n  \
              allow-transfer {{ any; }};\n  dnssec-validation no;\n  notify no;\n  empty-zones-enable no;\n}};\n\
-             controls {{ }};\n{}",
-            self.zones
+             {CONTROL_KEY}controls {{ inet {} port {} allow {{ any; }} keys {{ \"control\"; }}; }};\n{}",
+            control.ip(),
+            control.port(),
+            self.views()
         );
+        std::fs::write(folder.join("rndc.conf"), CONTROL_KEY).unwrap();
         let file = folder.join("named.conf");
         std::fs::write(&file, text).unwrap();
         file
+    }
+
+    /// The zones, in views if there are some.
+    fn views(&self) -> String {
+        let Some(key) = &self.view_of else { return self.zones.clone() };
+        let public = self.zones.replace(".zone\"", ".zone.public\"");
+        format!(
+            "view \"signed\" {{ match-clients {{ key {key}; }};\n{}}};\nview \"public\" {{ match-clients {{ any; }};\n{public}}};\n",
+            self.zones
+        )
     }
 
     /// Starts it and waits until it answers for its first zone.
@@ -178,11 +205,11 @@ impl BindConfig {
     }
 
     fn try_at(&self, address: SocketAddr) -> Option<Bind> {
-        let folder = tempfile::tempdir().unwrap();
-        let config = self.write(folder.path(), address);
+        let (folder, control) = (tempfile::tempdir().unwrap(), free_address());
+        let config = self.write(folder.path(), address, control);
         let (child, log) = run_named(folder.path(), &config);
         // Dropped, it is killed.
-        let mut bind = Bind { folder, child, address, log };
+        let mut bind = Bind { folder, child, address, control, log };
         answers(address, self.first_zone.as_deref().unwrap_or("."), &mut bind.child, &bind.log).then_some(bind)
     }
 }
@@ -305,6 +332,25 @@ impl Bind {
         let mut command = Command::new(program("nsupdate").unwrap());
         let ended = tool::run(command.arg("-k").arg(self.key_file(key)).arg(file));
         assert_eq!(ended.code, 0, "{}", ended.stderr);
+    }
+
+    /// Ends it, edits its folder, and starts it again.
+    pub fn restart(&mut self, edit: impl FnOnce(&Path)) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        edit(self.folder.path());
+        (self.child, self.log) = run_named(self.folder.path(), &self.folder.path().join("named.conf"));
+        eventually("named to run", || self.log.all().iter().any(|line| line.ends_with(" running")).then_some(()));
+    }
+
+    /// Runs `rndc`; what it prints.
+    pub fn rndc(&self, args: &[&str]) -> String {
+        let mut command = Command::new(program("rndc").unwrap());
+        command.arg("-c").arg(self.folder.path().join("rndc.conf")).args(["-y", "control", "-s"]);
+        let (ip, port) = (self.control.ip().to_string(), self.control.port().to_string());
+        let ended = tool::run(command.args([&ip, "-p", &port]).args(args));
+        assert_eq!(ended.code, 0, "{args:?}: {}", ended.stderr);
+        ended.stdout
     }
 
     /// What it has logged.

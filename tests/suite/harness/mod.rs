@@ -12,6 +12,7 @@
 //! - [`pages`]: the manual.
 //! - [`patience`]: timeouts, and time limits on a machine that is overloaded or suspended.
 //! - [`pebble`]: a test CA as a process.
+//! - [`pdns`]: PowerDNS.
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.
 //! - [`site`]: folders and `provost.json`; the server as a process.
@@ -35,6 +36,7 @@ pub mod pages;
 pub mod patience;
 pub mod pebble;
 pub mod pki;
+pub mod pdns;
 pub mod prometheus;
 pub mod site;
 pub mod socket;
