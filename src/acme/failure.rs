@@ -71,6 +71,12 @@ impl AcmeFailure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// Adds `note` to the message.
+    #[must_use]
+    pub(super) fn with_note(self, note: &str) -> Self {
+        Self { message: self.message + note, ..self }
+    }
+
     /// A file of the state directory cannot be written or read.
     pub(super) fn disk(what: &str, error: &std::io::Error) -> Self {
         Self::action_required(format!("{what} cannot be kept in the state directory: {error}"))

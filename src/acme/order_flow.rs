@@ -8,8 +8,8 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use super::check::{check, check_new, choose_chain};
 use super::failure::{AcmeFailure, FailureKind};
 use super::ports::{Ca, Order, OrderStatus};
-use super::rate_limit::{Limit, RateLimit};
-use super::schedule::is_clock_wrong;
+use super::rate_limit::Limit;
+use super::schedule::{ARI_INTERVAL, Deadline, DueReason, is_clock_wrong};
 use super::store::{PendingOrder, StoredLineage, StoredMeta};
 use super::{Lineage, Renewer};
 use crate::dns::RecordLocation;
@@ -245,7 +245,12 @@ impl Renewer {
         let unusable = |error| useless(format!("the certificate from the CA is not used: {error}"));
         let checked = check(chain, &key).map_err(unusable)?;
         check_new(&checked, &under_way.record.names, self.parts.world.now()).map_err(unusable)?;
-        let meta = StoredMeta { directory: under_way.record.directory.clone(), stored: self.parts.world.now() };
+        let now = self.parts.world.now();
+        let meta = StoredMeta {
+            directory: under_way.record.directory.clone(),
+            stored: now,
+            ari_floor: self.next_ari_floor(lineage, now),
+        };
         self.store.save(lineage, chain, &key, &meta).map_err(|error| AcmeFailure::disk("the certificate", &error))?;
         Ok(StoredLineage { checked, meta })
     }
@@ -289,13 +294,22 @@ impl Renewer {
         kept.map_err(|error| AcmeFailure::disk("the order", &error))
     }
 
-    /// Fails if `limit` has less than `count` left.
+    /// Fails if `limit` has less than `count` left. One certificate of the week is kept back for a lineage without a
+    /// valid one; this lineage is one, too, once its certificate has expired.
     fn may_spend(&self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
         let now = self.parts.world.now();
-        let wait = |budget: &RateLimit| budget.wait(limit, count, now);
-        match self.memory.at(directory).budget(lineage, limit).map_or(0, wait) {
+        let budget = self.memory.at(directory).budget(lineage, limit);
+        let wait = |count: i64| budget.map_or(0, |budget| budget.wait(limit, count, now));
+        if limit != Limit::Certificates || self.due(lineage, now).reason == DueReason::Missing {
+            return if wait(count) == 0 { Ok(()) } else { Err(overdrawn(limit, wait(count))) };
+        }
+        let left = self.validity(lineage).map_or(0, |validity| validity.left(now));
+        match wait(count + 1).min(wait(count).max(left + 1)) {
             0 => Ok(()),
-            wait => Err(overdrawn(limit, wait)),
+            wait => {
+                Err(overdrawn(limit, wait)
+                    .with_note("; one certificate is kept back, in case one is missing or revoked"))
+            }
         }
     }
 
@@ -313,6 +327,15 @@ impl Renewer {
         let _ = self.memory.keep();
     }
 }
+    /// From when a window may make the new certificate of `lineage` due.
+    fn next_ari_floor(&self, lineage: &Lineage, now: i64) -> Option<Deadline> {
+        let due = self.due(lineage, now);
+        if due.reason == DueReason::Window && due.at <= now {
+            return Some(Deadline::after(now, ARI_INTERVAL));
+        }
+        self.held.get(lineage).and_then(|stored| stored.meta.ari_floor)
+    }
+
 
 /// The limit to which an order is charged.
 fn order_limit(lineage: &Lineage) -> Limit {
@@ -350,7 +373,7 @@ fn overdrawn(limit: Limit, wait: i64) -> AcmeFailure {
         Limit::ExactOrders => "orders for exact names",
         Limit::ExactCertificates => "certificates for exact names",
     };
-    AcmeFailure::retry(format!("our own budget of {what} is used up, so that the CA's limits stay far"))
+    AcmeFailure::retry(format!("local rate limit for {what} reached, which is below the CA's"))
         .after(Some(wait))
         .with_sign(FailureKind::Budget)
 }

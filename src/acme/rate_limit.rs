@@ -22,7 +22,8 @@ pub(super) enum Limit {
     Validations,
     /// The same, per day: after many failures in a row the CA pauses a name until an operator acts.
     DailyValidations,
-    /// Certificates for the same names (5 in 7 days), unless the CA asked for the renewal.
+    /// Certificates for the same names (5 in 7 days), unless the CA asked for the renewal. A renewal leaves one for a
+    /// certificate that is missing or revoked.
     Certificates,
     /// Certificates that the CA asked for. Its own limits exempt them; this one stops a loop.
     WantedCertificates,

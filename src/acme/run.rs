@@ -235,7 +235,10 @@ impl Renewer {
         })?;
         ca.open().await?;
         ca.revoke(stored.checked.leaf()).await?;
-        self.memory.of_mut(lineage).revoked = true;
+        let attempts = self.memory.of_mut(lineage);
+        attempts.revoked = true;
+        // Our own limits keep one certificate back for this.
+        attempts.waits.clear();
         self.remember();
         Ok(())
     }

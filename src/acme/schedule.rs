@@ -1,7 +1,9 @@
 //! When to renew. Pure: the time and random numbers are arguments.
 //!
 //! 1. The CA may name a window (ARI, RFC 9773). A time in it is chosen once, and kept while the window stays the same.
-//!    Let's Encrypt exempts a renewal inside the window from its rate limits, so it should happen there.
+//!    Let's Encrypt exempts a renewal inside the window from its rate limits, so it should happen there. A window makes a
+//!    certificate due early at most once in [24 hours](ARI_INTERVAL): a CA whose windows are always past would otherwise
+//!    be sent orders in a loop.
 //! 2. Without a window: when a third of the lifetime is left, half if the lifetime is under ten days, a little earlier
 //!    at random, so that a thousand servers do not come at once.
 //! 3. After a failure: backoff of 1, 10, 100 minutes, then the shorter of a day and a twentieth of the lifetime, ±20 %.
@@ -23,6 +25,27 @@ pub(super) const DAY: i64 = 24 * HOUR;
 const SHORT_LIFETIME: i64 = 10 * DAY;
 /// The longest Retry-After that we accept; no CA has a limit that long.
 const LONGEST_WAIT: i64 = 30 * DAY;
+
+/// The least time between two renewals of a certificate that only a window made due.
+pub(super) const ARI_INTERVAL: i64 = DAY;
+
+/// When a certificate is due, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) at: i64,
+    pub(super) reason: DueReason,
+}
+
+/// Why a certificate is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DueReason {
+    /// There is no valid one for the names: none at all, or it has expired or was revoked.
+    Missing,
+    /// The CA's window is before the time that its age calls for.
+    Window,
+    /// Its age.
+    Age,
+}
 
 /// When a CA wants a certificate renewed, Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,13 +106,25 @@ impl Deadline {
     }
 }
 
-/// When to renew a certificate; 0, at once, if there is none.
-pub(super) fn renewal_time(validity: Option<&Validity>, window: Option<&ChosenWindow>, random: f64) -> i64 {
-    let Some(validity) = validity else { return 0 };
-    match window {
-        // A late window must not let the certificate expire.
-        Some(window) => window.chosen.min(validity.not_after - validity.lifetime() / 10),
-        None => default_time(validity, random),
+impl Due {
+    pub(super) const MISSING: Self = Self { at: 0, reason: DueReason::Missing };
+
+    /// When to renew a valid certificate. A window that comes before the time that its age calls for counts only from
+    /// `ari_floor` on.
+    pub(super) fn of(validity: &Validity, window: Option<&ChosenWindow>, ari_floor: Option<i64>, random: f64) -> Self {
+        let by_age = default_time(validity, random);
+        match window {
+            None => Self { at: by_age, reason: DueReason::Age },
+            Some(window) if window.chosen < by_age => {
+                let at = ari_floor.map_or(window.chosen, |floor| window.chosen.max(floor).min(by_age));
+                Self { at, reason: DueReason::Window }
+            }
+            // A late window must not let the certificate expire.
+            Some(window) => {
+                let latest = validity.not_after - validity.lifetime() / 10;
+                Self { at: window.chosen.min(latest), reason: DueReason::Age }
+            }
+        }
     }
 }
 
@@ -143,12 +178,24 @@ mod tests {
     fn without_ari_renewal_is_at_a_third_or_half_of_lifetime() {
         for (days, left) in [(90, 30), (64, 21), (45, 15), (6, 3)] {
             let validity = lasting(days);
-            let at = renewal_time(Some(&validity), None, 0.0);
+            let at = Due::of(&validity, None, None, 0.0).at;
             assert_eq!(validity.left(at) / DAY, left, "{days}");
-            let early = renewal_time(Some(&validity), None, 0.999);
+            let early = Due::of(&validity, None, None, 0.999).at;
             assert!(early < at && at - early <= validity.lifetime() / 20);
         }
-        assert_eq!(renewal_time(None, None, 0.5), 0);
+    }
+
+    #[test]
+    fn a_window_in_the_past_counts_only_from_its_floor() {
+        let (validity, past) = (lasting(90), RenewalWindow { start: -9 * DAY, end: -8 * DAY }.choose(None, 0.5));
+        let due = |floor| Due::of(&validity, Some(&past), floor, 0.0);
+        assert_eq!(due(None), Due { at: past.chosen, reason: DueReason::Window });
+        assert_eq!(due(Some(2 * DAY)), Due { at: 2 * DAY, reason: DueReason::Window });
+        // The floor delays nothing that the certificate's age calls for.
+        assert_eq!(due(Some(80 * DAY)).at, 60 * DAY);
+        let in_time = RenewalWindow { start: 61 * DAY, end: 61 * DAY }.choose(None, 0.5);
+        let due = Due::of(&validity, Some(&in_time), Some(80 * DAY), 0.0);
+        assert_eq!(due, Due { at: 61 * DAY, reason: DueReason::Age });
     }
 
     #[test]
@@ -165,7 +212,7 @@ mod tests {
     fn ari_window_after_expiry_is_capped_before_expiry() {
         let validity = lasting(90);
         let window = RenewalWindow { start: 200 * DAY, end: 201 * DAY }.choose(None, 0.5);
-        assert_eq!(renewal_time(Some(&validity), Some(&window), 0.0), 81 * DAY);
+        assert_eq!(Due::of(&validity, Some(&window), None, 0.0).at, 81 * DAY);
     }
 
     #[test]
@@ -203,12 +250,12 @@ mod tests {
         #[test]
         fn renewal_is_before_expiry_and_backoff_at_most_29_hours(
             days in 1i64..400, window in proptest::option::of((-400i64..800, 0i64..100)), random in 0.0..1.0f64,
-            failures in 0u32..100, part in 0.0..1.2f64,
+            failures in 0u32..100, part in 0.0..1.2f64, floor in proptest::option::of(-400i64..800),
         ) {
             let validity = lasting(days);
             let window = window
                 .map(|(start, length)| RenewalWindow { start: start * DAY, end: (start + length) * DAY }.choose(None, random));
-            let at = renewal_time(Some(&validity), window.as_ref(), random);
+            let at = Due::of(&validity, window.as_ref(), floor.map(|floor| floor * DAY), random).at;
             prop_assert!(at <= validity.not_after - validity.lifetime() / 10);
             #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a test")]
             let now = (validity.lifetime() as f64 * part) as i64;

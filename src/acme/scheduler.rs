@@ -9,12 +9,13 @@ use super::persistent_state::{OrderAttempts, StoredState};
 use super::ports::Ca;
 use super::rate_limit::Limit;
 use super::schedule::{
-    DAY, Deadline, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after, renewal_time,
+    DAY, Deadline, Due, DueReason, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after,
 };
 use super::status::{AcmeStatus, CertificateStatus, HeldStatus};
 use super::store::StoredLineage;
 use super::{Lineage, Renewer};
 use crate::certificate::Validity;
+use crate::clock::rfc3339;
 use crate::wording::counted;
 
 /// How many seconds clocks may differ without a warning.
@@ -55,12 +56,6 @@ pub(super) fn recover(
     }
 }
 
-impl Task {
-    fn is_exact(&self) -> bool {
-        matches!(self, Self::CheckAri(Lineage::Exact(_)) | Self::Renew(Lineage::Exact(_)))
-    }
-}
-
 impl Renewer {
     pub(super) fn validity(&self, lineage: &Lineage) -> Option<Validity> {
         self.held.get(lineage).map(|stored| stored.checked.validity())
@@ -74,11 +69,20 @@ impl Renewer {
             lineages.iter().filter_map(|it| Some((self.ari_check_time(it, now)?, Task::CheckAri(it.clone()))));
         let renewals = lineages.iter().map(|it| (self.attempt_time(it, now), Task::Renew(it.clone())));
         let tasks = clean_up.into_iter().chain(ari_checks).chain(renewals);
-        // Exact names come last, and among them the one that has waited longest, so that one that keeps failing does
-        // not block the others.
-        let priority = |(at, task): &(i64, Task)| (task.is_exact(), if task.is_exact() { *at } else { 0 });
-        let tasks = tasks.map(|task| ((task.0.max(now), priority(&task)), task.1));
+        let tasks = tasks.map(|(at, task)| ((at.max(now), self.priority(at, &task, now)), task));
         tasks.min().map_or((now + DAY, Task::CleanUp), |((at, _), task)| (at, task))
+    }
+
+    /// The rank of a task among those that are due now. A missing wildcard comes before the renewal of another one, so
+    /// that each kind of key has its first certificate soon. Exact names come last, and among them the one that has
+    /// waited longest, so that one that keeps failing does not block the others.
+    fn priority(&self, at: i64, task: &Task, now: i64) -> (u8, i64) {
+        match task {
+            Task::CleanUp => (0, 0),
+            Task::CheckAri(Lineage::Exact(_)) | Task::Renew(Lineage::Exact(_)) => (3, at),
+            Task::Renew(lineage) if self.due(lineage, now).reason == DueReason::Missing => (1, 0),
+            Task::CheckAri(_) | Task::Renew(_) => (2, 0),
+        }
     }
 
     /// When the next attempt for `lineage` is both due and allowed.
@@ -91,7 +95,7 @@ impl Renewer {
         let attempts = self.memory.of(lineage);
         // A failure for other names does not delay these.
         let pause = attempts.pause.filter(|_| self.is_about(attempts, lineage)).map_or(0, |pause| pause.end(now));
-        self.due_time(lineage, attempts).max(pause).max(ready)
+        self.due(lineage, now).at.max(pause).max(ready)
     }
 
     /// When the rate limits that all exact names share allow one more; the CA is not contacted before. A pending order
@@ -113,14 +117,13 @@ impl Renewer {
         lineage.constituency().is_none() || attempts.names == self.names(lineage)
     }
 
-    /// When `lineage` is due, regardless of pauses and limits.
-    pub(super) fn due_time(&self, lineage: &Lineage, attempts: &OrderAttempts) -> i64 {
-        due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
+    /// When and why `lineage` is due, by what is known without asking the CA, regardless of pauses and limits.
+    pub(super) fn due(&self, lineage: &Lineage, now: i64) -> Due {
+        due(self.held.get(lineage), self.names(lineage), self.memory.of(lineage), now).unwrap_or(Due::MISSING)
     }
 
-    /// Whether `lineage` is due, by what is known without asking the CA.
     pub(super) fn is_due(&self, lineage: &Lineage, now: i64) -> bool {
-        self.due_time(lineage, self.memory.of(lineage)) <= now
+        self.due(lineage, now).at <= now
     }
 
     /// From when the CA may be asked for a window; `None` without an unexpired certificate from a configured CA.
@@ -287,8 +290,13 @@ impl Renewer {
         let (again, answer) = match answer {
             Ok(Some((window, again))) => {
                 let chosen = window.choose(attempts.window.as_ref(), random);
-                if attempts.window.replace(chosen) != Some(chosen) {
-                    tracing::info!("certificate ({lineage}): the CA wants it renewed; in {} s", chosen.chosen - now);
+                let is_new = attempts.window.replace(chosen) != Some(chosen);
+                let due = self.due(lineage, now);
+                if is_new {
+                    let (planned, at) = (rfc3339(chosen.chosen), rfc3339(due.at));
+                    tracing::info!(
+                        "certificate ({lineage}): the CA wants it renewed (ARI) at {planned}; planned for {at}"
+                    );
                 }
                 (recheck_after(again), Ok(Some(window)))
             }
@@ -346,7 +354,7 @@ impl Renewer {
             names: self.names(lineage).to_vec(),
             held,
             step: None,
-            planned: planned(self.held.get(lineage), self.names(lineage), attempts),
+            planned: planned(self.held.get(lineage), self.names(lineage), attempts, now),
             next_attempt: self.attempt_time(lineage, now),
             directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
@@ -358,16 +366,24 @@ impl Renewer {
     }
 }
 
-/// When a certificate for `names` is due, regardless of pauses and limits; `None`: at once.
-fn due_time(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
+/// When and why a certificate for `names` is due, regardless of pauses and limits; `None`: at once, it is missing.
+fn due(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts, now: i64) -> Option<Due> {
     // The names differ after the domain or the aliases changed.
     let stored = stored.filter(|stored| !attempts.revoked && stored.checked.is_for(names))?;
-    Some(renewal_time(Some(&stored.checked.validity()), attempts.window.as_ref(), attempts.early))
+    let (validity, floor) = (stored.checked.validity(), stored.meta.ari_floor.map(|floor| floor.end(now)));
+    let due = Due::of(&validity, attempts.window.as_ref(), floor, attempts.early);
+    let has_expired = validity.not_after <= now;
+    Some(if has_expired { Due { reason: DueReason::Missing, ..due } } else { due })
 }
 
-/// The same. A certificate that is due at once has been due at least since its first failure.
-pub(super) fn planned(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
-    due_time(stored, names, attempts).or(attempts.failing_since)
+/// When it is due. A certificate that is due at once has been due at least since its first failure.
+pub(super) fn planned(
+    stored: Option<&StoredLineage>,
+    names: &[String],
+    attempts: &OrderAttempts,
+    now: i64,
+) -> Option<i64> {
+    due(stored, names, attempts, now).map(|due| due.at).or(attempts.failing_since)
 }
 
 fn warn_of_skew(ca: &dyn Ca) {

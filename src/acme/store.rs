@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{Checked, check};
 use super::lineage::Lineage;
 use super::persistent_state::{read_json, write_json};
+use super::schedule::Deadline;
 use crate::constituency::ConstituencyName;
 use crate::state::{self, FolderHandle};
 
@@ -37,6 +38,9 @@ pub(super) struct StoredMeta {
     pub(super) directory: String,
     /// When it was stored, Unix time.
     pub(super) stored: i64,
+    /// No renewal that only a window (ARI) makes due before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ari_floor: Option<Deadline>,
 }
 
 /// A certificate that was stored.
@@ -197,7 +201,7 @@ mod tests {
 
     fn save(store: &CertificateStore, number: u64) {
         let (chain, key) = pair(number);
-        let meta = StoredMeta { directory: "d".to_owned(), stored: i64::try_from(number).unwrap() };
+        let meta = StoredMeta { directory: "d".to_owned(), stored: i64::try_from(number).unwrap(), ari_floor: None };
         store.save(&LINEAGE, &chain, &key, &meta).unwrap();
     }
 
@@ -281,7 +285,9 @@ mod tests {
         let name: ConstituencyName = "ecdsa-p256".parse().unwrap();
         let exact = Lineage::Exact(name.clone());
         let (chain, key) = pair(2);
-        store.save(&exact, &chain, &key, &StoredMeta { directory: "d".to_owned(), stored: 2 }).unwrap();
+        store
+            .save(&exact, &chain, &key, &StoredMeta { directory: "d".to_owned(), stored: 2, ari_floor: None })
+            .unwrap();
         assert_eq!((loaded(&store), store.load(&exact).0.unwrap().meta.stored), (Some(1), 2));
         assert_eq!(store.exact(), [name]);
         store.forget(&exact).unwrap();

@@ -48,7 +48,7 @@ pub fn stored_certificates(
         let stored = store.load(&lineage).0;
         let attempts = kept.certificates.get(&lineage).cloned().unwrap_or_default();
         let plan = RenewalSchedule {
-            renewal: planned(stored.as_ref(), &names, &attempts).unwrap_or(now),
+            renewal: planned(stored.as_ref(), &names, &attempts, now).unwrap_or(now),
             failure: attempts.last_error.as_deref().filter(|_| attempts.failures > 0),
             action_required: attempts.needs_human,
         };

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outages::{DAY, HOUR, Random};
-use super::{START, VirtualEnv, scratch, system_time};
+use super::{KINDS, START, VirtualEnv, scratch, system_time};
 
 const KIND: KeyKind = KeyKind::EcdsaP256;
 
@@ -36,6 +36,8 @@ pub(super) struct Stub {
     names_are_wrong: AtomicBool,
     /// A revocation is never answered.
     ignores_revocations: AtomicBool,
+    /// Every window of renewal (ARI) is past, also that of a new certificate.
+    windows_are_past: AtomicBool,
     requests: AtomicU32,
     orders: AtomicU32,
     finalized: AtomicU32,
@@ -56,6 +58,7 @@ impl Stub {
             hangs: AtomicBool::default(),
             names_are_wrong: AtomicBool::default(),
             ignores_revocations: AtomicBool::default(),
+            windows_are_past: AtomicBool::default(),
             requests: AtomicU32::default(),
             orders: AtomicU32::default(),
             finalized: AtomicU32::default(),
@@ -106,7 +109,12 @@ impl Ca for Port {
     }
 
     fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
-        Box::pin(async { self.0.request().await.map(|()| None) })
+        Box::pin(async {
+            self.0.request().await?;
+            let (from, to) = (self.0.world.now() - 9 * DAY, self.0.world.now() - 8 * DAY);
+            let past = RenewalWindow { start: from, end: to };
+            Ok(self.0.windows_are_past.load(Ordering::SeqCst).then_some((past, 6 * HOUR)))
+        })
     }
 
     fn order<'a>(
@@ -225,13 +233,22 @@ impl Simulated {
         let world = Arc::new(VirtualEnv { start: START, began: tokio::time::Instant::now(), random });
         let cas = directories.iter().map(|directory| Stub::new(directory, &world)).collect();
         let (wanted, _) = watch::channel(Arc::default());
-        Self { folder: scratch(), world, live: Arc::default(), cas, wanted, domain: "phones.example.com" }
+        Self {
+            folder: scratch(),
+            world,
+            live: Arc::default(),
+            cas,
+            wanted,
+            domain: "phones.example.com",
+            keys: vec![KIND],
+        }
     }
 
     fn open(&self) -> Renewer {
+    keys: Vec<KeyKind>,
         let parts = Parts {
             domain: self.domain.to_owned(),
-            keys: vec![KIND],
+            keys: self.keys.clone(),
             exact: self.wanted.subscribe(),
             preferred_chain: None,
             cas: self.cas.iter().map(|ca| Arc::new(Port(Arc::clone(ca))) as Arc<dyn Ca>).collect(),
@@ -274,6 +291,10 @@ pub(super) fn on_virtual_time(test: impl Future<Output = ()>) {
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
+    fn memory(&self) -> serde_json::Value {
+        serde_json::from_slice(&read(&self.folder.path().join("renewal.json"))).unwrap()
+    }
+
 
 #[test]
 fn fallback_directory_is_used_late_and_then_the_first_again() {
@@ -393,5 +414,46 @@ fn unanswered_revocation_does_not_delay_shutdown() {
             assert!(answer.await.is_err(), "its result is unknown");
             assert!(site.not_after() > site.world.now());
         }
+    });
+}
+
+#[test]
+fn windows_in_the_past_cause_one_order_a_day_and_key() {
+    on_virtual_time(async {
+        let mut site = Simulated::new(&["https://first.example"]);
+        site.keys = KINDS.to_vec();
+        site.cas[0].windows_are_past.store(true, Ordering::SeqCst);
+        site.live_for(60).await;
+        assert_eq!(site.live.current().len(), 2, "each kind of key has its first certificate");
+        let orders = || site.cas[0].orders.load(Ordering::SeqCst);
+        // The first of each kind, and one that the CA asked for; restarts change nothing.
+        for _ in 0..20 {
+            site.live_for(HOUR).await;
+        }
+        assert_eq!(orders(), 4);
+        // Windows that are over exempt from no limit of the CA: one certificate is kept back.
+        site.live_for(4 * DAY).await;
+        assert!((5..=7).contains(&orders()), "{} orders", orders());
+        let account = site.memory()["directories"]["https://first.example"]["budget"].clone();
+        let full = account["certificates"].as_i64().unwrap();
+        assert!(full - site.world.now() <= 4 * (7 * DAY / 5 + HOUR / 3), "nothing is kept back: {account}");
+    });
+}
+
+#[test]
+fn a_revoked_certificate_is_replaced_though_renewals_used_the_week_up() {
+    on_virtual_time(async {
+        let mut site = Simulated::new(&["https://first.example"]);
+        site.keys = KINDS.to_vec();
+        site.cas[0].windows_are_past.store(true, Ordering::SeqCst);
+        site.live_for(3 * DAY).await;
+        let before = site.cas[0].orders.load(Ordering::SeqCst);
+        let (commands, received) = mpsc::channel(1);
+        let (done, revoked) = oneshot::channel();
+        let lineage = Lineage::Wildcard(KIND);
+        commands.send(RenewalCommand::Revoke { lineage, done }).await.unwrap();
+        site.open().run(received, tokio::time::sleep(Duration::from_mins(1))).await;
+        revoked.await.unwrap().unwrap();
+        assert_eq!(site.cas[0].orders.load(Ordering::SeqCst), before + 1);
     });
 }
