@@ -2,7 +2,7 @@
 
 use super::failure::AcmeFailure;
 use super::ports::{ChallengeDns, PortFuture, Say};
-use crate::dns::{Dns, DnsError, RecordLocation};
+use crate::dns::{CaaRecords, Dns, DnsError, RecordLocation};
 
 impl ChallengeDns for Dns {
     fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation> {
@@ -11,6 +11,10 @@ impl ChallengeDns for Dns {
 
     fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()> {
         Box::pin(async move { Self::stands_alone(self, name).await.map_err(|error| failure(&error)) })
+    }
+
+    fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
+        Box::pin(account_binding(self.resolvers(), name, account))
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
@@ -31,6 +35,16 @@ impl ChallengeDns for Dns {
             Self::wait_until_visible(self, location, values, say).await.map(drop).map_err(|error| failure(&error))
         })
     }
+}
+
+/// See [`ChallengeDns::account_binding`].
+pub(super) async fn account_binding(
+    resolvers: &[String],
+    name: &str,
+    account: Option<&str>,
+) -> Result<Vec<String>, AcmeFailure> {
+    let found = CaaRecords::find(resolvers, name).await.map_err(|error| failure(&error))?;
+    Ok(found.bound_to(account))
 }
 
 pub(super) fn failure(error: &DnsError) -> AcmeFailure {

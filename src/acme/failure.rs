@@ -24,6 +24,8 @@ pub enum FailureKind {
     Refused,
     /// The CA does not know our account.
     AccountUnknown,
+    /// Our account was deactivated (RFC 8555 §7.3.6). Its key is of no more use.
+    AccountDeactivated,
     /// Our own rate limit blocks it for now; the CA was not asked.
     Budget,
     /// A rate limit of the CA is reached, perhaps for these names alone.

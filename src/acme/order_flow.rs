@@ -1,6 +1,6 @@
 //! The steps of an attempt, as [`acme`](super) lists them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -33,11 +33,64 @@ impl Renewer {
         let has_account = ca.open().await?;
         check_clock(ca)?;
         if !has_account {
-            self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
             self.board.say(lineage, "registering an account");
-            ca.register().await?;
+            self.register(lineage, ca).await?;
         }
         Ok(())
+    }
+
+    /// Registers our account. If its key is that of a deactivated account, registers another one with a new key.
+    async fn register(&mut self, lineage: &Lineage, ca: &dyn Ca) -> Result<(), AcmeFailure> {
+        self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
+        match ca.register().await {
+            Err(failure) if failure.sign == FailureKind::AccountDeactivated => {
+                self.replace_account(lineage, ca, &failure).await
+            }
+            registered => registered,
+        }
+    }
+
+    /// Replaces our deactivated account by a new one: once, until that one has obtained a certificate. No account is
+    /// registered while CAA records would let the CA issue only to the old one.
+    async fn replace_account(
+        &mut self,
+        lineage: &Lineage,
+        ca: &dyn Ca,
+        deactivated: &AcmeFailure,
+    ) -> Result<(), AcmeFailure> {
+        let directory = ca.directory();
+        if self.memory.at(directory).replaced_account {
+            return Err(AcmeFailure::action_required(format!(
+                "{deactivated}; this account had replaced another deactivated one, and obtained no certificate, so that no \
+                 third one is registered; ask the CA for the reason; to register again, move account.key of this CA out of \
+                 the folder \"accounts\" in the state directory"
+            )));
+        }
+        let old = ca.account_url()?;
+        let dns = Arc::clone(&self.parts.dns);
+        let lineages = self.lineages();
+        let names = lineages.iter().flat_map(|lineage| self.names(lineage)).map(|name| name.trim_start_matches("*."));
+        let names: BTreeSet<String> = names.map(str::to_owned).collect();
+        let mut bound = BTreeSet::new();
+        for name in names {
+            bound.extend(dns.account_binding(&name, old.as_deref()).await?);
+        }
+        if !bound.is_empty() {
+            return Err(AcmeFailure::action_required(format!(
+                "{deactivated}; no new account is registered, because CAA records permit only the old one: {}; remove \
+                 accounturi from them, or name the new account there once it is registered (`provost check --live` prints the \
+                 records)",
+                bound.into_iter().collect::<Vec<_>>().join(", ")
+            )));
+        }
+        self.spend(directory, lineage, Limit::Accounts, 1)?;
+        self.memory.at_mut(directory).replaced_account = true;
+        self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))?;
+        let aside = ca.put_account_aside()?;
+        let account = old.map_or_else(|| "our account".to_owned(), |url| format!("our account {url}"));
+        self.board.say(lineage, &format!("{account} is deactivated ({deactivated}); registering a new one"));
+        tracing::warn!("{account} at {directory} is deactivated; its key was renamed to {}", aside.display());
+        ca.register().await
     }
 
     /// Resumes the order that is pending at `ca`, or places a new one.
@@ -56,7 +109,11 @@ impl Renewer {
                             return Ok(OrderInProgress { lineage: lineage.clone(), record, key, order });
                         }
                     }
-                    Err(failure) if matches!(failure.sign, FailureKind::Refused | FailureKind::AccountUnknown) => {}
+                    Err(failure)
+                        if matches!(
+                            failure.sign,
+                            FailureKind::Refused | FailureKind::AccountUnknown | FailureKind::AccountDeactivated
+                        ) => {}
                     Err(failure) => return Err(failure.during("the order that is under way")),
                 }
                 self.board.say(lineage, "the order that was under way is gone");
@@ -111,11 +168,17 @@ impl Renewer {
         let replaces = self.held.get(lineage).filter(|stored| is_wanted && stored.meta.directory == ca.directory());
         let replaces = replaces.map(|stored| stored.checked.leaf().clone());
         let mut result = ca.order(names, replaces.as_ref()).await;
-        if matches!(&result, Err(failure) if failure.sign == FailureKind::AccountUnknown) {
-            self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
-            self.board.say(lineage, "the CA does not know our account; registering it again");
-            ca.register().await?;
-            result = ca.order(names, replaces.as_ref()).await;
+        match &result {
+            Err(failure) if failure.sign == FailureKind::AccountUnknown => {
+                self.board.say(lineage, "the CA does not know our account; registering it again");
+                self.register(lineage, ca).await?;
+                result = ca.order(names, replaces.as_ref()).await;
+            }
+            Err(failure) if failure.sign == FailureKind::AccountDeactivated => {
+                self.replace_account(lineage, ca, failure).await?;
+                result = ca.order(names, replaces.as_ref()).await;
+            }
+            _ => {}
         }
         match result {
             Ok(order) => Ok((order, replaces.is_some())),
@@ -255,6 +318,15 @@ impl Renewer {
         Ok(StoredLineage { checked, meta })
     }
 
+    /// From when a window may make the new certificate of `lineage` due.
+    fn next_ari_floor(&self, lineage: &Lineage, now: i64) -> Option<Deadline> {
+        let due = self.due(lineage, now);
+        if due.reason == DueReason::Window && due.at <= now {
+            return Some(Deadline::after(now, ARI_INTERVAL));
+        }
+        self.held.get(lineage).and_then(|stored| stored.meta.ari_floor)
+    }
+
     /// Publishes a new certificate; new handshakes present it.
     pub(super) fn put_in_use(&mut self, lineage: &Lineage, stored: StoredLineage) {
         let issuer = &stored.checked.issuers[0];
@@ -327,15 +399,6 @@ impl Renewer {
         let _ = self.memory.keep();
     }
 }
-    /// From when a window may make the new certificate of `lineage` due.
-    fn next_ari_floor(&self, lineage: &Lineage, now: i64) -> Option<Deadline> {
-        let due = self.due(lineage, now);
-        if due.reason == DueReason::Window && due.at <= now {
-            return Some(Deadline::after(now, ARI_INTERVAL));
-        }
-        self.held.get(lineage).and_then(|stored| stored.meta.ari_floor)
-    }
-
 
 /// The limit to which an order is charged.
 fn order_limit(lineage: &Lineage) -> Limit {

@@ -67,6 +67,8 @@ pub(super) struct OrderAttempts {
 #[serde(default)]
 pub(super) struct AccountState {
     pub(super) retry_after: Option<Deadline>,
+    /// Our account replaced a deactivated one, and has obtained no certificate yet.
+    pub(super) replaced_account: bool,
     pub(super) budget: RateLimit,
     /// Of what a CA limits by name, each constituency with exact names has its own rate limit.
     pub(super) exact: BTreeMap<ConstituencyName, RateLimit>,

@@ -2,6 +2,7 @@
 //!
 //! The flow waits by tokio's clock, which a test may pause, and takes the time of day from [`Env`].
 
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use rcgen::KeyPair;
@@ -49,6 +50,8 @@ pub trait ChallengeDns: Send + Sync {
     /// Fails if `name` has addresses only from a wildcard record, which any record below `name`, such as a challenge,
     /// would hide.
     fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()>;
+    /// The CAA records that apply to `name` and permit only `account`; without one, any account.
+    fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>>;
     /// Adds TXT records with `values`; others at the same name stay.
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()>;
     /// Removes TXT records with exactly these values. Absent ones are ignored.
@@ -70,6 +73,10 @@ pub trait Ca: Send + Sync {
     fn open(&self) -> PortFuture<'_, bool>;
     /// Registers our account; the same key returns the same account.
     fn register(&self) -> PortFuture<'_, ()>;
+    /// The URL of our account, if one is registered.
+    fn account_url(&self) -> Result<Option<String>, AcmeFailure>;
+    /// Renames the key of our account, so that the next registration makes a new one; where it is kept.
+    fn put_account_aside(&self) -> Result<PathBuf, AcmeFailure>;
     /// How many seconds its clock is ahead of ours, by its last response.
     fn clock_skew(&self) -> Option<i64>;
     /// When it wants `leaf` renewed, and in how many seconds to ask again; `None` if it names no window (RFC 9773).

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::dns01::failure;
+use super::dns01::{account_binding, failure};
 use super::ports::{ChallengeDns, PortFuture, Say};
 use crate::dns::{RecordLocation, Responder};
 
@@ -17,6 +17,10 @@ impl ChallengeDns for Responder {
 
     fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()> {
         Box::pin(async move { Self::stands_alone(self, name).await.map_err(|error| failure(&error)) })
+    }
+
+    fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
+        Box::pin(account_binding(self.resolvers(), name, account))
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {

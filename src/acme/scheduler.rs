@@ -195,6 +195,9 @@ impl Renewer {
         let random = self.parts.world.random();
         let at_stake = self.at_stake(lineage);
         self.forced.remove(lineage);
+        if result.is_ok() {
+            self.memory.at_mut(directory).replaced_account = false;
+        }
         let attempts = self.memory.of_mut(lineage);
         attempts.under_way = false;
         attempts.cut_off = 0;

@@ -385,6 +385,10 @@ impl ChallengeDns for RunningResponder {
         ChallengeDns::stands_alone(&self.responder, name)
     }
 
+    fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
+        ChallengeDns::account_binding(&self.responder, name, account)
+    }
+
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
         let (location, values) = (location.clone(), values.to_vec());
         Box::pin(std::future::ready(self.ask(&ControlRequest::AddChallenge { location, values })))

@@ -147,6 +147,26 @@ impl CaaRecords {
         self.record("issue", issuer)
     }
 
+    /// The records, with their owner, by which a CA issues only to `account`; without one, to any single account. The CA
+    /// of such a record has no other record here that permits all of its accounts.
+    #[must_use]
+    pub fn bound_to(&self, account: Option<&str>) -> Vec<String> {
+        let bound = ["issue", "issuewild"].into_iter().flat_map(|tag| {
+            let values = self.tagged(tag).into_iter().filter_map(|record| Some((record, parse(&record.value)?)));
+            let values: Vec<_> = values.collect();
+            let is_open = |ca: &str| {
+                let of_ca = values.iter().filter(|(_, value)| value.issuer.eq_ignore_ascii_case(ca));
+                of_ca.into_iter().any(|(_, value)| value.accounts().next().is_none())
+            };
+            let is_bound = |value: &IssueValue<'_>| {
+                value.accounts().any(|uri| account.is_none_or(|account| uri == account)) && !is_open(value.issuer)
+            };
+            let bound = values.iter().filter(|(_, value)| is_bound(value));
+            bound.map(|(record, _)| format!("{}. CAA {}", self.owner, shown(record))).collect::<Vec<_>>()
+        });
+        bound.collect()
+    }
+
     fn record(&self, tag: &str, issuer: &Issuer<'_>) -> String {
         issuer.record(&self.domain, tag)
     }
@@ -166,6 +186,14 @@ impl CaaRecords {
         }
         let (owner, ca, name) = (self.owner.clone(), main_identity(issuer).to_owned(), name.to_owned());
         Err(CaaRefusal::Forbidden { owner, ca, name, reasons })
+    }
+}
+
+impl<'a> IssueValue<'a> {
+    /// The accounts to which it restricts issuance (RFC 8657 §3).
+    fn accounts(&self) -> impl Iterator<Item = &'a str> {
+        let accounts = self.parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case("accounturi"));
+        accounts.map(|(_, uri)| *uri)
     }
 }
 
@@ -193,7 +221,7 @@ fn objection(property: &CAA, issuer: &Issuer<'_>) -> Option<String> {
         let found = value.parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case(tag));
         found.map(|(_, value)| *value).collect::<Vec<_>>()
     };
-    if all("accounturi").iter().any(|uri| Some(*uri) != issuer.account) {
+    if value.accounts().any(|uri| Some(uri) != issuer.account) {
         let ours = issuer.account.map_or_else(
             || "we have none there yet (or its state directory is not this one)".to_owned(),
             |account| format!("ours is {account}"),
@@ -294,6 +322,24 @@ mod tests {
             let start = format!("the CAA records of example.com do not let ca.example issue {name}.example.com: ");
             assert!(refusal.starts_with(&start) && refusal.contains(reason), "{refusal}");
         }
+    }
+
+    #[test]
+    fn records_that_bind_an_account_are_found() {
+        let bound = |records: &[&str], account| found(records).bound_to(account);
+        let ours = format!("0 issue ca.example; accounturi={OURS}");
+        let wild = format!("0 issuewild ca.example; validationmethods=dns-01; accounturi={OURS}");
+        let shown = [
+            format!("example.com. CAA `0 issue \"ca.example; accounturi={OURS}\"`"),
+            format!("example.com. CAA `0 issuewild \"ca.example; validationmethods=dns-01; accounturi={OURS}\"`"),
+        ];
+        assert_eq!(bound(&[&ours, &wild], Some(OURS)), shown);
+        assert_eq!(bound(&[&ours, "0 issue other.example"], Some(OURS)), shown[..1]);
+        assert_eq!(bound(&[&ours], None), shown[..1]);
+        for free in [&["0 issue ca.example"][..], &[&ours, "0 issue ca.example"], &[]] {
+            assert!(bound(free, Some(OURS)).is_empty() && bound(free, None).is_empty(), "{free:?}");
+        }
+        assert!(bound(&[&ours], Some("https://ca.example/acct/10")).is_empty());
     }
 
     #[test]

@@ -108,6 +108,12 @@ impl Dns {
         &self.key
     }
 
+    /// The addresses of the configured resolvers; none: the system's.
+    #[must_use]
+    pub fn resolvers(&self) -> &[String] {
+        &self.settings.resolvers
+    }
+
     /// The timeouts of the wait for authoritative servers.
     #[must_use]
     pub fn patience(&self) -> PropagationTimeouts {

@@ -61,15 +61,19 @@ impl AccountStore {
         Self { folder: accounts.join(name) }
     }
 
-    /// The account, if one is registered.
+    /// What is stored of the registration. Damaged, it is treated as absent: registering the same key returns the same
+    /// account.
+    fn confirmation(&self) -> Result<Option<Confirmation>, AcmeFailure> {
+        match state::read(&self.folder.join("account.json")) {
+            Ok(bytes) => Ok(serde_json::from_slice::<Confirmation>(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(AcmeFailure::disk("the account", &error)),
+        }
+    }
+
+    /// The account, if one is registered and its key is there.
     pub(super) fn registered(&self) -> Result<Option<Registered>, AcmeFailure> {
-        let kept = match state::read(&self.folder.join("account.json")) {
-            Ok(bytes) => serde_json::from_slice::<Confirmation>(&bytes).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(AcmeFailure::disk("the account", &error)),
-        };
-        // Damaged or without its key, it is treated as absent: registering the same key returns the same account.
-        let Some(kept) = kept else { return Ok(None) };
+        let Some(kept) = self.confirmation()? else { return Ok(None) };
         Ok(match self.stored_key()? {
             StoredKey::Usable(key) => Some(Registered { id: kept.id, key }),
             StoredKey::Absent | StoredKey::Damaged(_) => None,
@@ -124,6 +128,19 @@ impl AccountStore {
             .map_err(io::Error::from)
             .and_then(|bytes| state::write_private(&self.folder.join("account.json"), &bytes));
         written.map_err(|error| AcmeFailure::disk("the account", &error))
+    }
+
+    /// The URL of the account, if one is registered, also if its key cannot be read.
+    pub(super) fn url(&self) -> Result<Option<String>, AcmeFailure> {
+        Ok(self.confirmation()?.map(|kept| kept.id))
+    }
+
+    /// Renames the key of an account that can no longer be used. The next [`key`](Self::key) is a new one.
+    pub(super) fn put_key_aside(&self) -> Result<PathBuf, AcmeFailure> {
+        let path = self.key_path();
+        let aside = state::put_aside(&path, &path.with_extension("key.deactivated"));
+        let aside = aside.and_then(|aside| self.forget_registration().map(|()| aside));
+        aside.map_err(|error| AcmeFailure::disk("the account's key", &error))
     }
 
     /// Removes `account.json` and keeps the key.
@@ -272,6 +289,24 @@ mod tests {
         }
         for (content, name) in damaged.into_iter().zip(names) {
             assert_eq!(state::read(&store.folder.join(name)).unwrap(), content, "{name}");
+        }
+    }
+
+    #[test]
+    fn deactivated_keys_are_all_kept_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = AccountStore::new(folder.path(), "https://ca.example/directory");
+        let mut keys = Vec::new();
+        for name in ["account.key.deactivated", "account.key.deactivated.2", "account.key.deactivated.3"] {
+            keys.push(store.key().unwrap());
+            store.keep_registration("https://ca.example/directory", "https://ca.example/account/1").unwrap();
+            assert_eq!(store.put_key_aside().unwrap(), store.folder.join(name));
+            assert!(store.url().unwrap().is_none() && store.registered().unwrap().is_none());
+        }
+        for (name, key) in ["", ".2", ".3"].iter().zip(keys) {
+            let pem = state::read(&store.folder.join(format!("account.key.deactivated{name}"))).unwrap();
+            let kept = PrivatePkcs8KeyDer::from_pem_slice(&pem).unwrap();
+            assert_eq!(kept.secret_pkcs8_der(), key.secret_pkcs8_der());
         }
     }
 }

@@ -96,7 +96,8 @@ impl AcmeHttp {
             status: parts.status.as_u16(),
             retry_after: retry_after(&parts.headers),
             clock_skew: date(&parts.headers).map(|date| date - clock::unix_seconds(clock::now())).or(skew),
-            alternates: alternates(&parts.headers),
+            alternates: links(&parts.headers, "alternate"),
+            terms_of_service: links(&parts.headers, "terms-of-service").into_iter().next(),
             body: body.clone(),
             nonce: parts.headers.get("replay-nonce").and_then(|nonce| nonce.to_str().ok()).map(str::to_owned),
         });
@@ -212,13 +213,13 @@ fn retry_after(headers: &HeaderMap) -> Option<i64> {
     seconds.or_else(|| Some(http_date(value)? - date(headers)?)).map(|seconds: i64| seconds.max(0))
 }
 
-/// The URLs of `Link: <URL>;rel="alternate"`, one or several per line.
-fn alternates(headers: &HeaderMap) -> Vec<String> {
+/// The URLs of `Link: <URL>;rel="RELATION"`, one or several per line.
+fn links(headers: &HeaderMap, relation: &str) -> Vec<String> {
     let values = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let links = values.flat_map(|value| value.split(',')).filter_map(|link| {
         let (url, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-        let is_alternate = rest.split(';').any(|part| matches!(part.trim(), "rel=\"alternate\"" | "rel=alternate"));
-        is_alternate.then(|| url.to_owned())
+        let mut parameters = rest.split(';').filter_map(|part| part.trim().strip_prefix("rel="));
+        parameters.any(|found| found.trim_matches('"') == relation).then(|| url.to_owned())
     });
     links.collect()
 }
@@ -261,10 +262,11 @@ mod tests {
 
     #[test]
     fn alternate_chains_are_read_from_link_headers() {
-        let found = alternates(&headers(&[(
+        let headers = headers(&[(
             LINK,
             r#"<https://ca/dir>;rel="index", <https://ca/1/alt>; rel="alternate",<https://ca/2>;rel=alternate"#,
-        )]));
-        assert_eq!(found, ["https://ca/1/alt", "https://ca/2"]);
+        )]);
+        assert_eq!(links(&headers, "alternate"), ["https://ca/1/alt", "https://ca/2"]);
+        assert!(links(&headers, "terms-of-service").is_empty());
     }
 }

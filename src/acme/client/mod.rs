@@ -4,7 +4,7 @@
 //! repeat each call while the CA refuses only its nonce, and read the outcome from the response that our HTTP client
 //! kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use instant_acme::{Account, CertificateIdentifier, Identifier, NewOrder, RevocationRequest};
@@ -95,6 +95,26 @@ impl AcmeCa {
     }
 
     fn url(&self) -> &str {
+    /// Asks the CA for our account, if one is registered. Changes nothing, here or there.
+    ///
+    /// # Errors
+    /// If the CA cannot be reached, does not know the account, or has deactivated it.
+    pub async fn check_account(&self) -> Result<(), AcmeFailure> {
+        if !self.open_known().await? {
+            return Ok(());
+        }
+        let account = self.account()?;
+        // instant-acme reads only orders from a URL. So only a refusal is read here.
+        let Err(error @ instant_acme::Error::Api(_)) = insist!(account.order(account.id().to_owned())) else {
+            return Ok(());
+        };
+        let failure = refusal::explain(&error, &self.http.seen());
+        match failure.sign {
+            FailureKind::AccountUnknown | FailureKind::AccountDeactivated => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
         self.settings.directory.url()
     }
 
@@ -220,6 +240,15 @@ impl Ca for AcmeCa {
     }
 
     fn clock_skew(&self) -> Option<i64> {
+    fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
+        self.accounts.url()
+    }
+
+    fn put_account_aside(&self) -> Result<PathBuf, AcmeFailure> {
+        self.set_account(None);
+        self.accounts.put_key_aside()
+    }
+
         self.http.seen().clock_skew
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, RetryPolicy};
+use tokio::time::sleep;
 
 use super::http::AcmeHttp;
 use super::response_headers::ResponseHeaders;
@@ -15,6 +16,9 @@ use crate::wording::words;
 /// How long we poll the CA. A later attempt resumes the order, so a timeout loses nothing.
 const POLL_POLICY: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(3));
+
+/// The pauses before an order that was not ready is finalized again stay below this: half a minute in all.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 pub(super) struct AcmeOrder {
     order: instant_acme::Order,
@@ -129,6 +133,28 @@ impl AcmeOrder {
             .with_sign(FailureKind::Refused)
     }
 
+    /// "A request to finalize an order will result in error if the order is not in the `ready` state. In such cases, the
+    /// server MUST return a 403 (Forbidden) error with a problem document of type `orderNotReady`. The client should then
+    /// send a POST-as-GET request to the order resource to obtain its current state." (RFC 8555 §7.4)
+    async fn finalize_once_ready(&mut self, csr: &[u8]) -> Result<(), AcmeFailure> {
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match insist!(self.order.finalize_csr(csr)) {
+                Err(error) if refusal::is_not_ready(&error) && pause < LONGEST_PAUSE => {}
+                sent => return sent.map_err(|error| self.explain(&error)),
+            }
+            sleep(pause).await;
+            pause *= 2;
+            insist!(async { self.order.refresh().await.map(drop) }).map_err(|error| self.explain(&error))?;
+            match self.status() {
+                OrderStatus::Pending | OrderStatus::Ready => {}
+                // An earlier request was received, though its answer was lost.
+                OrderStatus::Processing | OrderStatus::Valid => return Ok(()),
+                OrderStatus::Invalid => return Err(self.reasons(None).await),
+            }
+        }
+    }
+
     async fn fetch(&mut self, all: bool) -> Result<Vec<String>, AcmeFailure> {
         let chain = insist!(self.order.poll_certificate(&POLL_POLICY)).map_err(|error| self.explain(&error))?;
         let mut chains = vec![chain];
@@ -185,7 +211,7 @@ impl Order for AcmeOrder {
     }
 
     fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
-        Box::pin(async move { insist!(self.order.finalize_csr(csr)).map_err(|error| self.explain(&error)) })
+        Box::pin(self.finalize_once_ready(csr))
     }
 
     fn chains(&mut self, all: bool) -> PortFuture<'_, Vec<String>> {

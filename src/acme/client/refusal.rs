@@ -9,7 +9,7 @@ use crate::acme::failure::{AcmeFailure, FailureKind, Retry};
 const DEFAULT_WAIT: i64 = 3600;
 
 /// ACME error types that recur until an operator changes something.
-const FOR_HUMANS: [&str; 11] = [
+const FOR_HUMANS: [&str; 10] = [
     "badCSR",
     "badPublicKey",
     "caa",
@@ -19,7 +19,6 @@ const FOR_HUMANS: [&str; 11] = [
     "rejectedIdentifier",
     "unsupportedContact",
     "unsupportedIdentifier",
-    "userActionRequired",
     "unauthorizedAccount",
 ];
 
@@ -47,7 +46,18 @@ pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> Acme
     let status = problem.status.unwrap_or(seen.status);
     match kind(problem) {
         "accountDoesNotExist" => AcmeFailure::retry(text).with_sign(FailureKind::AccountUnknown),
-        "badNonce" => AcmeFailure::retry(text),
+        "unauthorized" if is_deactivation(problem) => {
+            AcmeFailure::retry(text).with_sign(FailureKind::AccountDeactivated)
+        }
+        // The order is as good as before: a later attempt resumes it.
+        "badNonce" | "orderNotReady" => AcmeFailure::retry(text),
+        "userActionRequired" => {
+            let page = seen.user_action_url().map_or_else(
+                || "; the CA names no page for it: sign in there, or ask its support".to_owned(),
+                |url| format!("; do what {url} asks"),
+            );
+            AcmeFailure::action_required(text + &page).with_sign(FailureKind::Refused)
+        }
         // With 503 the service is overloaded; we have not reached a limit.
         "rateLimited" if status == 429 => of_status(text, 429, seen).with_sign(FailureKind::Limited),
         "rateLimited" => of_status(text, 429, seen),
@@ -64,6 +74,20 @@ pub(super) fn of_status(text: String, status: u16, seen: &ResponseHeaders) -> Ac
         _ => AcmeFailure { cure: seen.retry_after.map_or(Retry::Retry, Retry::Wait), ..failure }
             .with_sign(FailureKind::Refused),
     }
+}
+
+/// Whether the CA says that our account is deactivated. RFC 8555 §7.3.6 has no error type of its own for it. Let's
+/// Encrypt: `Account is not valid, has status "deactivated"`, and at the registration `An account with the provided
+/// public key exists but is deactivated`. ZeroSSL: `The account has been deactivated`. Authorizations can be deactivated,
+/// too.
+fn is_deactivation(problem: &Problem) -> bool {
+    let detail = problem.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
+    detail.contains("account") && detail.contains("deactivated") && !detail.contains("authorization")
+}
+
+/// Whether the CA was asked to finalize an order before the order was ready (RFC 8555 §7.4).
+pub(super) fn is_not_ready(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if kind(problem) == "orderNotReady")
 }
 
 fn kind(problem: &Problem) -> &str {
@@ -103,7 +127,47 @@ mod tests {
         assert_eq!(explained("caa", 403, None), (Retry::Human, FailureKind::Refused));
         assert_eq!(explained("accountDoesNotExist", 400, None), (Retry::Retry, FailureKind::AccountUnknown));
         assert_eq!(explained("alreadyReplaced", 409, None), (Retry::Retry, FailureKind::Refused));
+        assert_eq!(explained("orderNotReady", 403, None), (Retry::Retry, FailureKind::Unclear));
         assert!(is_bad_nonce(&problem("badNonce", 400)));
+    }
+
+    #[test]
+    fn deactivated_account_is_recognized_in_the_words_of_each_ca() {
+        let explained = |kind: &str, detail: &str| {
+            let problem = serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail });
+            explain(&Error::Api(serde_json::from_value(problem).unwrap()), &seen(403, None)).sign
+        };
+        for detail in [
+            "Account is not valid, has status \"deactivated\"",
+            "Unable to validate JWS :: Account is not valid, has status \"deactivated\"",
+            "An account with the provided public key exists but is deactivated",
+            "The account has been deactivated",
+            "Account has been deactivated",
+        ] {
+            assert_eq!(explained("unauthorized", detail), FailureKind::AccountDeactivated, "{detail}");
+        }
+        for detail in ["Account is not valid, has status \"revoked\"", "authorization of this account is deactivated"] {
+            assert_eq!(explained("unauthorized", detail), FailureKind::Refused, "{detail}");
+        }
+        assert_eq!(explained("malformed", "The account has been deactivated"), FailureKind::Refused);
+    }
+
+    #[test]
+    fn the_page_for_a_user_action_is_named() {
+        let error = problem("userActionRequired", 403);
+        let with = |body: &'static str, terms: Option<&str>| {
+            let seen =
+                ResponseHeaders { body: body.into(), terms_of_service: terms.map(str::to_owned), ..seen(403, None) };
+            let failure = explain(&error, &seen);
+            assert_eq!((failure.cure, failure.sign), (Retry::Human, FailureKind::Refused));
+            failure.message
+        };
+        let instance = r#"{ "instance": "https://ca.example/agree?token=1" }"#;
+        assert!(
+            with(instance, Some("https://ca.example/tos")).ends_with("; do what https://ca.example/agree?token=1 asks")
+        );
+        assert!(with("{}", Some("https://ca.example/tos")).ends_with("; do what https://ca.example/tos asks"));
+        assert!(with(r#"{ "instance": 7 }"#, None).contains("names no page"));
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, say, shown};
-use crate::acme::AcmeSettings;
 use crate::acme::client::AcmeCa;
 use crate::acme::client::directory_meta::DirectoryMeta;
+use crate::acme::{AcmeFailure, AcmeSettings, FailureKind};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::responder::prove_delegation;
@@ -141,6 +141,9 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress,
                 if let Ok(caa) = &caa {
                     findings.extend(check_caa(caa, url, &offer, account.as_deref(), progress));
                 }
+                if let (Some(account), Err(failure)) = (&account, ca.check_account().await) {
+                    findings.push(unusable_account(url, account, &failure, caa.as_ref().ok()));
+                }
             }
             Err(failure) => findings.push(Finding::new(FindingLevel::Error, CERTIFICATE, failure)),
         }
@@ -154,6 +157,24 @@ fn described(offer: &DirectoryMeta, account: Option<&str>) -> String {
         (!offer.profiles().is_empty()).then(|| format!("profiles: {}", offer.profiles().join(", "))),
     ];
     parts.into_iter().flatten().map(|part| format!("; {part}")).collect()
+}
+
+/// The finding for an account that the CA does not accept: `serve` registers another, unless CAA records forbid that.
+fn unusable_account(url: &str, account: &str, failure: &AcmeFailure, caa: Option<&CaaRecords>) -> Finding {
+    let key = match failure.sign {
+        FailureKind::AccountDeactivated => "a new key",
+        FailureKind::AccountUnknown => "the same key",
+        _ => return Finding::new(FindingLevel::Error, CERTIFICATE, failure),
+    };
+    let bound = caa.map(|caa| caa.bound_to(Some(account))).unwrap_or_default();
+    let message = format!("{url} does not accept our account {account}: {failure}");
+    if bound.is_empty() || failure.sign == FailureKind::AccountUnknown {
+        let remedy = format!("nothing to do: the next renewal registers an account with {key}");
+        return Finding::new(FindingLevel::Warning, CERTIFICATE, message).with_remedy(remedy);
+    }
+    let remedy =
+        format!("remove accounturi from {}; then the next renewal registers an account with {key}", bound.join(", "));
+    Finding::new(FindingLevel::Error, CERTIFICATE, message).with_remedy(remedy)
 }
 
 /// Whether the CAA records allow the CA to issue to us. If so, a note says how they could be stricter.

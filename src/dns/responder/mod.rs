@@ -178,6 +178,12 @@ impl Responder {
         Ok(self.location(&found.name, via))
     }
 
+    /// The addresses of the configured resolvers; none: the system's.
+    #[must_use]
+    pub fn resolvers(&self) -> &[String] {
+        &self.settings.resolvers
+    }
+
     /// Checks that a challenge for `name` would hide no address: see [`DnsError::OnlyByWildcard`].
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A scripted CA and DNS with Let's Encrypt's limits as token buckets, and with every kind of failure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -304,6 +305,14 @@ impl Ca for CaPort {
         })
     }
 
+    fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
+        Ok(Some("https://scripted.example/account".to_owned()))
+    }
+
+    fn put_account_aside(&self) -> Result<PathBuf, AcmeFailure> {
+        Ok("account.key.deactivated".into())
+    }
+
     fn clock_skew(&self) -> Option<i64> {
         None
     }
@@ -474,6 +483,10 @@ impl ChallengeDns for ScriptedDns {
 
     fn stands_alone<'a>(&'a self, _: &'a str) -> PortFuture<'a, ()> {
         Box::pin(self.exchange())
+    }
+
+    fn account_binding<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn add<'a>(&'a self, _: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {

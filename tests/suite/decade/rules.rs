@@ -1,6 +1,6 @@
 //! Single rules of the flow on the virtual clock: which CA to use, when to wait, which certificates to reject.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -104,6 +104,14 @@ impl Ca for Port {
         Box::pin(self.0.request())
     }
 
+    fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
+        Ok(Some("https://scripted.example/account".to_owned()))
+    }
+
+    fn put_account_aside(&self) -> Result<PathBuf, AcmeFailure> {
+        Ok("account.key.deactivated".into())
+    }
+
     fn clock_skew(&self) -> Option<i64> {
         Some(self.0.skew.load(Ordering::SeqCst))
     }
@@ -204,6 +212,10 @@ impl ChallengeDns for NoDns {
         Box::pin(async { Ok(()) })
     }
 
+    fn account_binding<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     fn add<'a>(&'a self, _: &'a RecordLocation, _: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -225,6 +237,7 @@ pub(super) struct Simulated {
     pub(super) cas: Vec<Arc<Stub>>,
     pub(super) wanted: watch::Sender<Arc<ExactNames>>,
     domain: &'static str,
+    keys: Vec<KeyKind>,
 }
 
 impl Simulated {
@@ -245,7 +258,6 @@ impl Simulated {
     }
 
     fn open(&self) -> Renewer {
-    keys: Vec<KeyKind>,
         let parts = Parts {
             domain: self.domain.to_owned(),
             keys: self.keys.clone(),
@@ -279,6 +291,10 @@ impl Simulated {
         self.live.current()[0].not_after
     }
 
+    fn memory(&self) -> serde_json::Value {
+        serde_json::from_slice(&read(&self.folder.path().join("renewal.json"))).unwrap()
+    }
+
     fn meta(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("certs/ecdsa-p256/current/meta.json")).unwrap()
     }
@@ -291,10 +307,6 @@ pub(super) fn on_virtual_time(test: impl Future<Output = ()>) {
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
-    fn memory(&self) -> serde_json::Value {
-        serde_json::from_slice(&read(&self.folder.path().join("renewal.json"))).unwrap()
-    }
-
 
 #[test]
 fn fallback_directory_is_used_late_and_then_the_first_again() {

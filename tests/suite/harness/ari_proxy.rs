@@ -32,6 +32,8 @@ struct Shared {
     windows: Mutex<BTreeMap<String, (OffsetDateTime, OffsetDateTime)>>,
     orders: Mutex<Vec<Value>>,
     queried_certificates: Mutex<Vec<String>>,
+    /// Refusals to be sent instead of passing a request on, each once, with the beginning of the request's path.
+    refusals: Mutex<Vec<(&'static str, Vec<u8>)>>,
     echoes_replaces: bool,
     is_stopped: AtomicBool,
 }
@@ -56,6 +58,7 @@ impl AriProxy {
             windows: Mutex::default(),
             orders: Mutex::default(),
             queried_certificates: Mutex::default(),
+            refusals: Mutex::default(),
             echoes_replaces,
             is_stopped: AtomicBool::new(false),
         });
@@ -80,6 +83,20 @@ impl AriProxy {
     pub fn set_renewal_window(&self, start: OffsetDateTime, end: OffsetDateTime) {
         let windows = self.queried_certificates().into_iter().map(|certificate| (certificate, (start, end)));
         self.shared.windows.lock().unwrap().extend(windows);
+    }
+
+    /// Refuses the next request to a path that begins with `path`, with this problem document (RFC 7807) and these
+    /// headers. Several refusals are sent in turn.
+    pub fn refuses(&self, path: &'static str, problem: &Value, headers: &[&str]) {
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let answer =
+            format!("HTTP/1.0 403 Forbidden\r\nContent-Type: application/problem+json\r\n{headers}\r\n{problem}");
+        self.shared.refusals.lock().unwrap().push((path, answer.into_bytes()));
+    }
+
+    /// How many refusals were not sent yet.
+    pub fn refusals_left(&self) -> usize {
+        self.shared.refusals.lock().unwrap().len()
     }
 
     /// The payloads of the orders, oldest first.
@@ -130,6 +147,9 @@ impl Shared {
             self.queried_certificates.lock().unwrap().push(certificate.to_owned());
             return Ok(self.renewal_info(certificate));
         }
+        if let Some(refusal) = self.refusal(path) {
+            return Ok(refusal);
+        }
         let answer = self.pass_on(head, body)?;
         Ok(match path {
             "/dir" => changed(&answer, |directory| {
@@ -145,6 +165,12 @@ impl Shared {
             }),
             _ => answer,
         })
+    }
+
+    fn refusal(&self, path: &str) -> Option<Vec<u8>> {
+        let mut refusals = self.refusals.lock().unwrap();
+        let index = refusals.iter().position(|(start, _)| path.starts_with(start))?;
+        Some(refusals.remove(index).1)
     }
 
     fn renewal_info(&self, certificate: &str) -> Vec<u8> {

@@ -8,7 +8,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -206,6 +212,29 @@ impl Pebble {
         let answer = json!({ "suggestedWindow": window }).to_string();
         let request = json!({ "certificate": certificate, "ariResponse": answer }).to_string();
         self.manage("set-renewal-info/", &["--data-binary", &request]);
+    }
+
+    /// Deactivates the account at `url` as its owner may (RFC 8555 §7.3.6), with its key in PEM. Pebble must reject no
+    /// nonces.
+    pub fn deactivate(&self, url: &str, key: &[u8]) {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der()).unwrap();
+        let head = self.fetch(self.links()["newNonce"].as_str().unwrap(), &["--head"]);
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("replay-nonce").then(|| value.trim().to_owned())
+        };
+        let nonce = head.lines().find_map(header).unwrap();
+        let encoded = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = encoded(&json!({ "alg": "ES256", "kid": url, "nonce": nonce, "url": url }));
+        let payload = encoded(&json!({ "status": "deactivated" }));
+        let signature = key.sign(&SystemRandom::new(), format!("{header}.{payload}").as_bytes()).unwrap();
+        let request = json!({
+            "protected": header, "payload": payload, "signature": URL_SAFE_NO_PAD.encode(signature.as_ref()),
+        });
+        let options = ["--header", "Content-Type: application/jose+json", "--data-binary", &request.to_string()];
+        let account: Value = serde_json::from_str(&self.fetch(url, &options)).unwrap();
+        assert_eq!(account["status"], "deactivated");
     }
 
     /// Requests `path` of its management interface.
