@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::proxy::{self, ProxySettings};
 use super::refusal;
 use super::response_headers::ResponseHeaders;
 use crate::acme::failure::AcmeFailure;
@@ -38,6 +39,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// An HTTPS client for one CA.
 pub(super) struct AcmeHttp {
     tls: TlsConnector,
+    proxy: ProxySettings,
     last_response: Mutex<ResponseHeaders>,
 }
 
@@ -58,7 +60,8 @@ impl AcmeHttp {
             .map_err(|error| AcmeFailure::action_required(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), last_response: Mutex::default() })
+        let (tls, proxy) = (TlsConnector::from(Arc::new(config)), ProxySettings::from_environment());
+        Ok(Self { tls, proxy, last_response: Mutex::default() })
     }
 
     /// The status, headers and body of the last response.
@@ -114,7 +117,10 @@ impl AcmeHttp {
         if uri.scheme_str() != Some("https") {
             return Err("the URL is not https".into());
         }
-        let tcp = connect(&host, uri.port_u16().unwrap_or(443)).await?;
+        let tcp = match self.proxy.for_uri(&uri) {
+            Some(proxy) => proxy::connect(&uri, proxy?).await?,
+            None => connect(&host, uri.port_u16().unwrap_or(443)).await?,
+        };
         let tls = self.tls.connect(ServerName::try_from(host)?, tcp).await?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse::<Uri>()?;

@@ -23,6 +23,7 @@ mod account;
 pub mod directory_meta;
 mod http;
 mod order;
+mod proxy;
 mod refusal;
 mod response_headers;
 
@@ -94,7 +95,6 @@ impl AcmeCa {
         Ok(self.accounts.registered()?.map(|registered| registered.id))
     }
 
-    fn url(&self) -> &str {
     /// Asks the CA for our account, if one is registered. Changes nothing, here or there.
     ///
     /// # Errors
@@ -115,6 +115,7 @@ impl AcmeCa {
         }
     }
 
+    fn url(&self) -> &str {
         self.settings.directory.url()
     }
 
@@ -239,7 +240,6 @@ impl Ca for AcmeCa {
         Box::pin(self.register_new())
     }
 
-    fn clock_skew(&self) -> Option<i64> {
     fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
         self.accounts.url()
     }
@@ -249,6 +249,7 @@ impl Ca for AcmeCa {
         self.accounts.put_key_aside()
     }
 
+    fn clock_skew(&self) -> Option<i64> {
         self.http.seen().clock_skew
     }
 

@@ -138,7 +138,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
 }
 
 /// A site whose CA is a proxy with renewal information, for machines with an old Pebble.
-fn with_ari_proxy(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, AriProxy)> {
+pub(super) fn with_ari_proxy(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, AriProxy)> {
     let (bind, mut public) = usual(test, Behavior::default())?;
     let ca = AriProxy::start(&public.pebble, echoes_replaces);
     public.acme()["directory"] = json!(ca.directory());

@@ -1,10 +1,12 @@
 //! End-to-end tests: `provost serve` with `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
 //!
 //! [`ca`] is about the CA's errors, [`dns`] about DNS failures, [`crash_recovery`] about recovery after kill -9, [`exact`] about
-//! certificates for exact names, [`ari`] about renewal information and profiles.
+//! certificates for exact names, [`ari`] about renewal information and profiles, [`ca_states`] about
+//! orders, accounts and terms of service that the CA refuses, and about a proxy on the way to the CA.
 
 mod ari;
 mod ca;
+mod ca_states;
 mod crash_recovery;
 mod dns;
 mod exact;

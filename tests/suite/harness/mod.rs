@@ -4,6 +4,7 @@
 //! - [`bind`], [`knot`]: name servers of a test.
 //! - [`browser`]: a real browser.
 //! - [`certbot`]: certbot's files.
+//! - [`connect_proxy`]: an HTTP proxy with CONNECT.
 //! - [`directory`]: an ACME directory with chosen content.
 //! - [`golden`]: comparisons with golden files.
 //! - [`lan`]: a DHCP server and a client.
@@ -11,8 +12,8 @@
 //! - [`operators`]: an operator with curl.
 //! - [`pages`]: the manual.
 //! - [`patience`]: timeouts, and time limits on a machine that is overloaded or suspended.
-//! - [`pebble`]: a test CA as a process.
 //! - [`pdns`]: PowerDNS.
+//! - [`pebble`]: a test CA as a process.
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.
 //! - [`site`]: folders and `provost.json`; the server as a process.
@@ -26,6 +27,7 @@ pub mod ari_proxy;
 pub mod bind;
 pub mod browser;
 pub mod certbot;
+pub mod connect_proxy;
 pub mod directory;
 pub mod golden;
 pub mod knot;
@@ -34,9 +36,9 @@ pub mod namespace;
 pub mod operators;
 pub mod pages;
 pub mod patience;
+pub mod pdns;
 pub mod pebble;
 pub mod pki;
-pub mod pdns;
 pub mod prometheus;
 pub mod site;
 pub mod socket;

@@ -116,6 +116,10 @@ impl Site {
         let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_provost"), "serve", "--config"]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(self.write_config()).current_dir(self.folder.path());
+        // The proxy of the machine does not lead to the CAs of tests.
+        for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"] {
+            command.env_remove(name);
+        }
         command
     }
 
