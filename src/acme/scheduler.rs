@@ -250,7 +250,7 @@ impl Renewer {
 
     fn report_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
         let wait = (self.attempt_time(lineage, now) - now).max(0);
-        let hint = if failure.cure == Retry::Human { "; this needs somebody to change something" } else { "" };
+        let hint = if failure.cure == Retry::Human { "; action required" } else { "" };
         self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {

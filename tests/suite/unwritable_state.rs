@@ -6,7 +6,9 @@ use std::process::Command;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
+use crate::acme_e2e::usual;
 use crate::harness::operators::Operators;
+use crate::harness::pebble::Behavior;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
 use crate::harness::tls::Client;
@@ -230,4 +232,34 @@ fn control_socket_of_wrong_file_type_is_reported_by_commands() {
         std::fs::rename(site.path("aside"), &socket).unwrap();
         assert_eq!(command(&site, &["phones"]).stderr, "");
     }
+}
+
+#[test]
+fn read_only_state_serves_certificates_obtained_by_acme() {
+    const TEST: &str = "unwritable_state::read_only_state_serves_certificates_obtained_by_acme";
+    if !namespace::is_inside(TEST, &[]) {
+        return;
+    }
+    let Some((_bind, public)) = usual(TEST, Behavior::default()) else { return };
+    {
+        let server = public.start();
+        public.obtains();
+        server.signal(rustix::process::Signal::TERM);
+        assert!(server.wait().success());
+    }
+    let state = public.site.path("state");
+    // A renewal is due at once.
+    let memory = std::fs::read_to_string(state.join("renewal.json")).unwrap();
+    let mut memory: serde_json::Value = serde_json::from_str(&memory).unwrap();
+    memory["certificates"]["ecdsa-p256"]["revoked"] = json!(true);
+    std::fs::write(state.join("renewal.json"), memory.to_string()).unwrap();
+    namespace::read_only(&state);
+    let orders = public.pebble().logged("Added order");
+    let server = public.site.start();
+    server.says("state cannot be written: Read-only file system");
+    server.says("no certificate is obtained or renewed");
+    let line = server.says("no new certificate (ecdsa-p256)");
+    assert!(line.contains("Read-only file system") && line.contains("action required"), "{line}");
+    assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
+    assert_eq!(public.pebble().logged("Added order"), orders, "no order without a place for its certificate");
 }

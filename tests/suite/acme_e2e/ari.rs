@@ -51,7 +51,7 @@ fn unknown_profile_is_logged_with_the_offered_ones() {
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("offers no profile") && line.contains("only: classic, shortlived"), "{line}");
-    assert!(line.contains("needs somebody"), "{line}");
+    assert!(line.contains("action required"), "{line}");
     assert_eq!(public.pebble.logged("Added order"), 0);
 }
 

@@ -18,7 +18,7 @@ fn external_account_is_bound_once_configured() {
     };
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
-    assert!(line.contains("externalAccountRequired") && line.contains("needs somebody"), "{line}");
+    assert!(line.contains("externalAccountRequired") && line.contains("action required"), "{line}");
     server.kill();
     std::fs::write(public.site.path("eab.key"), format!("{key}\n")).unwrap();
     public.acme()["external_account"] = json!({ "key_id": "kid-1", "hmac_key_file": "eab.key" });
@@ -64,7 +64,7 @@ fn profile_at_a_ca_without_profiles_is_a_logged_error() {
     let Some((_bind, mut public)) = usual(test, Behavior::default()) else { return };
     public.acme()["profile"] = json!("classic");
     let line = public.start().says("no new certificate (ecdsa-p256)");
-    assert!(line.contains("only: none at all") && line.contains("needs somebody"), "{line}");
+    assert!(line.contains("only: none at all") && line.contains("action required"), "{line}");
 }
 
 #[test]

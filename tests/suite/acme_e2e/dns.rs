@@ -29,7 +29,7 @@ fn wrong_tsig_secret_is_logged_and_spends_no_validation() {
     public.acme()["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
-    assert!(line.contains("BADSIG") && line.contains("needs somebody"), "{line}");
+    assert!(line.contains("BADSIG") && line.contains("action required"), "{line}");
     let status = public.certificate(&["status"]);
     assert_eq!(status.code, 1, "{status:?}");
     assert!(status.stdout.contains("none yet") && status.stdout.contains("BADSIG"), "{status:?}");
@@ -43,7 +43,7 @@ fn refused_update_logs_the_grant_and_spends_no_validation() {
     public.site.config["domain"] = json!("other.example.com");
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
-    for part in ["REFUSED", "grant provost. name _acme-challenge.other.example.com. TXT;", "needs somebody"] {
+    for part in ["REFUSED", "grant provost. name _acme-challenge.other.example.com. TXT;", "action required"] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(!public.has_spent_validations());

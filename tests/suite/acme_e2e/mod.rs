@@ -97,7 +97,11 @@ impl Public {
         client
     }
 
-    fn client(&self, server: &Running) -> Client {
+    pub fn pebble(&self) -> &Pebble {
+        &self.pebble
+    }
+
+    pub fn client(&self, server: &Running) -> Client {
         self.client_of(server, 0)
     }
 
