@@ -24,8 +24,8 @@ pub struct DelegationProblem {
 }
 
 impl DelegationProblem {
-    fn new(problem: impl ToString, remedy: impl ToString) -> Self {
-        Self { problem: problem.to_string(), remedy: Some(remedy.to_string()) }
+    fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { problem: problem.into(), remedy: Some(remedy.into()) }
     }
 }
 

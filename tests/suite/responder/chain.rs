@@ -186,7 +186,7 @@ fn phones_are_served_while_the_port_is_busy(site: &Site, server: Running) {
 }
 
 /// Sends queries of strangers for as long as this lives: good, refused, malformed and random ones, each by UDP.
-struct Flood(Arc<AtomicBool>, Vec<std::thread::JoinHandle<u64>>);
+struct Flood(Arc<AtomicBool>, Vec<std::thread::JoinHandle<usize>>);
 
 impl Flood {
     fn start(lanes: usize) -> Self {
@@ -198,13 +198,13 @@ impl Flood {
                 socket.connect(format!("{SERVER}:53")).unwrap();
                 socket.set_nonblocking(true).unwrap();
                 let good = super::query("_acme-challenge.phones.example.com.", RecordType::TXT);
-                let mut sent = 0;
+                let mut sent = 0_usize;
                 while !is_over.load(Ordering::Relaxed) {
                     let mut query = good.clone();
-                    let at = (sent as usize * 7 + seed) % query.len();
+                    let at = (sent * 7 + seed) % query.len();
                     query[at] ^= u8::try_from(sent % 256).unwrap();
                     // A full buffer loses it, as the network may.
-                    sent += u64::from(socket.send(&query).is_ok());
+                    sent += usize::from(socket.send(&query).is_ok());
                     let _ = socket.recv(&mut [0; 1500]);
                 }
                 sent
@@ -215,7 +215,7 @@ impl Flood {
     }
 
     /// Ends it. Returns how many queries were sent.
-    fn end(self) -> u64 {
+    fn end(self) -> usize {
         self.0.store(true, Ordering::Relaxed);
         self.1.into_iter().map(|lane| lane.join().unwrap()).sum()
     }
