@@ -12,7 +12,7 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("is no regular file (folders and pipes are not read)"));
+        return Err(io::Error::other("is not a regular file (folders and pipes are not read)"));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

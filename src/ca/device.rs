@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_stays_on_the_list_and_a_broken_off_revocation_is_made_good() {
+    fn interrupted_revocation_is_completed_and_stays_listed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca");
         let mut ca = made(&path);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn no_certificate_outlives_its_ca_and_no_ca_is_made_over_another() {
+    fn certificate_ends_before_its_ca_and_no_ca_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca");
         let mut ca = made(&path);
@@ -349,8 +349,8 @@ mod tests {
         ca.put_on_record(&signed).unwrap();
         assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
         assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Expired { .. })));
-        let everybody = DeviceCertificateRequest { mac: "ffffffffffff".parse().unwrap(), ..longest };
-        assert!(matches!(ca.sign(&everybody, now), Err(CaError::NotAPhone(_))));
+        let multicast = DeviceCertificateRequest { mac: "ffffffffffff".parse().unwrap(), ..longest };
+        assert!(matches!(ca.sign(&multicast, now), Err(CaError::NotAPhone(_))));
         assert_eq!(ca.record().standings().len(), 1);
         drop(ca);
         let key = std::fs::read(path.join(KEY)).unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_certificate_may_be_read_by_others() {
+    fn ca_key_and_record_are_private_to_the_owner() {
         let folder = tempfile::tempdir().unwrap();
         let mut ca = made(&folder.path().join("ca"));
         issue(&mut ca);

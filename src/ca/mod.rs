@@ -40,11 +40,11 @@ pub enum CaError {
     #[error("{path} is damaged: {reason}; restore it, or remove the folder so that a new CA is made", path = .path.display())]
     Damaged { path: PathBuf, reason: String },
     /// The certificate could not be made.
-    #[error("a certificate could not be made: {0}")]
+    #[error("cannot make a certificate: {0}")]
     Issue(#[from] rcgen::Error),
     /// A CA would be created where one exists.
-    #[error("{path} is there already: whatever was issued by it would be lost; name another folder (--dir), or, if nothing was issued by it yet, remove the \
-         folder and init again", path = .path.display())]
+    #[error("{path} already exists, and a new CA would make the certificates of the old one invalid; name another folder (--dir). \
+         If the old CA has issued no certificate, remove its folder and run provost ca init again", path = .path.display())]
     There {
         /// The file that exists.
         path: PathBuf,
@@ -59,13 +59,13 @@ pub enum CaError {
     #[error("{}: the record of the CA is damaged: {}; restore it from a backup", .0.place(), .0.message())]
     BadRecord(SettingsError),
     /// A certificate would outlive its CA.
-    #[error("the CA itself counts until {}: a certificate may not outlive it; ask for fewer --days", rfc3339(*.not_after))]
+    #[error("the CA expires at {}, and a certificate must not be valid longer than its CA; use fewer --days", rfc3339(*.not_after))]
     Outlived {
         /// The CA's last second, in Unix seconds.
         not_after: i64,
     },
     /// The CA has expired.
-    #[error("the CA has expired at {}, and with it all that it signed; make another, in another folder (provost ca init --dir)", rfc3339(*.not_after))]
+    #[error("the CA expired at {}, and with it all its certificates; make a new CA in another folder (provost ca init --dir)", rfc3339(*.not_after))]
     Expired {
         /// Its last second, in Unix seconds.
         not_after: i64,
@@ -74,7 +74,7 @@ pub enum CaError {
     #[error("{0}")]
     NotAPhone(#[from] NotAPhone),
     /// The CA issued no certificate to this phone.
-    #[error("no certificate of {0} was ever issued by this CA; see provost ca list")]
+    #[error("this CA has issued no certificate for {0}; see provost ca list")]
     NeverIssued(String),
     /// Hex digits that are neither a MAC address nor a serial number of this CA.
     #[error(
@@ -83,7 +83,7 @@ pub enum CaError {
     )]
     NeitherMacNorSerial(String),
     /// A certificate was made but cannot be used.
-    #[error("a certificate of our own cannot be used: {0}")]
+    #[error("the new certificate is unusable: {0}")]
     Unusable(String),
 }
 
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ca_is_made_once_and_opened_again() {
+    fn ca_is_created_once_and_then_reopened() {
         let folder = tempfile::tempdir().unwrap();
         let now = crate::clock::now();
         let path = folder.path().join("ca");

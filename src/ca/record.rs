@@ -27,7 +27,8 @@ impl Serial {
     /// 16 random bytes, as a positive number of constant length.
     pub(super) fn random() -> Result<Self, CaError> {
         let mut bytes = [0; 16];
-        rand::fill(&mut bytes).map_err(|_| CaError::Unusable("the system gives no random numbers".to_owned()))?;
+        rand::fill(&mut bytes)
+            .map_err(|_| CaError::Unusable("the system's random number generator failed".to_owned()))?;
         bytes[0] = bytes[0] & 0x3f | 0x40;
         Ok(Self(bytes.to_vec()))
     }
@@ -193,7 +194,7 @@ impl Record {
             }
             RecordEvent::Revoked { at, serial } => {
                 let revoked = self.standings.iter_mut().find(|status| status.serial == serial);
-                let revoked = revoked.ok_or_else(|| format!("{serial} is revoked, but was never issued"))?;
+                let revoked = revoked.ok_or_else(|| format!("{serial} is revoked but was never issued"))?;
                 revoked.revoked.get_or_insert(at);
             }
         }
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_serial_number_is_read_as_it_is_printed_here_and_by_openssl() {
+    fn serial_number_parses_our_and_openssl_spelling() {
         let serial: Serial = "4a00FF".parse().unwrap();
         assert_eq!(serial, "00:4A:00:ff".parse().unwrap());
         assert_eq!(serial.to_string(), "4a00ff");
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_said_with_its_line() {
+    fn damaged_record_is_reported_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record.jsonl");
         let issued = r#"{"event":"issued","at":1,"serial":"4a","mac":"00005e00530c","not_after":2,"sha256":"x"}"#;

@@ -255,7 +255,7 @@ impl fmt::Display for Condition {
             Self::Missing { failure: Some(failure) } => write!(f, "could not be obtained: {failure}"),
             Self::NotYetValid { ca: None, not_before } => write!(
                 f,
-                "is not valid before {}: check this machine's clock (timedatectl), and which certificate this is",
+                "is not valid before {}: check this machine's clock (timedatectl), and that this is the right certificate",
                 rfc3339(*not_before)
             ),
             Self::NotYetValid { ca: Some(ca), not_before } => write!(
@@ -268,7 +268,7 @@ impl fmt::Display for Condition {
             Self::Expired { ca: Some(ca), not_after } => write!(
                 f,
                 "has the intermediate certificate {ca:?} in its chain, which expired at {}: phones refuse the chain; \
-                 replace the intermediate by the CA's present one",
+                 replace it with the CA's current one",
                 rfc3339(*not_after)
             ),
             Self::WrongNames { wanted, names, failure } => {
@@ -277,8 +277,8 @@ impl fmt::Display for Condition {
             }
             Self::FilesUnusable { not_after, error } => write!(
                 f,
-                "was read before and stays in use until {}, but its files cannot be used now, and a restart would leave \
-                 phones without it: {error}",
+                "can no longer be read from its files; the copy in memory is valid until {}, but a restart would lose \
+                 it: {error}",
                 rfc3339(*not_after)
             ),
             Self::EndsSoon { ca: None, not_after, left, .. } => write!(
@@ -290,8 +290,8 @@ impl fmt::Display for Condition {
             ),
             Self::EndsSoon { ca: Some(ca), not_after, left, .. } => write!(
                 f,
-                "has the intermediate certificate {ca:?} in its chain, which expires at {} ({} left): replace it by the \
-                 CA's present one, or renew the certificate before",
+                "has the intermediate certificate {ca:?} in its chain, which expires at {} ({} left): replace it with \
+                 the CA's current one, or renew the certificate before",
                 rfc3339(*not_after),
                 span(*left)
             ),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_outside_the_validity_is_an_error_with_or_without_plan() {
+    fn time_outside_the_validity_is_an_error() {
         let plan = RenewalSchedule { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
         for plan in [None, Some(plan)] {
             let at = |now| Condition::of(now, &valid(90 * DAY), plan);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_certificate_is_an_error_once_obtaining_it_fails() {
+    fn missing_certificate_is_an_error_once_an_order_failed() {
         let missing = |failure| {
             Condition::of(
                 0,
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn intermediate_that_ends_first_decides() {
+    fn intermediate_that_expires_first_decides() {
         let begin = 1_000_000_000;
         let ending = |days: i64| Intermediate { ca: "R3".to_owned(), not_before: 0, not_after: begin + days * DAY };
         let plan = RenewalSchedule { renewal: begin + 60 * DAY, failure: None, action_required: false };
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_names_and_unusable_files_are_errors_of_a_valid_certificate() {
+    fn wrong_names_and_unusable_files_are_errors() {
         let names = ["other.example.org".to_owned()];
         let wrong = CertificateFacts { wrong_names: Some((&names, "*.phones.example.com")), ..valid(90 * DAY) };
         let broken = CertificateFacts { files_error: Some("own.key: not found"), ..valid(90 * DAY) };
@@ -457,7 +457,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_condition_improves_as_time_passes(
+        fn condition_never_improves_as_time_passes(
             lifetime in HOUR..500 * DAY, planned in 0..1000_i64, is_planned: bool, is_failing: bool, mut steps: [u16; 2],
         ) {
             steps.sort_unstable();

@@ -1,4 +1,4 @@
-//! Which constituencies want a certificate for their exact names, and for which names. Pure.
+//! The constituencies that need a certificate for their exact names, and these names. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use crate::constituency::{CertificateNames, Constituency, ConstituencyName, Regi
 pub struct ExactNames(BTreeMap<ConstituencyName, Vec<String>>);
 
 impl ExactNames {
-    /// The names that the constituencies of `registry` want, one label below `domain`.
+    /// The exact names that the constituencies of `registry` need, one label below `domain`.
     #[must_use]
     pub fn of(registry: &Registry, domain: &str) -> Self {
-        let wants = |constituency: &&std::sync::Arc<Constituency>| {
+        let needs_exact = |constituency: &&std::sync::Arc<Constituency>| {
             constituency.policy.tls.certificate_names == CertificateNames::Exact
         };
         let names = |constituency: &Constituency| {
@@ -23,7 +23,13 @@ impl ExactNames {
             });
             std::iter::once(&constituency.name).chain(aliases).map(|label| format!("{label}.{domain}")).collect()
         };
-        Self(registry.served().filter(wants).map(|wanting| (wanting.name.clone(), names(wanting))).collect())
+        Self(
+            registry
+                .served()
+                .filter(needs_exact)
+                .map(|constituency| (constituency.name.clone(), names(constituency)))
+                .collect(),
+        )
     }
 
     /// Each constituency with its names.
@@ -31,7 +37,7 @@ impl ExactNames {
         self.0.iter().map(|(constituency, names)| (constituency, names.as_slice()))
     }
 
-    /// The names that `constituency` wants, if it wants any.
+    /// The exact names that `constituency` needs, if any.
     #[must_use]
     pub fn get(&self, constituency: &ConstituencyName) -> Option<&[String]> {
         self.0.get(constituency).map(Vec::as_slice)

@@ -124,8 +124,8 @@ impl FilesSource {
             (!missing.is_empty()).then(|| {
                 let missing = missing.join(", ");
                 format!(
-                    "{constituency}: \"certificate_names\" is \"exact\", but none of the certificate files is for exactly \
-                     {missing}, so phones are shown the wildcard there; add a pair to \"files\" that names {missing}"
+                    "{constituency}: \"certificate_names\" is \"exact\", but no certificate file is for exactly {missing}, \
+                     so phones get the wildcard certificate; add a pair for {missing} to \"files\""
                 )
             })
         };

@@ -30,7 +30,7 @@ pub struct LiveCertificates {
 #[derive(Debug)]
 pub struct ConstituencyCertificates {
     live: Arc<LiveCertificates>,
-    /// The constituency whose exact names come first; `None` if it wants the wildcard.
+    /// The constituency whose exact names come first; `None` for the wildcard.
     exact: Option<ConstituencyName>,
 }
 
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_certificate_yields_to_a_valid_one_of_the_same_kind_and_name() {
+    fn expired_certificate_yields_to_a_valid_one_of_its_kind() {
         let expired = certificate(WILDCARD, &PKCS_RSA_SHA256, false);
         let valid = certificate(WILDCARD, &PKCS_RSA_SHA256, true);
         for order in [[&expired, &valid], [&valid, &expired]] {
@@ -263,7 +263,7 @@ mod tests {
         }
         let certificates = presenting(&[&expired], &[]);
         assert_presents(&certificates, &BOTH, &expired);
-        assert!(!certificates.is_any_valid(HOST, now()), "it is presented, for want of another");
+        assert!(!certificates.is_any_valid(HOST, now()), "presented, because there is no other");
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_certificate_for_another_host_does_not_stand_in() {
+    fn valid_certificate_for_another_host_is_not_used() {
         let expired = certificate(WILDCARD, &PKCS_RSA_SHA256, false);
         let other = certificate("other.phones.example.com", &PKCS_ECDSA_P256_SHA256, true);
         let certificates = presenting(&[&expired, &other], &[]);

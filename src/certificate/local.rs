@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_no_certificate_can_be_made_for_keep_no_others_from_being_shown() {
+    fn one_unusable_name_does_not_block_other_certificates() {
         let folder = tempfile::tempdir().unwrap();
         let now = clock::now();
         let mut local = LocalCa::open(folder.path(), "phones.example.com", now).unwrap();

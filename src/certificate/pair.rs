@@ -26,7 +26,7 @@ pub enum PairError {
     #[error("the private key cannot be used: {0}")]
     Key(String),
     /// The key belongs to another certificate.
-    #[error("the private key does not fit the first certificate")]
+    #[error("the private key does not match the first certificate")]
     Mismatch,
     /// A CA certificate comes first: wrong order, or wrong file.
     #[error("the first certificate is a CA's; the server's own certificate must come first")]

@@ -192,7 +192,7 @@ impl Config {
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
         let base = file.parent().unwrap_or(Path::new(""));
         let domain = host::normalise(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {
-            wrong("domain", format!("{:?} is no domain name such as phones.example.com", typed.domain))
+            wrong("domain", format!("invalid domain name {:?}: write one such as phones.example.com", typed.domain))
         })?;
         let listen = typed.listen;
         check_listen(&listen).map_err(|reason| wrong("listen", reason))?;
@@ -200,7 +200,7 @@ impl Config {
             plain.check(&listen).map_err(|reason| wrong("plain_http", reason))?;
         }
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
-            return Err(wrong("certificate", "names no files".to_owned()));
+            return Err(wrong("certificate", "\"files\" is empty; name a certificate chain and its key".to_owned()));
         }
         if let CertificateSource::Acme(acme) = &typed.certificate
             && let Some(responder) = acme.dns.responder()
@@ -323,7 +323,7 @@ impl Config {
         }
         let file = self.file.clone().unwrap_or_else(|| CONFIG_FILE.into());
         let reason = format!(
-            "the state directory {} and the constituencies {} must not lie inside one another",
+            "the state directory {} and the constituencies {} must not contain each other",
             state.display(),
             constituencies.display()
         );
@@ -333,7 +333,7 @@ impl Config {
 
 fn check_listen(listen: &[SocketAddr]) -> Result<(), String> {
     if listen.is_empty() {
-        return Err("names no address to listen on".to_owned());
+        return Err("is empty; name an address to listen on".to_owned());
     }
     let mut seen = BTreeSet::new();
     match listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_lasting_absence_is_a_removal() {
+    fn short_absence_is_not_a_removal() {
         let at = |milliseconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds);
         let mut absence = Absence::default();
         assert!(!absence.note_missing(at(0)) && !absence.note_missing(at(199)) && absence.is_pending());

@@ -112,7 +112,7 @@ fn parts_of(pattern: &str) -> Result<Vec<Part>, InvalidPattern> {
         return Err(invalid("only * and ? are wildcards; write ? for each of [ ] { } \\"));
     }
     if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(invalid("a path below the constituency's folder has no empty, \".\" or \"..\" segment"));
+        return Err(invalid("a path in the constituency's folder must not have an empty, \".\" or \"..\" segment"));
     }
     let part = |character| match character {
         '*' => Part::Many,
@@ -122,7 +122,7 @@ fn parts_of(pattern: &str) -> Result<Vec<Part>, InvalidPattern> {
     let parts: Vec<Part> = path.chars().map(part).collect();
     if spelled_literally(&parts).is_empty() {
         return Err(invalid(
-            "it spells no MAC address, so it has no effect; wildcards never match a MAC address, write its digits",
+            "it contains no MAC address, so it has no effect; write the digits of the MAC address, because wildcards never match one",
         ));
     }
     Ok(parts)
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_names_the_digits_literally() {
+    fn pattern_matches_only_literal_mac_digits() {
         let names = common(&["fw/00005e0053aa-*.ld", "/ring-00-00-5e-00-53-ab.wav", "y000000000028.cfg"]);
         for path in
             ["fw/00005e0053aa-.ld", "fw/00005e0053aa-5.9.7.ld", "ring-00-00-5e-00-53-ab.wav", "y000000000028.cfg"]
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_matches_dates_and_hashes_but_no_mac() {
+    fn wildcard_matches_dates_and_hashes_but_no_mac() {
         let names = common(&["*/00005e0053aa/?*.cfg"]);
         assert!(names.match_path("d-202611300630/00005e0053aa/1.cfg"));
         assert!(names.match_path("0123456789abcdef0123456789abcdef/00005e0053aa/1.cfg"));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_without_literal_digits_is_an_error() {
+    fn pattern_without_literal_mac_is_rejected() {
         for pattern in ["*", "*.cfg", "00005e0053??.cfg", "y0000000000*.cfg", "0000*5e0053aa.cfg", "site.cfg", "", "/"]
         {
             assert!(error(pattern).starts_with(&format!("invalid pattern {pattern:?}: ")), "{}", error(pattern));
@@ -203,7 +203,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_pattern_for_a_path_matches_it(path in "[a-z0-9*?\\[ ._-]{0,12}00005e0053aa[a-z.*]{0,8}(/[a-z]{1,3})?") {
+        fn pattern_made_for_a_path_matches_it(path in "[a-z0-9*?\\[ ._-]{0,12}00005e0053aa[a-z.*]{0,8}(/[a-z]{1,3})?") {
             let names = common(&[&CommonNames::pattern_for(&path)]);
             proptest::prop_assert!(names.match_path(&path));
         }

@@ -78,7 +78,7 @@ pub struct Changes {
 #[derive(Debug, thiserror::Error)]
 pub enum DenialsError {
     /// The state directory cannot be opened, so it is unknown whether there are denials.
-    #[error("whether phones are denied everywhere is unknown: {path} cannot be opened: {source}; run this as the user that serves, or as root", path = .path.display())]
+    #[error("the list of phones denied everywhere cannot be read: {path} cannot be opened: {source}; run this as the user that serves, or as root", path = .path.display())]
     Folder {
         /// The state directory.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum DenialsError {
         source: io::Error,
     },
     /// The file exists and cannot be read, or is invalid.
-    #[error("{0}; put a good file in its place: as long as it is there, it is not ignored")]
+    #[error("{0}; repair or replace the file: provost never ignores an invalid one")]
     File(SettingsError),
     /// Another process holds the lock.
     #[error("{0}; nothing was changed")]
@@ -109,7 +109,7 @@ impl ServerDenial {
     #[must_use]
     pub fn explained(&self) -> String {
         let text = |text: &str| text.replace(char::is_control, "\u{fffd}");
-        let by = if self.by.is_empty() { "somebody" } else { &self.by };
+        let by = if self.by.is_empty() { "an unknown user" } else { &self.by };
         let at = self.at.map(|at| format!(" at {}", clock::rfc3339(at))).unwrap_or_default();
         let note = if self.note.is_empty() { String::new() } else { format!(": {}", self.note) };
         text(&format!("by {by}{at}{note}"))
@@ -231,7 +231,7 @@ impl DenialsFile {
 pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, notify: &dyn Fn(&str)) -> Result<bool, DenialsError> {
     mac.check_phone().map_err(|error| DenialsError::Invalid(error.to_string()))?;
     if denial.note.len() > MAX_NOTE || denial.note.chars().any(char::is_control) {
-        return Err(DenialsError::Invalid(format!("a note is one line of at most {MAX_NOTE} bytes")));
+        return Err(DenialsError::Invalid(format!("the note must be one line of at most {MAX_NOTE} bytes")));
     }
     state::private_folder(state).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })?;
     change(state, notify, |phones| match phones.get(&mac) {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_written_updated_and_lifted() {
+    fn denial_is_written_updated_and_lifted() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         assert_eq!(lift(&state, mac(), &quiet).unwrap(), None);
@@ -402,16 +402,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_is_an_error_and_never_ignored() {
+    fn unusable_denials_file_is_an_error() {
         let state = tempfile::tempdir().unwrap();
         let file = state.path().join(FILE);
         for (text, error) in [
             ("{", ":1: "),
             ("[]", ":1:1: must be an object, not a list"),
-            ("{\n\"00005e00530c\": {\"when\": \"\"}}", ":2:18: \"when\": is no known key"),
+            ("{\n\"00005e00530c\": {\"when\": \"\"}}", ":2:18: \"when\": unknown key"),
             ("{\"00005e00530c\": \"stolen\"}", ":1:18: \"00005e00530c\": must be an object, not a string"),
             ("{\"00005e00530c\": [\"me\"]}", ":1:18: \"00005e00530c\": must be an object, not a list"),
-            ("{\"phone\": {}}", "\"phone\" is no MAC address"),
+            ("{\"phone\": {}}", "invalid MAC address \"phone\""),
             ("{\"00005e00530c\": {\"at\": \"yesterday\"}}", "not a time"),
         ] {
             state::write_private(&file, text.as_bytes()).unwrap();
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_read_stays_in_force_until_there_is_a_good_one() {
+    fn last_valid_denials_stay_in_force() {
         let state = tempfile::tempdir().unwrap();
         let (path, file) = (state.path(), state.path().join(FILE));
         let mut followed = DenialsFile::open(path).unwrap();
@@ -469,9 +469,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_says_drives_no_terminal() {
+    fn control_characters_in_denials_are_replaced() {
         let denial = ServerDenial { by: "a\u{1b}[2J".to_owned(), at: None, note: "x\r\ny".to_owned() };
         assert_eq!(denial.explained(), "by a\u{fffd}[2J: x\u{fffd}\u{fffd}y");
-        assert_eq!(ServerDenial::default().explained(), "by somebody");
+        assert_eq!(ServerDenial::default().explained(), "by an unknown user");
     }
 }

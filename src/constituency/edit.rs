@@ -48,7 +48,7 @@ impl PolicyChange<'_> {
             mac.check_phone().map_err(|error| error.to_string())?;
         }
         let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| error.to_string())?;
-        let policy = root.object_value().ok_or("is no JSON object")?;
+        let policy = root.object_value().ok_or("is not a JSON object")?;
         match self {
             Self::Allow { mac, note } => allow(&policy, *mac, *note)?,
             Self::Pin { mac, note, certificate } => pin(&policy, *mac, *note, *certificate)?,
@@ -65,7 +65,7 @@ impl PolicyChange<'_> {
 /// If the text is not a JSON object.
 pub fn for_others(text: &str) -> Result<String, String> {
     let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| error.to_string())?;
-    let policy = root.object_value().ok_or("is no JSON object")?;
+    let policy = root.object_value().ok_or("is not a JSON object")?;
     for key in ["description", "denied", "aliases", "shared"] {
         policy.get(key).into_iter().for_each(CstObjectProp::remove);
     }
@@ -79,7 +79,7 @@ fn allow(policy: &CstObject, mac: MacAddress, note: Option<&str>) -> Result<(), 
     remove_denial(policy, mac)?;
     let phones = match policy.get("phones") {
         Some(phones) if is_any(&phones) => return Ok(()),
-        Some(phones) => phones.object_value().ok_or("\"phones\" is neither a map nor \"any\"")?,
+        Some(phones) => phones.object_value().ok_or("\"phones\" is neither an object nor \"any\"")?,
         None => policy.object_value_or_set("phones"),
     };
     match (entry(&phones, mac), note) {
@@ -98,11 +98,12 @@ fn allow(policy: &CstObject, mac: MacAddress, note: Option<&str>) -> Result<(), 
 fn pin(policy: &CstObject, mac: MacAddress, note: Option<&str>, certificate: Fingerprint) -> Result<(), String> {
     if policy.get("phones").is_some_and(|phones| is_any(&phones)) {
         return Err(
-            "\"phones\" is \"any\", which leaves no room for one phone's certificate; name the phones".to_owned()
+            "\"phones\" is \"any\", so no phone can have a pinned certificate; list the phones instead".to_owned()
         );
     }
     allow(policy, mac, note)?;
-    let phone = policy.object_value("phones").and_then(|phones| entry(&phones, mac)).ok_or("\"phones\" is no map")?;
+    let phone =
+        policy.object_value("phones").and_then(|phones| entry(&phones, mac)).ok_or("\"phones\" is not an object")?;
     match phone.object_value() {
         Some(entry) => {
             let is_it = |pinned: CstObjectProp| text_of(&pinned.value()?)?.parse().ok();
@@ -166,7 +167,7 @@ fn deny(policy: &CstObject, mac: MacAddress) -> Result<(), String> {
 }
 
 fn array(policy: &CstObject, key: &str) -> Result<Option<CstArray>, String> {
-    let array = |value: CstObjectProp| value.array_value().ok_or_else(|| format!("\"{key}\" is no list"));
+    let array = |value: CstObjectProp| value.array_value().ok_or_else(|| format!("\"{key}\" is not a list"));
     policy.get(key).map(array).transpose()
 }
 
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_policy_gets_its_first_phone() {
+    fn allow_adds_first_phone_to_empty_policy() {
         let expected = "{\n  \"phones\": {\n    \"00005e00530c\": \"the kitchen\"\n  }\n}\n";
         assert_eq!(allow(EMPTY, Some("the kitchen")), expected);
         assert_eq!(deny(EMPTY), "{\n  \"denied\": [\"00005e00530c\"]\n}\n");
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_stays_as_it_was_typed() {
+    fn edit_preserves_the_rest_of_the_file() {
         let before = "{\r\n\t\"uploads\" : {\"max_phone_files\":3},\r\n\t\"phones\": {\r\n\t\t\"00:00:5E:00:53:C7\":   \"b\"\r\n\t},\r\n\t\"denied\": [\"00-00-5E-00-53-0C\", \"00005e0053ff\"]\r\n}";
         let after = "{\r\n\t\"uploads\" : {\"max_phone_files\":3},\r\n\t\"phones\": {\r\n\t\t\"00:00:5E:00:53:C7\":   \"b\",\r\n\t\t\"00005e00530c\": \"a\"\r\n\t},\r\n\t\"denied\": [ \"00005e0053ff\"]\r\n}";
         assert_eq!(allow(before, Some("a")), after);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_already_is_not_said_again() {
+    fn edit_without_effect_changes_nothing() {
         let spelled = r#"{"phones": {"00:00:5E:00:53:0C": "old"}, "denied": ["0000.5e00.530d"]}"#;
         assert_eq!(allow(spelled, None), spelled);
         assert_eq!(allow(spelled, Some("new")), spelled.replace("old", "new"));
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_comes_beside_the_note_and_goes_alone() {
+    fn pin_is_added_and_removed_without_the_note() {
         let certificate = Fingerprint::of(b"");
         let pin = |text: &str, note| PolicyChange::Pin { mac: mac(), note, certificate }.apply(text);
         let value = |text: &str| text.parse::<serde_json::Value>().unwrap();
@@ -260,18 +261,18 @@ mod tests {
         assert_eq!(allow(&deny(&pinned), None), plain);
         assert_eq!(value(&pin(&denied, None).unwrap()), expected);
         assert_eq!(value(&pin(EMPTY, Some("x")).unwrap())["phones"]["00005e00530c"]["note"], "x");
-        assert!(pin(r#"{"phones": "any"}"#, None).unwrap_err().contains("name the phones"));
+        assert!(pin(r#"{"phones": "any"}"#, None).unwrap_err().contains("list the phones"));
     }
 
     #[test]
-    fn a_policy_for_others_has_none_of_its_phones_and_names() {
+    fn template_drops_phones_and_names() {
         let text = "{\n  \"description\": \"d\",\n  \"trust\": [\"acme\"],\n  \"phones\": { \"00005e00530c\": \"a\" },\n  \"aliases\": [\"b\"]\n}\n";
         assert_eq!(for_others(text).unwrap(), "{\n  \"trust\": [\"acme\"],\n  \"phones\": {}\n}\n");
         assert_eq!(for_others(r#"{"phones": "any", "denied": []}"#).unwrap(), r#"{"phones": "any"}"#);
     }
 
     #[test]
-    fn what_is_no_policy_is_not_touched() {
+    fn invalid_policy_is_not_edited() {
         for text in ["", "[]", "{", "{\"phones\": []}", "{\"phones\": \"all\"}", "{\"denied\": {}}"] {
             assert!(PolicyChange::Allow { mac: mac(), note: None }.apply(text).is_err(), "{text}");
         }
@@ -279,7 +280,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn only_the_phone_changes(
+        fn edit_changes_only_the_phone(
             phones in proptest::collection::btree_map("[0-9a-f]{12}", "\\PC{0,8}", 0..6),
             denied in proptest::collection::btree_set("[0-9a-f]{12}", 0..4),
             note in "\\PC{0,12}",

@@ -14,7 +14,7 @@ pub struct Fingerprint([u8; 32]);
 
 /// A text that is not a fingerprint in any usual spelling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no SHA-256 of a certificate (write all 64 hex digits of it, with or without colons)")]
+#[error("invalid SHA-256 fingerprint {0:?}: write all 64 hex digits, with or without colons")]
 pub struct InvalidFingerprint(String);
 
 impl Fingerprint {
@@ -102,7 +102,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_shown_reads_back(bytes: [u8; 32]) {
+        fn display_parses_back(bytes: [u8; 32]) {
             let fingerprint = Fingerprint::from(bytes);
             proptest::prop_assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap().bytes(), bytes);
         }

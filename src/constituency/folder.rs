@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_folders_is_used_and_only_so_many_stay_open() {
+    fn open_folders_are_limited_and_reopened_on_demand() {
         let root = tempfile::tempdir().unwrap();
         let handle = Arc::new(std::fs::File::open(root.path()).unwrap().into());
         let open = Arc::new(OpenFolders::new(8));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_was_replaced_is_not_taken_for_the_one_before() {
+    fn replaced_folder_is_not_mistaken_for_the_old_one() {
         let root = tempfile::tempdir().unwrap();
         let handle = Arc::new(std::fs::File::open(root.path()).unwrap().into());
         let path = root.path().join("ote");

@@ -67,13 +67,13 @@ enum StoredPolicy {
 /// Why a stored policy is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecallError {
-    #[error("none is kept from before the start")]
+    #[error("no last good policy is stored")]
     Absent,
     #[error("{path} {1}", path = .0.display())]
     Unreadable(PathBuf, UnreadablePolicy),
-    #[error("the last good one, kept from before the start, is invalid today: {0}")]
+    #[error("the stored last good policy is no longer valid: {0}")]
     Invalid(SettingsError),
-    #[error("the last good one admits phones that are on no list, and such a one does not outlive a restart")]
+    #[error("the last good policy accepts phones that are not listed, and such a policy is not used after a restart")]
     Open,
 }
 
@@ -156,7 +156,7 @@ impl LastGoodWriter {
     /// Waits until everything is written, at most `timeout`. The [`LastGood`] must have been dropped.
     pub fn finish(self, timeout: Duration) {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(timeout) {
-            tracing::warn!("the last good policies are not all written: the state directory's disk does not answer");
+            tracing::warn!("some last good policies are not written: the disk of the state directory does not respond");
         }
     }
 }
@@ -228,11 +228,11 @@ impl Writer {
         });
         match (self.failure.is_some(), &failure) {
             (false, Some(error)) => tracing::warn!(
-                "the last good policies cannot be kept in {}: {error}; after a restart, a constituency whose \
-                 constituency.json is broken would not be served. It is tried again every minute",
+                "the last good policies cannot be stored in {}: {error}; after a restart, a constituency with an invalid \
+                 constituency.json would not be served. provost retries every minute",
                 self.folder.display()
             ),
-            (true, None) => tracing::info!("the last good policies are kept again"),
+            (true, None) => tracing::info!("the last good policies are stored again"),
             _ => {}
         }
         self.failure = failure;

@@ -15,17 +15,17 @@ pub struct MacAddress([u8; 6]);
 
 /// A text that is not a MAC address in any usual spelling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no MAC address (write 12 hex digits, for example 00005e00530c)")]
+#[error("invalid MAC address {0:?}: write 12 hex digits, for example 00005e00530c")]
 pub struct InvalidMacAddress(String);
 
 /// An address that no phone can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPhone {
     /// All zeros.
-    #[error("000000000000 is the name of the fallback files, never a phone")]
+    #[error("000000000000 is the name of the fallback files, and not the MAC address of a phone")]
     Fallback,
     /// A group address (multicast or broadcast).
-    #[error("{0} is a group's address (the first octet is odd), never a phone's own")]
+    #[error("{0} is a multicast address (its first octet is odd), and not the MAC address of a phone")]
     Group(MacAddress),
 }
 
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_mac_address_is_rejected() {
         for text in [
             "",
             "00005e00530",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_has_an_address_of_its_own() {
+    fn zero_and_multicast_addresses_are_not_phones() {
         let check = |text: &str| text.parse::<MacAddress>().unwrap().check_phone();
         assert_eq!(check("000000000000"), Err(NotAPhone::Fallback));
         for group in ["ffffffffffff", "01005e000001", "333300000001"] {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rack_of_phones_is_numbered_onwards() {
+    fn plus_counts_up_and_wraps() {
         let first: MacAddress = "00005e0053ff".parse().unwrap();
         assert_eq!(first.plus(1).to_string(), "00005e005400");
         assert_eq!("ffffffffffff".parse::<MacAddress>().unwrap().plus(1), MacAddress::NOBODY);
@@ -197,7 +197,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_shown_reads_back(octets: [u8; 6]) {
+        fn display_parses_back(octets: [u8; 6]) {
             let address = MacAddress(octets);
             proptest::prop_assert_eq!(address.to_string().parse::<MacAddress>().unwrap(), address);
         }

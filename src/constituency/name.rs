@@ -14,13 +14,13 @@ pub struct ConstituencyName(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Empty, or longer than a DNS label may be.
-    #[error("{0:?} is no DNS label: it must have 1 to 63 characters")]
+    #[error("invalid constituency name {0:?}: use 1 to 63 characters")]
     Length(String),
     /// DNS ignores case. Only lower case is allowed, so that each name has exactly one folder.
-    #[error("{0:?} is no constituency name: write it in lower case")]
+    #[error("invalid constituency name {0:?}: use lower-case letters")]
     UpperCase(String),
     /// A character that is not allowed in a DNS label, or a hyphen at either end.
-    #[error("{0:?} is no DNS label: only a-z, 0-9 and inner hyphens are allowed")]
+    #[error("invalid constituency name {0:?}: use only a-z, 0-9 and hyphens, without a hyphen at either end")]
     Character(String),
 }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_a_name_and_nothing_else_is() {
+    fn only_lower_case_dns_labels_are_names() {
         let longest = "a".repeat(63);
         for good in ["ucs-5-9", "ote", "a", "0", "x--y", &longest] {
             assert_eq!(good.parse::<ConstituencyName>().unwrap().as_str(), good);

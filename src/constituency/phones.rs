@@ -38,7 +38,7 @@ impl PhonesInput {
     pub(super) fn check_with_passwords(&self) -> Result<(), String> {
         if self.phones == Phones::Any {
             return Err(
-                "cannot be \"any\" with \"client_auth\": \"digest\": each phone has a password of its own".to_owned()
+                "cannot be \"any\" with \"client_auth\": \"digest\", because each phone has its own password; list the phones".to_owned()
             );
         }
         let pinned = self.pins.keys().next();
@@ -195,7 +195,7 @@ impl<'de> Deserialize<'de> for UniqueAddresses {
 
 fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
     if is_known {
-        Err(format!("{mac} stands here twice (spellings of one address are one phone)"))
+        Err(format!("{mac} is listed twice (perhaps in two spellings); remove one entry"))
     } else if mac == MacAddress::NOBODY {
         Err(NotAPhone::Fallback.to_string())
     } else {

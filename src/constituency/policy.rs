@@ -257,7 +257,9 @@ impl PolicyFile {
 
     fn check_shared(&self) -> Result<(), String> {
         let bad = self.shared.iter().find(|name| name.is_empty() || name.contains('/') || name.starts_with('.'));
-        bad.map_or(Ok(()), |name| Err(format!("{name:?} is no top-level folder; write one folder name, without \"/\"")))
+        bad.map_or(Ok(()), |name| {
+            Err(format!("invalid folder name {name:?}: write the name of a top-level folder, without \"/\""))
+        })
     }
 
     fn into_policy(self, common: CommonNames) -> Policy {
@@ -295,7 +297,8 @@ impl PolicyFile {
 fn check_trust(trust: &[String], bundles: &[&str]) -> Result<(), String> {
     if trust.is_empty() {
         return Err(
-            "trusts nobody, so no phone could get in; name a bundle, or remove the key for Polycom's".to_owned()
+            "is empty, so every phone would be refused; name a trust bundle, or remove the key to trust Polycom's CAs"
+                .to_owned(),
         );
     }
     let Some(unknown) = trust.iter().find(|name| !bundles.contains(&name.as_str())) else { return Ok(()) };
@@ -303,7 +306,7 @@ fn check_trust(trust: &[String], bundles: &[&str]) -> Result<(), String> {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("known bundles: {}", bundles.join(", ")),
     };
-    Err(format!("\"{unknown}\" is no trust bundle of provost.json; {hint}"))
+    Err(format!("unknown trust bundle \"{unknown}\"; {hint}"))
 }
 
 #[cfg(test)]
@@ -316,12 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_policy_is_the_absent_policy() {
+    fn empty_policy_equals_missing_policy() {
         assert_eq!(parse("{}").unwrap(), Policy::default());
     }
 
     #[test]
-    fn every_key_of_the_documentation_is_known() {
+    fn every_documented_key_is_known() {
         let policy = parse(
             r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
@@ -341,22 +344,22 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_and_nonsense_are_errors_with_their_line() {
+    fn duplicate_and_invalid_entries_are_reported_with_line() {
         let twice = parse("{\"phones\": {\n \"00005e00530c\": \"a\",\n \"00:00:5E:00:53:0C\": \"b\"\n}}").unwrap_err();
-        assert!(twice.starts_with("constituency.json:3:2: ") && twice.contains("stands here twice"), "{twice}");
+        assert!(twice.starts_with("constituency.json:3:2: ") && twice.contains("is listed twice"), "{twice}");
         let nonsense = parse("{\"phones\": {\n \"vvx500\": \"a\"}}").unwrap_err();
         assert!(
-            nonsense.starts_with("constituency.json:2:2: ") && nonsense.contains("\"vvx500\" is no MAC"),
+            nonsense.starts_with("constituency.json:2:2: ") && nonsense.contains("invalid MAC address \"vvx500\""),
             "{nonsense}"
         );
-        assert!(parse(r#"{"phones": {"000000000000": "x"}}"#).unwrap_err().contains("never a phone"));
+        assert!(parse(r#"{"phones": {"000000000000": "x"}}"#).unwrap_err().contains("not the MAC address of a phone"));
         assert!(parse(r#"{"denied": ["00005e0053ff", "00005E0053FF"]}"#).unwrap_err().contains("twice"));
         assert!(parse(r#"{"phones": "all"}"#).unwrap_err().contains("or \"any\""));
-        assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("stands here twice"));
+        assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("duplicate key"));
     }
 
     #[test]
-    fn a_value_in_an_undocumented_form_is_refused() {
+    fn value_of_an_undocumented_form_is_rejected() {
         let all_by_position =
             r#"["d", "required", ["polycom"], null, null, null, null, null, [], [], [], false, null]"#;
         let table = [
@@ -401,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_may_have_a_certificate_of_its_own() {
+    fn phone_can_have_a_pinned_certificate() {
         let (hex, colons) = ("ab".repeat(32), ["AB"; 32].join(":"));
         let one = |spelled: &str| {
             parse(&format!(
@@ -423,7 +426,7 @@ mod tests {
                 error.starts_with("constituency.json:2:40: \"phones.00005e00530c.certificate_sha256\": "),
                 "{error}"
             );
-            assert!(error.contains("is no SHA-256 of a certificate"), "{error}");
+            assert!(error.contains("invalid SHA-256 fingerprint"), "{error}");
         }
         let misspelt = wrong("{\"certificate_sha\": \"\"}");
         assert!(misspelt.contains("did you mean \"certificate_sha256\"?"), "{misspelt}");
@@ -436,31 +439,31 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_an_error() {
+    fn key_without_effect_is_an_error() {
         for (key, value) in [("phones", "{}"), ("denied", "[]"), ("trust", "[\"polycom\"]"), ("uploads", "{}")] {
             let error = parse(&format!("{{\"client_auth\": \"none\",\n\"{key}\": {value}}}")).unwrap_err();
             assert!(error.starts_with(&format!("constituency.json:2: \"{key}\": has no effect")), "{error}");
         }
-        assert!(parse(r#"{"trust": []}"#).unwrap_err().contains("trusts nobody"));
+        assert!(parse(r#"{"trust": []}"#).unwrap_err().contains("is empty, so every phone would be refused"));
         assert!(parse(r#"{"trust": ["acme-crop"]}"#).unwrap_err().contains("did you mean \"acme-corp\""));
     }
 
     #[test]
-    fn uploads_from_any_phone_must_be_asked_for() {
+    fn uploads_are_off_by_default_with_phones_any() {
         assert_eq!(parse(r#"{"phones": "any"}"#).unwrap().uploads, None);
         assert_eq!(parse(r#"{"phones": "any", "uploads": {}}"#).unwrap().uploads, Some(UploadLimits::default()));
         assert_eq!(parse(r#"{"client_auth": "none"}"#).unwrap().uploads, None);
     }
 
     #[test]
-    fn a_shared_folder_is_one_name() {
+    fn shared_folder_is_a_single_name() {
         assert!(parse(r#"{"shared": ["a/b"]}"#).is_err());
         assert!(parse(r#"{"shared": [".."]}"#).is_err());
         assert!(parse(r#"{"aliases": ["Bad"]}"#).is_err());
     }
 
     #[test]
-    fn a_wildcard_for_a_mac_in_common_is_an_error() {
+    fn wildcard_for_a_mac_in_common_is_an_error() {
         let error = parse("{\"common\": [\n\"fw/00005e0053aa.ld\", \"*.cfg\"]}").unwrap_err();
         assert!(error.starts_with("constituency.json:1: \"common\": invalid pattern \"*.cfg\": "), "{error}");
     }

@@ -151,7 +151,7 @@ impl PolicySource {
                 self.error = None;
             }
             Err(error) => {
-                // A first policy file, even an invalid one, ends the default policy: its author wants something else.
+                // A first policy file, even an invalid one, ends the default policy, because its author intends another one.
                 // So the constituency is not served until the file is valid.
                 if !self.is_written {
                     self.good = None;
@@ -193,7 +193,7 @@ pub(super) enum UnreadablePolicy {
 impl fmt::Display for UnreadablePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRegular => f.write_str("is no regular file (links, folders and pipes are not read)"),
+            Self::NotRegular => f.write_str("is not a regular file (links, folders and pipes are not read)"),
             Self::TooLarge => write!(f, "is larger than {} MiB", MAX_POLICY_BYTES >> 20),
             Self::NotText => f.write_str("is not UTF-8 text"),
             Self::Io(error) => write!(f, "cannot be read: {error}"),
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_that_is_away_for_a_moment_stays_in_force() {
+    fn briefly_missing_policy_stays_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(POLICY_FILE);
         let handle: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
@@ -266,7 +266,7 @@ mod tests {
             source.refresh(&handle, &path, &[], start + Duration::from_millis(milliseconds));
             (source.policy().unwrap().aliases.len(), source.is_away())
         };
-        assert_eq!(look(0), (0, false), "where there never was one, nobody waits for it");
+        assert_eq!(look(0), (0, false), "a policy that never existed is not waited for");
         crate::state::write_private(&path, br#"{ "aliases": ["second"] }"#).unwrap();
         assert_eq!(look(0), (1, false));
         let away = folder.path().join("away");

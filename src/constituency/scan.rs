@@ -204,7 +204,7 @@ impl Scanner {
         }
         let consequence = if is_resource_shortage(errno) {
             self.is_incomplete = true;
-            "what was served stays as it was"
+            "the last known state is served"
         } else {
             self.folders.clear();
             self.cached.clear();
@@ -276,7 +276,8 @@ impl Scanner {
                 }
                 (FileType::Symlink, Ok(_)) if is_folder(&root, &name) => faults.push(not_served(
                     &name,
-                    "the folder is not served: it is a link; a constituency is a real folder (use \"aliases\" for a second name)".to_owned(),
+                    "the folder is not served: it is a symlink; use a real folder, or \"aliases\" for a second name"
+                        .to_owned(),
                 )),
                 _ => {}
             }
@@ -336,7 +337,7 @@ impl Scanner {
         let mut consequence = NOT_SERVED;
         self.is_incomplete |= is_resource_shortage(errno);
         if is_resource_shortage(errno) && self.cached.contains_key(name) {
-            consequence = "what was served stays as it was";
+            consequence = "the last known state is served";
         } else {
             self.cached.remove(name);
         }
@@ -392,7 +393,7 @@ impl Scanner {
                 }
                 several => {
                     let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
-                    format!("{} claim it", names.join(" and "))
+                    format!("{} have the same alias", names.join(" and "))
                 }
             };
             registry.faults.extend(claimants.into_iter().map(|claimant| Fault {
@@ -521,7 +522,7 @@ impl CachedConstituency {
         let contradictions = self.source.policy().map(|policy| policy.listed_and_denied()).unwrap_or_default();
         if !contradictions.is_empty() {
             let message = format!(
-                "\"phones\" and \"denied\" both name {}: denied wins; remove it from one of the two (provost allow MAC \
+                "\"phones\" and \"denied\" both name {}: \"denied\" takes precedence; remove it from one of the two (provost allow MAC \
                  --constituency {name} removes the denial)",
                 some_of(contradictions.iter())
             );
@@ -531,7 +532,7 @@ impl CachedConstituency {
         if !lost.is_empty() {
             let message = format!(
                 "{POLICY_FILE} was removed, and {} with it ({}): the default policy is in force. \
-                 provost deny MAC denies a phone whatever policies say; a new {POLICY_FILE}, if only {{}}, ends this warning",
+                 To deny a phone under every policy, run provost deny MAC; to end this warning, create {POLICY_FILE}, even with only {{}}",
                 counted(lost.len(), "denial"),
                 some_of(lost.into_iter())
             );
@@ -604,14 +605,14 @@ fn not_served(subject: &str, message: String) -> Fault {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a policy, as somebody writes it")]
+#[expect(clippy::disallowed_methods, reason = "a test writes a policy")]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     #[test]
-    fn a_policy_that_lay_still_is_read_again_when_there_are_other_bundles() {
+    fn unchanged_policy_is_read_again_after_bundle_change() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("own")).unwrap();
         std::fs::write(folder.path().join("own").join(POLICY_FILE), r#"{ "trust": ["own"] }"#).unwrap();
@@ -664,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_or_the_tree_that_is_missing_for_a_moment_is_carried_over() {
+    fn briefly_missing_folder_or_tree_stays_in_force() {
         for (here, aside) in [("root/ote", "ote"), ("root", "aside"), ("root/ote", "root/.old")] {
             let mut scene = Scene::new();
             let first = scene.registry_at(10);
@@ -687,7 +688,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_that_finds_nothing_new_gives_the_same_snapshot() {
+    fn scan_without_changes_gives_the_same_snapshot() {
         let mut scene = Scene::new();
         std::fs::create_dir(scene.path("root/written")).unwrap();
         std::fs::write(scene.path("root/written").join(POLICY_FILE), "{}").unwrap();
@@ -697,14 +698,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_under_another_constituencys_name_is_that_one_at_once() {
+    fn renamed_folder_gets_its_new_name_at_once() {
         let mut scene = Scene::new();
         scene.rename("root/ote", "root/production");
         assert_eq!(scene.names_at(10), ["production"]);
     }
 
     #[test]
-    fn another_folder_waits_for_its_policy_before_it_takes_a_place() {
+    fn replacing_folder_waits_for_its_policy() {
         let mut scene = Scene::new();
         let policy = scene.path("root/ote").join(POLICY_FILE);
         std::fs::write(&policy, r#"{ "aliases": ["second"] }"#).unwrap();
@@ -713,7 +714,7 @@ mod tests {
         scene.rename("root/ote", "aside");
         scene.rename("next", "root/ote");
         let waiting = scene.registry_at(20);
-        assert!(waiting.is_same_as(&first) && scene.scanner.needs_rescan(), "its files go with its own policy");
+        assert!(waiting.is_same_as(&first) && scene.scanner.needs_rescan(), "its files and its policy change together");
         std::fs::write(&policy, r#"{ "aliases": ["third"] }"#).unwrap();
         let second = scene.registry_at(30);
         assert!(second.find("third").is_some_and(|ote| ote.folder.is_in_place()) && second.find("second").is_none());
@@ -727,7 +728,7 @@ mod tests {
     }
 
     #[test]
-    fn no_scan_sees_half_of_a_tree_that_is_swapped_and_removed() {
+    fn scan_never_mixes_two_swapped_trees() {
         const SWAPS: usize = 60;
         const SCANS: usize = 10;
         const PHONES: usize = 100;

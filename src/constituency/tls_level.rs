@@ -73,7 +73,7 @@ impl TryFrom<Written> for TlsLevel {
             Ok(level)
         } else {
             let level = level.as_str();
-            Err(format!("\"{level}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"))
+            Err(format!("\"{level}\" needs OpenSSL, and this provost was built without it (cargo feature old-tls)"))
         }
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_one_of_three_words() {
+    fn level_is_one_of_three_words() {
         assert_eq!(level("\"modern\""), Ok(Some(TlsLevel::Modern)));
         let wrong = level("\"legasy\"").unwrap_err();
         assert_eq!(
@@ -104,7 +104,7 @@ mod tests {
 
     #[cfg(feature = "old-tls")]
     #[test]
-    fn with_openssl_every_level_can_be_had() {
+    fn every_level_is_available_with_openssl() {
         for wanted in [TlsLevel::Compatible, TlsLevel::Legacy] {
             assert_eq!(level(&format!("\"{}\"", wanted.as_str())), Ok(Some(wanted)));
         }
@@ -112,18 +112,18 @@ mod tests {
 
     #[cfg(not(feature = "old-tls"))]
     #[test]
-    fn without_openssl_the_old_levels_are_refused_and_the_message_says_what_is_missing() {
+    fn legacy_levels_without_openssl_are_rejected_with_reason() {
         for wanted in ["compatible", "legacy"] {
             let refused = level(&format!("\"{wanted}\"")).unwrap_err();
             let expected = format!(
-                "constituency.json:2:8: \"tls\": \"{wanted}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"
+                "constituency.json:2:8: \"tls\": \"{wanted}\" needs OpenSSL, and this provost was built without it (cargo feature old-tls)"
             );
             assert_eq!(refused, expected);
         }
     }
 
     #[test]
-    fn the_level_of_a_connection_is_told_from_version_and_suite() {
+    fn level_follows_from_version_and_suite() {
         for (version, suite, level) in [
             ("TLSv1.3", "TLS13_AES_128_GCM_SHA256", TlsLevel::Modern),
             ("TLSv1.2", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", TlsLevel::Modern),

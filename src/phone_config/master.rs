@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_reads_its_models_part_and_fills_in_its_own_names() {
+    fn model_attribute_wins_and_placeholders_are_filled_in() {
         let master = master(MASTER, "VVX500");
         assert_eq!(master.firmware.as_deref(), Some("firmware/5.9.7/3111-44500-001.sip.ld"));
         assert_eq!(master.config_files, ["00005e00530c-user.cfg", "site.cfg"]);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn every_element_with_the_attribute_counts_once_and_in_order() {
+    fn attribute_of_several_elements_is_merged_in_order() {
         let text = r#"<X><APPLICATION APP_FILE_PATH="a.ld" CONFIG_FILES="site.cfg, one.cfg"/>
             <APPLICATION APP_FILE_PATH="b.ld" CONFIG_FILES="two.cfg, site.cfg"/>
             <APPLICATION_VVX500 MISC_FILES_VVX500="x.xml"/><APPLICATION_VVX500 MISC_FILES_VVX500="y.xml"/></X>"#;
@@ -274,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn another_model_reads_another_part() {
+    fn each_model_gets_its_own_attribute() {
         let master = master(MASTER, "SPIP550");
         assert_eq!(master.firmware.as_deref(), Some("3111-44500-001.sip.ld"));
         assert_eq!(master.config_files, ["00005e00530c.3111-44500-001.cfg"]);
     }
 
     #[test]
-    fn everything_that_is_named_is_listed_with_its_model_and_line() {
+    fn all_references_are_listed_with_model_and_line() {
         let all = named(MASTER);
         let listed: Vec<(&str, Option<&str>, u32)> =
             all.iter().map(|it| (it.attribute, it.model.as_deref(), it.line)).collect();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn names_count_wherever_they_stand() {
+    fn references_in_any_element_are_found() {
         let spread = r#"<APPLICATION LOG_FILE_DIRECTORY="LOGS">
             <Software APP_FILE_PATH="FW/5.9/sip.ld" MISC_FILES="a.xml"/>
             <Configuration CONFIG_FILES="all.cfg" CONFIG_FILES_Trio8800="trio.cfg" SERVICE_FILES="b.xml, c.xml"/>
@@ -324,14 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn a_model_with_an_empty_list_gets_nothing() {
+    fn empty_list_of_a_model_gives_no_files() {
         let text = "<APPLICATION CONFIG_FILES='a.cfg'><A CONFIG_FILES_SPIP320=''/></APPLICATION>";
         assert_eq!(master(text, "SPIP320").config_files, [""; 0]);
         assert_eq!(master(text, "SPIP321").config_files, ["a.cfg"]);
     }
 
     #[test]
-    fn a_placeholder_that_is_not_known_leaves_its_path_out() {
+    fn path_with_unknown_placeholder_is_skipped() {
         let text =
             "<A CONFIG_FILES='[PHONE_MODEL].cfg,[PHONE_MAC_ADDRESS].cfg,[PHONE_PART_NUMBER].cfg,a.cfg,[other].cfg'/>";
         let of = |names: PhoneNames| MasterConfiguration::of(&named(text), &names).config_files;
@@ -341,13 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn a_part_number_is_put_before_the_name_even_if_one_is_there() {
+    fn part_number_is_prefixed_even_if_already_there() {
         assert_eq!(firmware_image("3111-44500-001.sip.ld", "3111-44500-001"), "3111-44500-001.3111-44500-001.sip.ld");
         assert_eq!(firmware_image("https://h/a/sip.ld", "p"), "https://h/a/p.sip.ld");
     }
 
     #[test]
-    fn a_user_agents_model_is_that_of_a_master_configuration() {
+    fn user_agent_model_matches_master_configuration() {
         for (one, other) in [("VVX_500", "VVX500"), ("Trio_8800", "TRIO8800"), ("SPIP_550", "SPIP550")] {
             assert!(is_same_model(one, other));
         }

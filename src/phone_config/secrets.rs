@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_known_by_their_names() {
+    fn secret_parameters_are_recognized_by_name() {
         for name in [
             "reg.1.auth.password",
             "reg.12.auth.loginPassword",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_sounds_like_one_is_none() {
+    fn similar_names_are_not_secrets() {
         for name in [
             "device.auth.localAdminPassword.set",
             "device.sec.TLS.customDeviceKey1.set",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn yealinks_secrets_are_found_line_by_line() {
+    fn yealink_secrets_are_found_line_by_line() {
         let secret = [
             "account.1.password = s3cret",
             "account.16.password=s3cret",
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn snoms_secrets_are_found_in_both_of_its_forms() {
+    fn snom_secrets_are_found_in_both_formats() {
         let xml = "<?xml version='1.0'?>\n<settings><phone-settings>\n<user_pass idx='1' perm=''>s3cret</user_pass>\n\
                    <http_pass perm='R'>s3cret</http_pass>\n<admin_mode_password perm=''>s3cret</admin_mode_password>\n\
                    <admin_mode_password_confirm>s3cret</admin_mode_password_confirm>\n<wifi_wpapsk>s3cret</wifi_wpapsk>\n\
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn grandstreams_secrets_are_found_in_all_of_its_forms() {
+    fn grandstream_secrets_are_found_in_all_formats() {
         let lines = "# x\nP2 = s3cret\nP34=s3cret\nP196=s3cret\nP406 = s3cret\nP4149=s3cret\nP35=100\nP47=host\nP341=1x\nP3 = a\nP2=\n";
         assert_eq!(found(lines), ["2:P2", "3:P34", "4:P196", "5:P406", "6:P4149"]);
         let xml = "<gs_provision version='1'><config version='1'>\n<P2>s3cret</P2><P34 para='x'>s3cret</P34><P35>100</P35>\n\
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn ciscos_secrets_are_found_in_both_families() {
+    fn cisco_secrets_are_found_in_both_families() {
         let mpp = "<flat-profile>\n<Password_1_ ua='na'>s3cret</Password_1_>\n<Admin_Passwd ua='na'>s3cret</Admin_Passwd>\n\
                    <User_Password ua='rw'>s3cret</User_Password>\n<Auth_Page_Password_1_>s3cret</Auth_Page_Password_1_>\n\
                    <pskKey_1_>s3cret</pskKey_1_>\n<Web_Login_Admin_Password>s3cret</Web_Login_Admin_Password>\n\
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_one() {
+    fn password_in_a_url_is_a_secret() {
         for value in ["https://user:s3cret@host/x", "a, ftp://PlcmSpIp:PlcmSpIp@h", "http://h/x https://:p@h"] {
             assert_eq!(of_parameter("mb.main.home", value), Some(FoundSecret::InUrl), "{value}");
         }
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_known_by_its_first_line() {
+    fn private_key_is_recognized_by_its_first_line() {
         for kind in ["", "RSA ", "EC ", "ENCRYPTED ", "OPENSSH "] {
             let text = format!("a certificate\n<x key=\"-----BEGIN {kind}PRIVATE KEY-----&#10;MII\"/>");
             assert_eq!(private_key(text.as_bytes()), Some(2), "{kind}");

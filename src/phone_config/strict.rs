@@ -52,33 +52,29 @@ fn without(text: &str, parts: &[Range<usize>]) -> Option<String> {
 /// The strict reader's error in words for operators.
 fn reason(error: &Error) -> String {
     match error {
-        Error::DuplicatedAttribute(name, _) => format!("the attribute {} stands twice in one element", shown(name)),
+        Error::DuplicatedAttribute(name, _) => format!("the attribute {} is repeated in one element", shown(name)),
         Error::DuplicatedNamespace(prefix, _) => {
             format!("the prefix {} is declared twice in one element", shown(prefix))
         }
         Error::UnknownNamespace(prefix, _) => format!("the prefix {}: is not declared", shown(prefix)),
         Error::UnexpectedCloseTag(expected, found, _) => {
-            format!("</{}> stands where </{}> is expected", shown(found), shown(expected))
+            format!("found </{}> instead of </{}>", shown(found), shown(expected))
         }
-        Error::UnknownEntityReference(name, _) => format!("the entity &{}; is not one of XML's own", shown(name)),
-        Error::MalformedEntityReference(_) => "an & stands alone; write &amp;".to_owned(),
+        Error::UnknownEntityReference(name, _) => format!("the entity &{}; is not predefined in XML", shown(name)),
+        Error::MalformedEntityReference(_) => "an & without an entity name; write &amp;".to_owned(),
         Error::InvalidAttributeValue(_) | Error::InvalidChar(b'"' | b'\'', b'<', _) => {
-            "a < stands in the value of an attribute; write &lt;".to_owned()
+            "a < in an attribute's value; write &lt;".to_owned()
         }
-        Error::UnexpectedDeclaration(_) => {
-            "the XML declaration (<?xml …?>) does not stand at the beginning of the file".to_owned()
-        }
-        Error::InvalidComment(_) => "-- stands within a comment".to_owned(),
+        Error::UnexpectedDeclaration(_) => "the XML declaration (<?xml …?>) is not at the start of the file".to_owned(),
+        Error::InvalidComment(_) => "a comment contains --".to_owned(),
         Error::NonXmlChar(character, _) => format!("U+{:04X} is not a character of XML", u32::from(*character)),
-        Error::InvalidName(_) => "a name begins with a character that no name may begin with".to_owned(),
+        Error::InvalidName(_) => "a name starts with an invalid character".to_owned(),
         Error::InvalidChar(expected, found, _) => {
-            format!("{} stands where {} is expected", character(*found), character(*expected))
+            format!("found {} instead of {}", character(*found), character(*expected))
         }
-        Error::InvalidChar2(expected, found, _) => format!("{} stands where {expected} is expected", character(*found)),
+        Error::InvalidChar2(expected, found, _) => format!("found {} instead of {expected}", character(*found)),
         Error::InvalidString(expected, _) => format!("{expected} is expected here"),
-        Error::UnknownToken(_) => {
-            "text or markup stands where none may stand, perhaps behind the root element".to_owned()
-        }
+        Error::UnknownToken(_) => "text or markup is not allowed here (perhaps after the root element)".to_owned(),
         _ => "the file is not well-formed XML".to_owned(),
     }
 }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_data_is_no_text() {
+    fn binary_data_is_rejected_as_text() {
         for bytes in [&b"<a \0/>"[..], b"\x7fELF\x02\x01\x01\0", b"\x89PNG\r\n\x1a\n\0"] {
             assert_eq!(Text::decode(bytes).unwrap_err(), UnreadableXml::Binary);
         }
@@ -106,7 +106,7 @@ mod tests {
         }
 
         #[test]
-        fn a_departure_stands_inside_the_text(bytes: Vec<u8>) {
+        fn deviation_lies_inside_the_text(bytes: Vec<u8>) {
             if let Ok(text) = Text::decode(&bytes) && let Some((at, _)) = text.departure {
                 proptest::prop_assert!(text.as_str().is_char_boundary(at));
             }

@@ -80,7 +80,7 @@ fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> PhoneEvent {
         proof: Proof::Claimed { fingerprint: Some(bytes) },
         request: None,
         status: None,
-        reason: Some("the device certificate is signed by itself".to_owned()),
+        reason: Some("the device certificate is self-signed".to_owned()),
         ..event(phone, seconds)
     }
 }

@@ -43,6 +43,8 @@ pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
 
 fn address<E: serde::de::Error>(text: &str) -> Result<SocketAddr, E> {
     text.parse().map_err(|_| {
-        E::custom(format_args!("{text:?} is no address with a port, such as \"0.0.0.0:443\" or \"[::]:443\""))
+        E::custom(format_args!(
+            "invalid address {text:?}: write an address with a port, such as \"0.0.0.0:443\" or \"[::]:443\""
+        ))
     })
 }

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_of_a_file_is_sent_to_the_byte() {
+    async fn range_is_sent_to_the_byte() {
         let (file, content) = file(3 * CHUNK + 17);
         let body = FileBody::new(file.try_clone().unwrap(), 5, content.len() as u64 - 9);
         assert_eq!(body.size_hint().exact(), Some(content.len() as u64 - 9));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_shrinks_is_an_error_and_never_padding() {
+    async fn shrinking_file_is_an_error_and_not_padded() {
         let (file, _) = file(2 * SMALL_CHUNK);
         let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * SMALL_CHUNK as u64);
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), SMALL_CHUNK);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_share_memory_once_they_are_sent() {
+    async fn chunks_reuse_memory_after_sending() {
         let (file, _) = file(4 * SMALL_CHUNK);
         let mut body = FileBody::new(file, 0, 4 * SMALL_CHUNK as u64);
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_are_large_once_the_peer_has_kept_up_and_small_again_when_it_is_slow() {
+    async fn chunk_size_follows_the_speed_of_the_client() {
         let size = 16 * FAST_AFTER;
         let file = tempfile::tempfile().unwrap();
         file.set_len(size as u64).unwrap();

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_it_gets_304() {
+    fn matching_validator_gives_304() {
         for tags in ["\"abc\"", "\"x\", \"abc\"", "W/\"abc\"", "*"] {
             assert_eq!(choose(&[(IF_NONE_MATCH, tags)]), Selection::NotModified, "{tags}");
         }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_precondition_that_fails_is_412() {
+    fn failed_precondition_gives_412() {
         assert_eq!(choose(&[(IF_MATCH, "\"x\"")]), Selection::PreconditionFailed);
         assert_eq!(choose(&[(IF_MATCH, "W/\"abc\"")]), Selection::PreconditionFailed, "strong comparison");
         assert_eq!(choose(&[(IF_MATCH, "\"abc\"")]), Selection::Whole);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_is_served_and_several_are_the_whole_file() {
+    fn single_range_is_served_and_several_give_the_file() {
         let part = |first, length| Selection::Part { first, length };
         let cases = [
             ("bytes=0-0", part(0, 1)),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_has_no_range() {
+    fn range_of_an_empty_file_is_unsatisfiable() {
         let headers = [(RANGE, "bytes=0-".parse().unwrap())].into_iter().collect();
         let empty = Representation { etag: "\"e\"", modified: SystemTime::UNIX_EPOCH, size: 0 };
         assert_eq!(select(&Method::GET, &headers, &empty), Selection::Unsatisfiable);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn if_range_lets_a_range_count_only_for_the_same_file() {
+    fn if_range_needs_the_same_file() {
         let ranged = |condition: &str| choose(&[(RANGE, "bytes=0-9"), (IF_RANGE, condition)]);
         assert_eq!(ranged("\"abc\""), Selection::Part { first: 0, length: 10 });
         assert_eq!(ranged(THEN), Selection::Part { first: 0, length: 10 });
@@ -208,7 +208,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_part_lies_in_the_file(range in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0u64..2000) {
+        fn selected_range_lies_inside_the_file(range in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0u64..2000) {
             if let Selection::Part { first, length } = part(&range, size) {
                 proptest::prop_assert!(length >= 1 && first + length <= size);
             }

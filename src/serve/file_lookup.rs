@@ -98,9 +98,11 @@ fn open_through_links(
                     path_of(root)
                         .ok()
                         .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
-                        .unwrap_or_else(|| "a link on the way leaves the folder of the constituencies".to_owned()),
+                        .unwrap_or_else(|| {
+                            "a symlink in the path leads out of the folder of the constituencies".to_owned()
+                        }),
                 ),
-                Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
+                Errno::LOOP => Denial::Link("symlinks form a loop".to_owned()),
                 errno => open_beneath::denial(errno),
             })?;
     let real = real_path(handle.as_fd(), root)?;
@@ -108,10 +110,9 @@ fn open_through_links(
     if owner == constituency.name.as_str() {
         grant.covers(real, &NameRules::reading(registry.listed(), constituency))?;
     } else {
-        let owner = registry
-            .served()
-            .find(|other| other.name.as_str() == owner)
-            .ok_or_else(|| Denial::Link(format!("the link leads to {owner}/{real}, which is no constituency")))?;
+        let owner = registry.served().find(|other| other.name.as_str() == owner).ok_or_else(|| {
+            Denial::Link(format!("the symlink leads to {owner}/{real}, and {owner} is not a served constituency"))
+        })?;
         check_shared(real, grant.reader(), &NameRules::linked(registry.listed(), constituency, owner))?;
     }
     open_beneath::opened(handle)
@@ -119,7 +120,8 @@ fn open_through_links(
 
 /// The real path of an open file, relative to `root`.
 fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Denial> {
-    let unknown = |error| Denial::Failed(format!("the real path of a link is unknown: {error} (is /proc mounted?)"));
+    let unknown =
+        |error| Denial::Failed(format!("the target of a symlink cannot be found: {error} (is /proc mounted?)"));
     let (file, root) = (path_of(handle).map_err(unknown)?, path_of(root).map_err(unknown)?);
     let real: &Path = file.strip_prefix(&root).map_err(|_| Denial::NotFound)?;
     let real = real.to_str().ok_or(Denial::NotFound)?;

@@ -15,7 +15,7 @@ pub enum BadHost {
     #[error("no Host header")]
     Missing,
     /// No Host header in HTTP/1.0, and no other way to find the constituency.
-    #[error("no Host header, and \"no_sni\" of provost.json names no constituency that this connection may ask")]
+    #[error("no Host header, and \"no_sni\" of provost.json names no constituency that this connection may use")]
     NoDefault,
     /// More than one Host header.
     #[error("more than one Host header")]
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_has_many_spellings() {
+    fn all_spellings_of_a_host_are_equal() {
         for text in [
             "ote.phones.example.com",
             "OTE.Phones.Example.Com.",
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_host_is_rejected() {
         for text in [
             "", ".", ":", "a..b", "a b", "a:0", "a:65536", "a:+1", "a::", "a:1:2", "[::1", "::1", "[x]", "a/b",
             "user@a", "a,b", "ä.b", "a.b..", "[::1]x", "[::1]::",
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_label_stands_under_the_domain() {
+    fn host_is_exactly_one_label_under_the_domain() {
         assert_eq!(label_under("ote.phones.example.com", "phones.example.com"), Some("ote"));
         for other in [
             "phones.example.com",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_stands_once_and_the_target_agrees() {
+    fn host_header_is_single_and_matches_the_target() {
         let headers =
             |values: &[&str]| values.iter().map(|value| (HOST, value.parse().unwrap())).collect::<HeaderMap>();
         let check = |target: &str, values: &[&str]| {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn http_1_0_may_name_no_host() {
+    fn http_1_0_may_omit_the_host() {
         let named = |target: &str, headers: &HeaderMap| {
             of_request(Version::HTTP_10, &target.parse().unwrap(), headers)
                 .map(|host| host.map(|host| format!("{host:?}")))
@@ -200,7 +200,7 @@ mod tests {
         }
 
         #[test]
-        fn a_name_is_normalised_once(text in "[a-zA-Z0-9.-]{1,40}") {
+        fn normalizing_twice_changes_nothing(text in "[a-zA-Z0-9.-]{1,40}") {
             if let Some(once) = normalise(&text) {
                 proptest::prop_assert_eq!(normalise(&once), Some(once.clone()));
             }

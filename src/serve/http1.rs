@@ -70,7 +70,7 @@ async fn serve_until_idle<C: ClientStream>(
         stream = parts.io.into_inner();
         stream.unread(&parts.read_buf);
         drop(parts.read_buf);
-        tracing::trace!(address = %connection.address, "at rest");
+        tracing::trace!(address = %connection.address, "HTTP suspended");
         connection.permit().note_idle();
         tokio::select! {
             has_data = stream.spoken() => match has_data {
@@ -129,8 +129,8 @@ async fn drain<C: ClientStream>(
 /// Waits until the request in progress is to be cut off, and returns the reason.
 async fn end_of_drain(shutdown: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
     tokio::select! {
-        () = tokio::time::sleep(drain) => "cut off at the end of the drain (limits.drain_s)",
-        () = told(shutdown, ShutdownPhase::Now) => "cut off by a second signal to stop",
+        () = tokio::time::sleep(drain) => "closed at the end of the drain time (limits.drain_s)",
+        () = told(shutdown, ShutdownPhase::Now) => "closed because of a second stop signal",
     }
 }
 
@@ -147,14 +147,14 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
     match connection.pace.broken_off() {
         Some(why) if connection.pace.is_in_header() => {
             record.reason = Some(match line() {
-                Some(line) => format!("{why}; it begins {line}"),
+                Some(line) => format!("{why}; it starts with {line}"),
                 None => why.to_owned(),
             });
             record.kind = Some("slow");
         }
         // There is no response: the client reads HTTP/2 frames, not text.
         _ if error.is_parse_version_h2() => {
-            record.reason = Some("malformed request: HTTP/2 is not spoken here".to_owned());
+            record.reason = Some("malformed request: HTTP/2 is not supported".to_owned());
             record.kind = Some("malformed");
         }
         _ if error.is_parse() => {

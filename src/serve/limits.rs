@@ -85,7 +85,7 @@ impl Limits {
             ("stall_s", self.stall_s),
         ];
         if self.unfinished_handshakes == 0 {
-            return Err("unfinished_handshakes is 0, so that no connection is accepted; write 1 or more".to_owned());
+            return Err("unfinished_handshakes is 0, so no connection would be accepted; write 1 or more".to_owned());
         }
         match timeouts.iter().find(|(_, seconds)| !TIMEOUT_RANGE.contains(seconds)) {
             Some((key, seconds)) => {

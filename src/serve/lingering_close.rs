@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_talks_on_is_heard_out_for_five_seconds() {
+    async fn lingering_close_reads_for_five_seconds() {
         assert_eq!(lingers(LingerControl::say, 2).await, 2);
         assert_eq!(lingers(LingerControl::say, 600).await, 5);
         assert_eq!(lingers(|_| {}, 600).await, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn or_for_as_many_bytes_as_were_granted() {
+    async fn lingering_close_ends_at_the_byte_limit() {
         let within = |bytes| move |linger: &LingerControl| linger.say_within(bytes);
         assert_eq!(lingers(within(0), 600).await, 0);
         assert_eq!(lingers(within(64), 600).await, 0);

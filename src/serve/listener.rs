@@ -54,7 +54,7 @@ pub async fn serve_plain(
 ) {
     let limits = Arc::clone(&server.connection_limits);
     let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
-    let elsewhere = || "outside of the networks for plain HTTP (plain_http.networks)".to_owned();
+    let elsewhere = || "the client is outside the networks for plain HTTP (plain_http.networks)".to_owned();
     let admit = |address| {
         if plain.admits(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
     };
@@ -136,7 +136,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
         cut_off += usize::from(was_cut_off(ended));
     }
     if cut_off > 0 {
-        tracing::warn!("{} cut off before they had ended", counted_were(cut_off, "connection"));
+        tracing::warn!("{} closed before they had finished", counted_were(cut_off, "connection"));
     }
 }
 
@@ -169,7 +169,7 @@ fn was_cut_off(ended: Result<CloseReason, JoinError>) -> bool {
         Ok(end) => end == CloseReason::CutOff,
         Err(error) => {
             if error.is_panic() {
-                tracing::error!("a connection ended by a defect of provost (a panic); the others go on");
+                tracing::error!("a bug in provost (panic) closed a connection; other connections continue");
             }
             false
         }
@@ -360,7 +360,7 @@ fn evicted(eviction: &Eviction) -> RejectedHandshake {
 }
 
 fn stopping() -> RejectedHandshake {
-    RejectedHandshake::because(None, "stopping", "provost is being stopped".to_owned())
+    RejectedHandshake::because(None, "stopping", "provost is shutting down".to_owned())
 }
 
 /// One connection over plain HTTP, from accept to close. It counts as anonymous.
@@ -412,7 +412,7 @@ mod tests {
     /// Echoes bytes, and panics at an `!`.
     async fn fragile(mut stream: TcpStream, _: AcceptedConnection, _permit: ConnectionPermit) -> CloseReason {
         while let Ok(byte) = stream.read_u8().await {
-            assert_ne!(byte, b'!', "a defect, as a test wants it");
+            assert_ne!(byte, b'!', "the test panics here");
             stream.write_u8(byte).await.unwrap();
         }
         CloseReason::Closed
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn task_of_a_connection_is_small() {
+    fn connection_task_is_small() {
         assert!(future_size(handle_connection) <= 1200, "{} bytes", future_size(handle_connection));
     }
 
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_costs_its_own_connection_and_no_other() {
+    async fn panic_ends_only_its_own_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, shutdown) = watch::channel(ShutdownPhase::default());

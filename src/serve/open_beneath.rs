@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entity_tag_shows_no_inode_and_no_time() {
+    fn etag_reveals_no_inode_and_no_time() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut stat = rustix::fs::fstat(&file).unwrap();
         (stat.st_ino, stat.st_size, stat.st_mtime, stat.st_ctime) = (0x1234_5678, 1000, 1_796_000_000, 1_796_000_001);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_time_that_a_file_can_have_can_be_written_as_an_http_date() {
+    fn every_file_time_has_an_http_date() {
         let date = |seconds| httpdate::fmt_http_date(time_of(seconds));
         assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(date(i64::MIN), "Thu, 01 Jan 1970 00:00:00 GMT");

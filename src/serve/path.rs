@@ -23,10 +23,10 @@ const VERSION_CONTROL: [&str; 2] = ["cvs", "_darcs"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
     /// `*` or an authority instead of a path.
-    #[error("the request target is no path")]
+    #[error("the request target is not a path")]
     NotAPath,
     /// `..` as a segment.
-    #[error("the path climbs with \"..\"")]
+    #[error("the path contains \"..\"")]
     Climbs,
     /// `%2F`, which would become a separator of segments when it is decoded.
     #[error("the path has an encoded slash")]
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spellings_that_phones_use_are_one_path() {
+    fn spellings_that_phones_use_give_one_path() {
         for raw in ["/logs/x.log", "//logs/x.log", "/./logs/x.log", "/logs//x.log", "/logs/./x.log", "/logs%2e/../x"] {
             if raw.contains("..") {
                 assert_eq!(parse(raw), Err(BadPath::Climbs));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_path_is_refused() {
+    fn invalid_path_is_rejected() {
         let cases = [
             ("*", BadPath::NotAPath),
             ("", BadPath::NotAPath),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_told_by_its_slash() {
+    fn trailing_slash_marks_a_folder() {
         for raw in ["/", "//", "/a/", "/a/.", "/a//"] {
             assert!(ServedPath::parse(raw).unwrap().names_folder(), "{raw}");
         }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_names_are_hidden_in_any_case_at_any_depth() {
+    fn hidden_names_match_in_any_case_at_any_depth() {
         let names = [
             "constituency.json",
             "constituency.json.bak",
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_no_file_system_takes_are_hidden() {
+    fn paths_too_long_for_a_file_system_are_hidden() {
         let (longest, deepest) = ("é".repeat(127) + "x", ["a".repeat(255).as_str(); 16].join("/"));
         assert_eq!((longest.len(), deepest.len()), (255, 4095));
         assert!(!is_hidden(&format!("a/{longest}/b")) && !is_hidden(&deepest));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_case_fallback_recases_the_own_digits_only() {
+    fn case_fallback_changes_only_own_mac_digits() {
         let own = "00005e00530c".parse().unwrap();
         let cases = |raw: &str| ServedPath::parse(raw).unwrap().other_cases(own).collect::<Vec<_>>();
         assert_eq!(cases("/Logs/00005e00530C-App.log"), ["Logs/00005e00530c-App.log", "Logs/00005E00530C-App.log"]);
@@ -300,7 +300,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_parsed_path_never_climbs_and_parses_to_itself(raw in "/[a-z0-9./%\\\\ -]{0,40}") {
+        fn parsed_path_has_no_parent_segment_and_is_stable(raw in "/[a-z0-9./%\\\\ -]{0,40}") {
             if let Ok(path) = ServedPath::parse(&raw) {
                 let text = path.as_str();
                 proptest::prop_assert!(!text.starts_with('/') && !text.contains("//"));

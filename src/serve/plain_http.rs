@@ -55,18 +55,18 @@ impl PlainHttp {
     /// If there is no address or no network, a network is the whole internet, or an address is already in use.
     pub fn check(&self, others: &[SocketAddr]) -> Result<(), String> {
         if self.listen.is_empty() {
-            return Err("names no address to listen on".to_owned());
+            return Err("\"listen\" is empty; name an address to listen on".to_owned());
         }
         if self.networks.is_empty() {
-            return Err("names no networks, so nobody could use it; name those of your LAN".to_owned());
+            return Err("\"networks\" is empty, so no client could connect; name the networks of your LAN".to_owned());
         }
         let mut seen: BTreeSet<&SocketAddr> = others.iter().collect();
         if let Some(twice) = self.listen.iter().find(|address| address.port() != 0 && !seen.insert(address)) {
-            return Err(format!("{twice} is listened on already"));
+            return Err(format!("{twice} is already listened on; name each address and port once"));
         }
         match self.networks.iter().find(|network| network.prefix_len() == 0) {
             Some(all) => Err(format!(
-                "{all} is the whole internet, where anybody reads along and puts in what he likes; name the networks of your LAN"
+                "{all} is the whole internet, where anyone on the path can read and change plain HTTP; name the networks of your LAN"
             )),
             None => Ok(()),
         }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_networks_that_are_named_are_admitted() {
+    fn only_configured_networks_are_allowed() {
         let lan = plain(&["192.168.0.0/16", "fd00::/8"]);
         assert_eq!((lan.listen.len(), lan.check(&[])), (2, Ok(())));
         for (address, is_in) in [
@@ -129,18 +129,21 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_internet_is_nobody_s_lan() {
+    fn whole_internet_is_rejected_as_network() {
         for all in ["0.0.0.0/0", "::/0", "10.0.0.0/0"] {
             assert!(plain(&["10.0.0.0/8", all]).check(&[]).unwrap_err().contains("is the whole internet"), "{all}");
         }
-        assert!(plain(&[]).check(&[]).unwrap_err().contains("names no networks"));
+        assert!(plain(&[]).check(&[]).unwrap_err().contains("\"networks\" is empty"));
         let lan = || plain(&["10.0.0.0/8"]);
         let there: Vec<SocketAddr> = vec!["[::1]:80".parse().unwrap()];
-        assert_eq!(lan().check(&there).unwrap_err(), "[::1]:80 is listened on already");
+        assert_eq!(
+            lan().check(&there).unwrap_err(),
+            "[::1]:80 is already listened on; name each address and port once"
+        );
         let twice = PlainHttp { listen: [there.clone(), there].concat(), ..lan() };
         assert!(twice.check(&[]).is_err());
         let nowhere = PlainHttp { listen: Vec::new(), ..lan() };
-        assert!(nowhere.check(&[]).unwrap_err().contains("no address"));
+        assert!(nowhere.check(&[]).unwrap_err().contains("\"listen\" is empty"));
         let private = plain(&[
             "10.1.0.0/16",
             "172.16.0.0/12",

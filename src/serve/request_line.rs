@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_line_is_shown_and_nothing_behind_it() {
+    fn only_the_request_line_is_shown() {
         for (bytes, line) in [
             ("GET /a b HTTP/1.1\r\nAuthorization: x\r\n\r\n", r#""GET /a b HTTP/1.1""#),
             ("\r\n\nGET /a\n", r#""GET /a""#),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_line_is_one_where_others_may_stand() {
+    fn only_complete_line_is_shown_from_buffered_data() {
         assert!(shown_if_whole(b"GET /a b HTTP/1.1\r\n").is_some());
         for bytes in ["GET /a b HTTP/1.1", "my secret\r\n", "a b", "", "\r\n"] {
             assert_eq!(shown_if_whole(bytes.as_bytes()), None, "{bytes:?}");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_space_is_seen() {
+    fn raw_space_in_the_target_is_detected() {
         for (line, is_there) in [
             ("\"GET /a b HTTP/1.1\"", true),
             ("\"GET /a  HTTP/1.1\"", true),
@@ -132,7 +132,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_panic_or_drive_a_terminal(bytes: Vec<u8>) {
+        fn no_bytes_panic_or_reach_the_terminal_raw(bytes: Vec<u8>) {
             for line in [shown(&bytes), shown_if_whole(&bytes)].into_iter().flatten() {
                 proptest::prop_assert!(line.chars().all(|c| c == ' ' || c.is_ascii_graphic()));
             }

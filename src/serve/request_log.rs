@@ -78,12 +78,12 @@ impl RequestLog {
     /// Why the request ended early, if it did.
     fn cut_short(&self, record: &AccessRecord) -> Option<String> {
         let why = match self.timeouts.broken_off() {
-            _ if std::thread::panicking() => "a defect of provost (a panic)",
+            _ if std::thread::panicking() => "a bug in provost (panic)",
             Some(why) => why,
-            None => "the client hung up",
+            None => "the client disconnected",
         };
         match (record.status, self.announced) {
-            (None, _) => Some(format!("{why} before there was an answer")),
+            (None, _) => Some(format!("{why} before the response was ready")),
             (Some(_), Some(announced)) if record.bytes < announced => {
                 Some(format!("{why} after {} of {}", record.bytes, counted(announced, "byte")))
             }

@@ -223,7 +223,7 @@ impl Site {
             let name = self.no_sni.as_ref().ok_or(NotServed::NoName)?;
             let gone = || NotServed::Unusable {
                 name: name.clone(),
-                reason: "no such constituency, or its policy is broken".to_owned(),
+                reason: "no such constituency, or its policy is invalid".to_owned(),
             };
             self.registry.find(name.as_str()).filter(|found| found.name == *name).ok_or_else(gone)?
         };
@@ -255,7 +255,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
         match material.bundles.get(name) {
             Some(Ok(bundle)) => bundles.push(Arc::clone(bundle)),
             Some(Err(error)) => return Err(format!("the trust bundle \"{name}\" cannot be used: {error}")),
-            None => return Err(format!("\"{name}\" is no trust bundle of provost.json")),
+            None => return Err(format!("unknown trust bundle \"{name}\"")),
         }
     }
     for (one, other) in
@@ -264,7 +264,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
         if let Some(ca) = one.disputed(other) {
             let (one, other) = (&one.name, &other.name);
             return Err(format!(
-                "the trust bundles \"{one}\" and \"{other}\" give {ca} to different families of devices"
+                "the trust bundles \"{one}\" and \"{other}\" assign {ca} to different device families"
             ));
         }
     }

@@ -10,19 +10,19 @@ use std::path::{Component, Path, PathBuf};
 /// # Errors
 /// The reason, with the relative symlink to write if there is one.
 pub fn check_text(root: &Path, path: &Path) -> Result<PathBuf, String> {
-    let target = fs::read_link(path).map_err(|error| format!("the link cannot be read: {error}"))?;
+    let target = fs::read_link(path).map_err(|error| format!("the symlink cannot be read: {error}"))?;
     let real =
-        path.canonicalize().map_err(|error| format!("the link to {} leads nowhere: {error}", target.display()))?;
+        path.canonicalize().map_err(|error| format!("the symlink to {} is broken: {error}", target.display()))?;
     if !real.starts_with(root) {
         return Err(format!(
-            "the link leads to {}, outside of the folder of the constituencies; it is not followed",
+            "the symlink leads to {}, outside the folder of the constituencies, and is not followed",
             real.display()
         ));
     }
     if target.is_absolute() {
         let folder = path.parent().and_then(|folder| folder.canonicalize().ok()).unwrap_or_default();
         let relative = relative(&folder, &real);
-        return Err(format!("the link is absolute and is not followed; write it as {}", relative.display()));
+        return Err(format!("the symlink is absolute and is not followed; make it relative: {}", relative.display()));
     }
     Ok(real)
 }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_relative_link_to_write_is_shown() {
+    fn relative_symlink_is_suggested() {
         let show = |folder: &str, target: &str| relative(Path::new(folder), Path::new(target)).display().to_string();
         assert_eq!(show("/c/ote", "/c/ucs/firmware"), "../ucs/firmware");
         assert_eq!(show("/c/ote/a", "/c/ote/b"), "../b");

@@ -13,7 +13,7 @@ use super::openssl::LegacyStream;
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "the large one is nearly everybody's, and lies in a box with its connection"
+    reason = "most connections use the large variant, and it is boxed with its connection"
 )]
 pub enum ClientTlsStream<S> {
     /// By rustls.

@@ -104,11 +104,11 @@ fn misplaced(text: &str, at: usize, message: &str) -> String {
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).take(40).collect();
     // These characters show the cause, whichever token serde expected.
     match first {
-        '/' => return "a comment (// or /* */): JSON has none; remove it".to_owned(),
-        '#' => return "# begins a comment elsewhere: JSON has none; remove it".to_owned(),
-        '\'' => return "single quotes: JSON takes double quotes (\") alone".to_owned(),
+        '/' => return "a comment (// or /* */): JSON has no comments; remove it".to_owned(),
+        '#' => return "# as the start of a comment: JSON has no comments; remove it".to_owned(),
+        '\'' => return "single quotes: JSON needs double quotes (\")".to_owned(),
         '\u{201c}' | '\u{201d}' | '\u{201e}' => {
-            return "typographic quotes: JSON takes plain double quotes (\") alone".to_owned();
+            return "typographic quotes: JSON needs plain double quotes (\")".to_owned();
         }
         '\u{feff}' => return "a byte order mark: save the file as UTF-8 without one".to_owned(),
         _ => {}
@@ -118,36 +118,34 @@ fn misplaced(text: &str, at: usize, message: &str) -> String {
         "expected `,` or `}`" | "expected `,` or `]`" => {
             let closing = if message.ends_with("`}`") { '}' } else { ']' };
             match first {
-                '}' | ']' => format!("{first} stands where a comma or the closing {closing} is expected"),
-                ':' => "a colon stands where a comma is expected".to_owned(),
+                '}' | ']' => format!("found {first} instead of a comma or the closing {closing}"),
+                ':' => "found a colon instead of a comma".to_owned(),
                 _ => format!("a comma is missing before this, or the closing {closing}"),
             }
         }
-        "expected `:`" => "a colon is missing behind the key".to_owned(),
+        "expected `:`" => "a colon is missing after the key".to_owned(),
         "key must be a string" | "expected `\"`" if word.is_empty() => {
-            format!("{first} stands where a key in double quotes is expected")
+            format!("found {first} instead of a key in double quotes")
         }
-        "key must be a string" | "expected `\"`" => format!("a key stands in double quotes: \"{word}\""),
-        "expected value" | "expected ident" if word.is_empty() => format!("{first} stands where a value is expected"),
+        "key must be a string" | "expected `\"`" => format!("a key needs double quotes: \"{word}\""),
+        "expected value" | "expected ident" if word.is_empty() => format!("found {first} instead of a value"),
         "expected value" | "expected ident" => match word.to_ascii_lowercase().as_str() {
-            known @ ("true" | "false" | "null") => format!("{word} is written {known}"),
+            known @ ("true" | "false" | "null") => format!("write {known} instead of {word}"),
             _ => {
                 let value = "true, false, null, a number, or text in double quotes";
-                format!("this is not a value of JSON; a value is {value}")
+                format!("invalid JSON value: write {value}")
             }
         },
         "trailing characters" => match first {
             '}' | ']' => format!("one closing {first} too many"),
-            _ => "something stands behind the end of the object".to_owned(),
+            _ => "unexpected text after the end of the object".to_owned(),
         },
-        "invalid number" => "this is not a number of JSON".to_owned(),
+        "invalid number" => "invalid JSON number".to_owned(),
         "number out of range" => "the number is too large".to_owned(),
-        "invalid escape" => {
-            "a backslash stands before a character that needs none; a backslash itself is written \\\\".to_owned()
-        }
+        "invalid escape" => "invalid escape: remove the backslash, or write \\\\ for a backslash itself".to_owned(),
         "recursion limit exceeded" => "objects and lists are nested too deep".to_owned(),
         message if message.starts_with("control character") => {
-            "a line end or another control character stands within a string; its closing \" may be missing".to_owned()
+            "a string contains a line end or another control character; its closing \" may be missing".to_owned()
         }
         message if message.contains("escape") || message.contains("unicode") => {
             "the escape \\u is not complete".to_owned()
@@ -163,7 +161,7 @@ fn in_terms_of_json(message: &str) -> String {
         return format!("the key \"{key}\" is missing");
     }
     if let Some(key) = quoted("duplicate field ") {
-        return format!("the key \"{key}\" stands here twice");
+        return format!("duplicate key \"{key}\"");
     }
     let is_of_kind = ["invalid type: ", "invalid value: "].iter().find_map(|kind| message.strip_prefix(kind));
     match is_of_kind.and_then(|rest| rest.split_once(", expected ")) {
@@ -241,7 +239,7 @@ mod tests {
 
     #[test]
     fn comments_commas_and_quotes_are_named_as_what_they_are() {
-        let comment = "a comment (// or /* */): JSON has none; remove it";
+        let comment = "a comment (// or /* */): JSON has no comments; remove it";
         for (text, expected) in [
             ("// mine\n{}", format!("1:1: {comment}")),
             ("{\n  // mine\n  \"a\": 1\n}", format!("2:3: {comment}")),
@@ -251,27 +249,27 @@ mod tests {
             ("{\"a\" // mine\n: 1}", format!("1:6: {comment}")),
             ("{\"a\": [1, /* mine */ 2]}", format!("1:11: {comment}")),
             ("{} // mine", format!("1:4: {comment}")),
-            ("# mine\n{}", "1:1: # begins a comment elsewhere: JSON has none; remove it".to_owned()),
+            ("# mine\n{}", "1:1: # as the start of a comment: JSON has no comments; remove it".to_owned()),
             ("{\"a\": 1,}", "1:9: trailing comma: remove the comma before this }".to_owned()),
             ("{\n  \"a\": [\n    1,\n  ]\n}", "4:3: trailing comma: remove the comma before this ]".to_owned()),
             ("{\n  \"a\": 1\n  \"b\": 2\n}", "3:3: a comma is missing before this, or the closing }".to_owned()),
             ("[1 2]", "1:4: a comma is missing before this, or the closing ]".to_owned()),
-            ("{\"a\": 1]", "1:8: ] stands where a comma or the closing } is expected".to_owned()),
-            ("{\"a\" 1}", "1:6: a colon is missing behind the key".to_owned()),
-            ("{'a': 1}", "1:2: single quotes: JSON takes double quotes (\") alone".to_owned()),
-            ("{\"a\": 'b'}", "1:7: single quotes: JSON takes double quotes (\") alone".to_owned()),
-            ("{\"ä\": “b”}", "1:7: typographic quotes: JSON takes plain double quotes (\") alone".to_owned()),
-            ("{a: 1}", "1:2: a key stands in double quotes: \"a\"".to_owned()),
-            ("{,}", "1:2: , stands where a key in double quotes is expected".to_owned()),
-            ("{\"a\": }", "1:7: } stands where a value is expected".to_owned()),
-            ("{\"a\": True}", "1:7: True is written true".to_owned()),
+            ("{\"a\": 1]", "1:8: found ] instead of a comma or the closing }".to_owned()),
+            ("{\"a\" 1}", "1:6: a colon is missing after the key".to_owned()),
+            ("{'a': 1}", "1:2: single quotes: JSON needs double quotes (\")".to_owned()),
+            ("{\"a\": 'b'}", "1:7: single quotes: JSON needs double quotes (\")".to_owned()),
+            ("{\"ä\": “b”}", "1:7: typographic quotes: JSON needs plain double quotes (\")".to_owned()),
+            ("{a: 1}", "1:2: a key needs double quotes: \"a\"".to_owned()),
+            ("{,}", "1:2: found , instead of a key in double quotes".to_owned()),
+            ("{\"a\": }", "1:7: found } instead of a value".to_owned()),
+            ("{\"a\": True}", "1:7: write true instead of True".to_owned()),
             (
                 "{\"a\": \"b\nc\"}",
-                "1:9: a line end or another control character stands within a string; its closing \" may be missing"
+                "1:9: a string contains a line end or another control character; its closing \" may be missing"
                     .to_owned(),
             ),
             ("{\"a\": 1}}", "1:9: one closing } too many".to_owned()),
-            ("{} x", "1:4: something stands behind the end of the object".to_owned()),
+            ("{} x", "1:4: unexpected text after the end of the object".to_owned()),
             ("\u{feff}{}", "1:1: a byte order mark: save the file as UTF-8 without one".to_owned()),
         ] {
             assert_eq!(explained(text), expected, "{text:?}");
@@ -328,7 +326,7 @@ mod tests {
     fn values_of_another_kind_are_told_in_words() {
         for (message, expected) in [
             ("missing field `domain`", "the key \"domain\" is missing"),
-            ("duplicate field `domain`", "the key \"domain\" stands here twice"),
+            ("duplicate field `domain`", "duplicate key \"domain\""),
             ("invalid type: boolean `true`, expected an object", "must be an object, not true"),
             ("invalid type: integer `443`, expected a list of them", "must be a list of them, not 443"),
             ("invalid value: integer `70000`, expected u16", "must be a whole number from 0 to 65535, not 70000"),

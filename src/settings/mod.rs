@@ -232,7 +232,7 @@ fn describe(
     let settings_error =
         |key, reason, hint| SettingsError { file: Path::new("").into(), line, column, key, reason, hint };
     if let Some((unknown, known)) = unknown(&reason, "field") {
-        settings_error(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint(unknown, &known)))
+        settings_error(Some(unknown.to_owned()), "unknown key".to_owned(), Some(hint(unknown, &known)))
     } else if let Some((unknown, known)) = unknown(&reason, "variant") {
         let near = nearest(unknown, &known).map(|near| format!("did you mean \"{near}\"?"));
         settings_error(path, format!("must be {}, not \"{unknown}\"", one_of(&known)), near)
@@ -372,7 +372,7 @@ mod tests {
             (r#"{"list": {}}"#, ":1:10: \"list\": must be a list, not an object"),
             (r#"{"map": {"ä" : {"mode": "on"}, "b": ["on"]}}"#, ":1:37: \"map.b\": must be an object, not a list"),
             (r#"{"map": {"b": {}}}"#, ":1:15: \"map.b\": the key \"mode\" is missing"),
-            ("{\"list\": [],\n \"list\": []}", ":2:2: the key \"list\" stands here twice"),
+            ("{\"list\": [],\n \"list\": []}", ":2:2: duplicate key \"list\""),
         ];
         for (text, expected) in table {
             assert_eq!(error(text), format!("c.json{expected}"), "{text}");
@@ -384,11 +384,11 @@ mod tests {
     fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
         assert_eq!(
             error("{\n \"clientauth\": 1}"),
-            "c.json:2:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+            "c.json:2:2: \"clientauth\": unknown key; did you mean \"client_auth\"?"
         );
         assert_eq!(
             error("{\n\n \"uploads\": {\"max_file_byte\": 1}}"),
-            "c.json:3:14: \"max_file_byte\": is no known key; did you mean \"max_file_bytes\"?"
+            "c.json:3:14: \"max_file_byte\": unknown key; did you mean \"max_file_bytes\"?"
         );
         assert!(error(r#"{"zzz": 1}"#).ends_with("known keys: client_auth, uploads, mode, list, map"));
     }
@@ -402,9 +402,12 @@ mod tests {
             ),
             "{text}"
         );
-        assert_eq!(error("{\"client_auth\": 1} x"), "c.json:1:20: something stands behind the end of the object");
+        assert_eq!(error("{\"client_auth\": 1} x"), "c.json:1:20: unexpected text after the end of the object");
         assert_eq!(error("{\n"), "c.json:1:1: the file ends before the closing }");
-        assert_eq!(error("{\"uploads\": {\n// x\n}}"), "c.json:2:1: a comment (// or /* */): JSON has none; remove it");
+        assert_eq!(
+            error("{\"uploads\": {\n// x\n}}"),
+            "c.json:2:1: a comment (// or /* */): JSON has no comments; remove it"
+        );
     }
 
     #[test]
@@ -414,7 +417,7 @@ mod tests {
         assert_eq!(error(b"{\"client_auth\": 1,}"), "body:1:19: trailing comma: remove the comma before this }");
         assert_eq!(
             error(b"{\"clientauth\": 1}"),
-            "body:1:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+            "body:1:2: \"clientauth\": unknown key; did you mean \"client_auth\"?"
         );
         assert_eq!(error(b"\xff"), "the body is not UTF-8 text");
         assert_eq!(read_body::<Sample>(b"{\"client_auth\": 1}").unwrap().client_auth, Some(1));

@@ -50,13 +50,13 @@ pub struct Location {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableUrl {
     /// Not a URL.
-    #[error("{0:?} is no URL (write https://HOST/ or https://HOST:PORT/)")]
+    #[error("invalid URL {0:?}: write https://HOST/ or https://HOST:PORT/")]
     NotAUrl(String),
     /// `ftp`, `tftp` and the like.
-    #[error("{0:?}: only https and http are spoken here")]
+    #[error("unsupported scheme in {0:?}: use https or http")]
     Scheme(String),
     /// A name and password in the URL.
-    #[error("the URL holds a user name; phones prove themselves by certificate here, leave it out")]
+    #[error("the URL contains a user name; remove it")]
     UserName,
 }
 
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_go_behind_the_servers_url() {
+    fn entries_are_appended_to_the_server_url() {
         for (server, entry, expected) in [
             ("https://ote.phones.example.com", "site.cfg", "https://ote.phones.example.com/site.cfg"),
             ("https://h:8443/a", "./logs/x", "https://h:8443/a/./logs/x"),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_is_said() {
+    fn invalid_url_is_rejected_with_reason() {
         assert!(matches!("phones.example.com".parse::<ServerUrl>(), Err(UnusableUrl::NotAUrl(_))));
         assert_eq!("tftp://h/".parse::<ServerUrl>(), Err(UnusableUrl::Scheme("tftp".to_owned())));
         assert_eq!("https://a:b@h/".parse::<ServerUrl>(), Err(UnusableUrl::UserName));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn localhost_is_known_in_every_spelling() {
+    fn localhost_is_recognized_in_every_spelling() {
         for (text, expected) in [
             ("https://ote.phones.localhost:8443/", true),
             ("https://LOCALHOST./", true),
@@ -206,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_located_can_be_asked_for(entry in ".{0,40}") {
+        fn every_location_is_a_valid_request_target(entry in ".{0,40}") {
             if let Ok(location) = url("https://h/").locate(&entry) {
                 proptest::prop_assert!(location.path.parse::<http::uri::PathAndQuery>().is_ok());
             }

@@ -10,21 +10,21 @@ pub fn meaning(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnrecognisedName => "the server has no constituency of that name",
         AlertDescription::CertificateExpired => "the device certificate has expired",
-        AlertDescription::CertificateRequired => "the server wants a device certificate and got none",
-        AlertDescription::UnknownCA => "no CA that the constituency trusts stands behind the device certificate",
+        AlertDescription::CertificateRequired => "the server requires a device certificate and got none",
+        AlertDescription::UnknownCA => "the device certificate is not from a CA that the constituency trusts",
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnsupportedCertificate => "the server does not accept this device certificate",
         AlertDescription::CertificateRevoked => "the device certificate was revoked",
-        AlertDescription::AccessDenied => "the server does not let this device in",
+        AlertDescription::AccessDenied => "the server refused this device",
         AlertDescription::DecryptError => {
-            "a signature did not fit: is the key that of the certificate, and the CA behind it the real one?"
+            "a signature is invalid: check that the key belongs to the certificate, and that the right CA signed it"
         }
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
-            "no common cipher suite or signature scheme, or no device certificate where one is wanted"
+            "no common cipher suite or signature scheme, or no device certificate where one is required"
         }
-        AlertDescription::ProtocolVersion => "the server speaks no TLS version that this phone speaks",
-        AlertDescription::NoApplicationProtocol => "the server does not speak HTTP/1.1 there",
+        AlertDescription::ProtocolVersion => "the server supports no TLS version of this phone",
+        AlertDescription::NoApplicationProtocol => "the server does not support HTTP/1.1 there",
         AlertDescription::InternalError => "the server failed, or has no certificate of its own yet",
         _ => "the server's log has the reason",
     }

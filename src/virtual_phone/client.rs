@@ -73,19 +73,19 @@ pub enum ExchangeError {
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
     /// The server closed the connection without a response.
-    #[error("the server closed the connection without an answer")]
+    #[error("the server closed the connection without a response")]
     Closed,
     /// The response's head did not come within the timeout.
-    #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    #[error("no response within {} s", RESPONSE_TIMEOUT.as_secs())]
     NoAnswer,
     /// The body stalled.
-    #[error("the answer stood still for {} s after {}", PROGRESS_TIMEOUT.as_secs(), counted(*.received, "byte"))]
+    #[error("the response stalled for {} s after {}", PROGRESS_TIMEOUT.as_secs(), counted(*.received, "byte"))]
     Stalled {
         /// The bytes received so far.
         received: u64,
     },
     /// The connection broke in the body.
-    #[error("the answer broke off after {received} bytes: {source}")]
+    #[error("the response ended early, after {received} bytes: {source}")]
     BrokenOff {
         /// The bytes received so far.
         received: u64,
@@ -96,7 +96,7 @@ pub enum ExchangeError {
     #[error("the file is larger than the {} MiB that a configuration may have", MAX_KEPT_BODY >> 20)]
     TooLarge,
     /// The request was plain HTTP, and the server speaks TLS.
-    #[error("TLS is spoken there, and not plain HTTP; use https://")]
+    #[error("the server expects TLS there, not plain HTTP; use https://")]
     InTheClear,
     /// The response is not HTTP/1.1, or the connection broke.
     #[error("HTTP failed: {}", with_cause(.0))]

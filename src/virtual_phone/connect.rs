@@ -29,7 +29,7 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// The server answered plain HTTP with TLS.
 #[derive(Debug, thiserror::Error)]
-#[error("TLS is spoken there; use https://")]
+#[error("the server expects TLS there; use https://")]
 pub(super) struct SpeaksTls;
 
 /// A device certificate as the factory installed it, with its key.
@@ -78,7 +78,7 @@ pub enum ConnectError {
         address: SocketAddr,
     },
     /// The host cannot be the name in a certificate.
-    #[error("{0:?} is no host name")]
+    #[error("invalid host name {0:?}")]
     NotAHost(String),
     /// The handshake failed.
     #[error(transparent)]

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_a_polycoms() {
+    fn log_line_has_the_polycom_format() {
         let phone = VirtualPhone::new("00005e00530c".parse().unwrap());
         assert_eq!(
             opening(SystemTime::UNIX_EPOCH, &phone, Program::Updater),

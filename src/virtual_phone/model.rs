@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn user_agents_are_those_of_real_phones() {
+    fn user_agent_equals_that_of_real_phones() {
         for (model, firmware, program, expected) in [
             ("VVX_500", "5.9.7.4477", Program::Application, "PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application"),
             ("VVX_500", "5.9.7.47435", Program::Updater, "PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_typed_as_a_model_breaks_a_header() {
+    fn any_model_name_gives_a_valid_header() {
         assert!(!phone("VVX\r\nHost: x", "5").user_agent(Program::Updater).contains(['\r', '\n']));
     }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn master_configurations_write_models_without_underscores() {
+    fn master_configuration_model_has_no_underscore() {
         assert_eq!(phone("SPIP_550", "4.0.15.1047").configuration_model(), "SPIP550");
     }
 }

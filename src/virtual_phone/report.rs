@@ -124,7 +124,7 @@ pub enum Reason {
     #[error("{path}: {}", if *has_password {
         "the password is wrong; the server's log says why"
     } else {
-        "the server asks for a password, and this phone has none for it"
+        "the server requires a password, and this phone has none for it"
     })]
     Unauthorized {
         /// The path of the request.
@@ -133,7 +133,7 @@ pub enum Reason {
         has_password: bool,
     },
     /// The response was 403.
-    #[error("{path}: refused (403): the server does not let this phone have it; the server's log says why")]
+    #[error("{path}: refused (403); the server's log says why")]
     Refused {
         /// The path of the request.
         path: String,
@@ -153,7 +153,7 @@ pub enum Reason {
         status: StatusCode,
     },
     /// The response has a status that phones do not handle.
-    #[error("{path}: a phone has no use for the answer {status}")]
+    #[error("{path}: a phone cannot use a response with status {status}")]
     Unexpected {
         /// The path of the request.
         path: String,
@@ -257,8 +257,8 @@ impl fmt::Display for Remark {
         match self {
             Self::Skipped => write!(f, "not there, skipped"),
             Self::FirmwareNotOffered => write!(f, "firmware not offered, keeps its own"),
-            Self::FirmwareKept(status) => write!(f, "firmware not to be had ({status}), keeps its own"),
-            Self::LogLost(status) => write!(f, "the server does not take this log ({status}); only the log is lost"),
+            Self::FirmwareKept(status) => write!(f, "firmware unavailable ({status}), keeps its own"),
+            Self::LogLost(status) => write!(f, "the server refused this log ({status}); only the log is lost"),
             Self::Missing => write!(f, "missing: the master configuration names it"),
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
             Self::Departs(departure) => write!(f, "{}: {}", departure.place, departure.message),

@@ -296,7 +296,7 @@ fn content_length(head: &ClientResponse) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The size in a 409 response's `Content-Range: bytes */SIZE`: where the server wants the log to continue.
+/// The size in a 409 response's `Content-Range: bytes */SIZE`: where the server expects the log to continue.
 fn size_in_conflict(answer: &ClientResponse) -> Option<u64> {
     let range = Some(answer).filter(|answer| answer.status == StatusCode::CONFLICT)?;
     range.headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()

@@ -17,7 +17,7 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type ContinueGate = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A request body: empty, or bytes that wait until the server wants them.
+/// A request body: empty, or bytes that wait until the server asks for them.
 pub(super) struct PutBody {
     bytes: Option<Bytes>,
     gate: Option<ContinueGate>,

@@ -87,7 +87,7 @@ fn removed_folder_gets_421_within_a_second() {
     within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
     assert!(open.is_closed());
     assert!(is_unrecognized(&client(&server, "ote")).is_some());
-    server.reason("the constituency is gone");
+    server.reason("the constituency no longer exists");
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
     // A folder that returns is a new constituency: no earlier session is resumed.
     let before = client(&server, "ote");
@@ -256,7 +256,7 @@ fn deploy_with_a_broken_policy_keeps_the_last_good_one() {
         fs::write(tree.join("ote/constituency.json"), "{ \"phnes\": {} }").unwrap();
         fs::write(tree.join("ote/site.cfg"), "<two/>").unwrap();
     });
-    server.says("is no known key");
+    server.says("unknown key");
     within_a_second("the second release", || (open.get("/site.cfg").unwrap().text() == "<two/>").then_some(()));
     assert!(phone.resumes());
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
@@ -455,9 +455,13 @@ fn unreadable_policy_is_reported_and_affects_no_other_folder() {
     let site = Site::with_ote();
     let server = site.start();
     let kinds: [(&str, Make, &str); 5] = [
-        ("fifo", |path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(), "no regular file"),
-        ("folder", |path| fs::create_dir(path).unwrap(), "no regular file"),
-        ("link", |path| symlink("../ote/constituency.json", path).unwrap(), "no regular file"),
+        (
+            "fifo",
+            |path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(),
+            "not a regular file",
+        ),
+        ("folder", |path| fs::create_dir(path).unwrap(), "not a regular file"),
+        ("link", |path| symlink("../ote/constituency.json", path).unwrap(), "not a regular file"),
         ("large", |path| fs::write(path, " ".repeat(17 << 20)).unwrap(), "larger than 16 MiB"),
         ("binary", |path| fs::write(path, b"{ \"description\": \"\xff\" }").unwrap(), "not UTF-8 text"),
     ];
@@ -493,7 +497,7 @@ fn folder_with_invalid_name_or_symlink_is_reported() {
     let said = server.says("bad-");
     assert!(!said.contains('\u{1b}') && !said.contains("\\u001b"), "no escape reaches a terminal: {said}");
     symlink("ote", site.served("linked")).unwrap();
-    server.says("linked: the folder is not served: it is a link");
+    server.says("linked: the folder is not served: it is a symlink");
     assert!(is_unrecognized(&client(&server, "linked")).is_some());
     fs::create_dir(site.served(".hidden")).unwrap();
     fs::write(site.served("README.md"), "").unwrap();

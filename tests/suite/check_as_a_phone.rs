@@ -158,7 +158,7 @@ fn unparsable_file_is_an_error_if_a_master_names_it() {
         &site,
         &[
             ("error: ote/site.cfg: the file ends within a tag that begins at 2:3", ""),
-            ("warning: ote/unused.cfg:1:6: c stands where a quote is expected", "what phones do with it is not known"),
+            ("warning: ote/unused.cfg:1:6: found c instead of a quote", "what phones do with it is not known"),
             ("warning: ote/SoundPointIPLocalization/x.xml: the file is empty", ""),
             ("warning: ote/latin.cfg:1:7: the file is not UTF-8 and declares no other encoding", "save it as UTF-8"),
         ],
@@ -378,7 +378,7 @@ fn hostile_files_do_not_stall_the_check() {
     for part in [
         "ote/huge.cfg: is larger than 4 MiB and was not looked into",
         "ote/pipe.cfg: not a regular file, and never served",
-        "ote/zero.cfg: the link leads to /dev/zero, outside",
+        "ote/zero.cfg: the symlink leads to /dev/zero, outside",
         "ote/bomb.xml:1:1: a DOCTYPE",
         "ote/external.xml:1:1: a DOCTYPE",
         "ote/deep.cfg: elements are nested more than 1000 deep at 1:3001",

@@ -101,33 +101,36 @@ fn configuration_error_names_file_line_key_and_suggestion() {
     let cases = [
         (
             format!("{{ {good},\n \"limts\": {{}} }}"),
-            "provost.json:2:2: \"limts\": is no known key; did you mean \"limits\"?",
+            "provost.json:2:2: \"limts\": unknown key; did you mean \"limits\"?",
         ),
-        (format!("{{ {good}, \"no-sni\": \"a\" }}"), "\"no-sni\": is no known key; did you mean \"no_sni\"?"),
+        (format!("{{ {good}, \"no-sni\": \"a\" }}"), "\"no-sni\": unknown key; did you mean \"no_sni\"?"),
         (
             format!("{{ {good}, \"limits\": {{\n\"idle\": 1 }} }}"),
-            "provost.json:2:1: \"idle\": is no known key; did you mean \"idle_s\"?",
+            "provost.json:2:1: \"idle\": unknown key; did you mean \"idle_s\"?",
         ),
-        (format!("{{ {good}, \"zzz\": 1 }}"), "\"zzz\": is no known key; known keys: domain, listen,"),
+        (format!("{{ {good}, \"zzz\": 1 }}"), "\"zzz\": unknown key; known keys: domain, listen,"),
         (format!("{{ {good}, \"log\": \"xml\" }}"), "\"log\": must be one of \"text\", \"json\", not \"xml\""),
-        (format!("{{ {good}, \"listen\": [\"localhost:1\"] }}"), ": \"listen\": \"localhost:1\" is no address"),
+        (format!("{{ {good}, \"listen\": [\"localhost:1\"] }}"), ": \"listen\": invalid address \"localhost:1\""),
         (
             format!("{{ {good}, \"listen\": 443 }}"),
             "\"listen\": must be an address with a port, or a list of them, not 443",
         ),
         (format!("{{ {good}, \"no_sni\": \"Two.Labels\" }}"), ": \"no_sni\": "),
-        (format!("{{ {good}, {good} }}"), "the key \"domain\" stands here twice"),
+        (format!("{{ {good}, {good} }}"), "duplicate key \"domain\""),
         (format!("{{ {good},\n\n }}"), "provost.json:3:2: trailing comma: remove the comma before this }"),
-        (format!("{{ {good} }} x"), "something stands behind the end of the object"),
+        (format!("{{ {good} }} x"), "unexpected text after the end of the object"),
         (
             format!("{{ {good},\n  \"listen\": [\"127.0.0.1:0\""),
             "provost.json:2:26: the file ends before the closing ]",
         ),
-        (format!("{{ {good}, // mine\n \"log\": \"text\" }}"), "a comment (// or /* */): JSON has none; remove it"),
+        (
+            format!("{{ {good}, // mine\n \"log\": \"text\" }}"),
+            "a comment (// or /* */): JSON has no comments; remove it",
+        ),
         ("{ \"domain\": \"phones.example.com\" }".to_owned(), "the key \"certificate\" is missing"),
         ("{ \"domain\": \"a.example\", \"certificate\": { \"fles\": [] } }".to_owned(), "did you mean \"files\"?"),
-        (format!("{{ {good}, \"state\": \"constituencies/state\" }}"), "must not lie inside one another"),
-        (format!("{{ {good}, \"constituencies\": \"/var\" }}"), "must not lie inside one another"),
+        (format!("{{ {good}, \"state\": \"constituencies/state\" }}"), "must not contain each other"),
+        (format!("{{ {good}, \"constituencies\": \"/var\" }}"), "must not contain each other"),
     ];
     let site = Site::new();
     for (text, message) in cases {

@@ -177,7 +177,7 @@ fn invalid_device_certificate_is_refused_with_its_reason() {
             "is not trusted here",
             UnknownCA,
         ),
-        bad("expired, and signed by itself", Identity::self_signed(&expired_leaf()), "is signed by itself", UnknownCA),
+        bad("expired, and self-signed", Identity::self_signed(&expired_leaf()), "is self-signed", UnknownCA),
         bad(
             "not valid yet",
             FACTORY.issuing.issue(&future_leaf()),
@@ -203,7 +203,7 @@ const SIGNATURE: &str =
 fn chain_from_an_invalid_issuer_is_refused() {
     let params = device_params(VVX500);
     let unknown = "is not trusted here";
-    let itself = "the device certificate is signed by itself";
+    let itself = "the device certificate is self-signed";
     let self_made_ca = device(|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     let issuing = || FACTORY.issuing.pem();
     let no_sub_ca = FACTORY.root.below({
@@ -228,11 +228,11 @@ fn chain_from_an_invalid_issuer_is_refused() {
             SIGNATURE,
             DecryptError,
         ),
-        bad("another phone", FACTORY.device(STRANGER).signs(&params), "no CA's was used to sign", UnknownCA),
+        bad("another phone", FACTORY.device(STRANGER).signs(&params), "not a CA's signed another", UnknownCA),
         bad(
             "one CA too many",
             sub_ca.issue(&params).with(&sub_ca).with(&no_sub_ca),
-            "more CAs stand below a CA of the chain than it allows",
+            "more CAs below a CA of the chain than its path length constraint allows",
             AccessDenied,
         ),
         good("the last CA", no_sub_ca.issue(&params).with(&no_sub_ca)),
@@ -261,7 +261,7 @@ fn accepting_expired_leaves_tolerates_no_other_fault() {
             CertificateExpired,
         ),
         bad("below a stranger", OTHER_FACTORY.issuing.issue(&expired_leaf()), "is not trusted here", UnknownCA),
-        bad("by itself", Identity::self_signed(&expired_leaf()), "is signed by itself", UnknownCA),
+        bad("by itself", Identity::self_signed(&expired_leaf()), "is self-signed", UnknownCA),
     ];
     let site = site(&FACTORY.bundle(), &json!({ "expired_device_certificates": "accept" }));
     run(&site, &cases);

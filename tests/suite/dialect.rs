@@ -193,18 +193,14 @@ fn urls_of_this_server_are_checked_and_foreign_ones_noted() {
 #[test]
 fn malformed_xml_that_phones_accept_is_a_located_warning() {
     for (text, at, what) in [
-        ("<P\n a='1'\n a='2'/>", "3:2", "the attribute a stands twice in one element"),
+        ("<P\n a='1'\n a='2'/>", "3:2", "the attribute a is repeated in one element"),
         ("<!DOCTYPE P>\n<P a='1'/>", "1:1", "a DOCTYPE"),
         ("<P>\n<x xsi:type='y' a='1'/></P>", "2:4", "the prefix xsi: is not declared"),
-        (
-            "\n<?xml version='1.0'?><P a='1'/>",
-            "2:1",
-            "the XML declaration (<?xml …?>) does not stand at the beginning of the file",
-        ),
-        ("<P a='x & y'/>", "1:9", "an & stands alone; write &amp;"),
-        ("<P a='1'/>\n<Q b='2'/>", "2:1", "text or markup stands where none may stand"),
-        ("<P a='1'><x></P>", "1:13", "</P> stands where </x> is expected"),
-        ("<P a=1/>", "1:6", "1 stands where a quote is expected"),
+        ("\n<?xml version='1.0'?><P a='1'/>", "2:1", "the XML declaration (<?xml …?>) is not at the start of the file"),
+        ("<P a='x & y'/>", "1:9", "an & without an entity name; write &amp;"),
+        ("<P a='1'/>\n<Q b='2'/>", "2:1", "text or markup is not allowed here"),
+        ("<P a='1'><x></P>", "1:13", "found </P> instead of </x>"),
+        ("<P a=1/>", "1:6", "found 1 instead of a quote"),
     ] {
         let site = site(&[("000000000000.cfg", "<APPLICATION CONFIG_FILES='site.cfg'/>"), ("site.cfg", text)]);
         finds(&site, &[(&format!("warning: ote/site.cfg:{at}: {what}"), "not known")]);
@@ -238,7 +234,7 @@ fn malformed_master_is_followed_with_warnings() {
         &site,
         &[
             ("warning: ote/000000000000.cfg:1:1: a DOCTYPE", ""),
-            ("warning: ote/000000000000.cfg:2:76: an & stands alone; write &amp;", ""),
+            ("warning: ote/000000000000.cfg:2:76: an & without an entity name; write &amp;", ""),
             ("warning: ote/000000000000.cfg:2: CONFIG_FILES names gone.cfg, which is not there", ""),
         ],
     );

@@ -166,7 +166,7 @@ fn wrong_password_is_recorded_as_an_unproven_refusal() {
     });
     for (line, mac, reason) in [
         (&refused[0], VVX500, format!("wrong password for {VVX500}")),
-        (&refused[1], STRANGER, format!("{STRANGER} has no password here")),
+        (&refused[1], STRANGER, format!("{STRANGER} has no password in ")),
     ] {
         assert_eq!(
             (&line["mac"], &line["proven"], &line["refusals"]),
@@ -200,7 +200,7 @@ fn phone_with_password_reads_its_files_and_uploads() {
     assert_eq!(phone.get(&log).text(), "onetwo");
     let line = server.access("the upload", |line| line["method"] == "PUT" && line["status"] == 201);
     assert_eq!((&line["mac"], &line["reason"]), (&json!(VVX500), &Value::Null));
-    let first = server.reason("no Authorization yet");
+    let first = server.reason("no Authorization header");
     assert_eq!((&first["mac"], &first["status"]), (&Value::Null, &json!(401)));
     // Another phone's file, and another phone's upload.
     assert_eq!(phone.put(&format!("/{VVX550}-app.log"), "", b"x").status, 403);
@@ -249,12 +249,12 @@ fn every_digest_failure_gets_the_same_challenge() {
     }
     server.reason("wrong password for 00005e00530c");
     server.reason(
-        "00005e0053aa has no password here (provost allow 00005e0053aa --constituency pw --digest gives it one)",
+        "00005e0053aa has no password in pw; create one with provost allow 00005e0053aa --constituency pw --digest",
     );
-    server.reason("Basic would show the password");
+    server.reason("Basic would reveal the password");
     // A password typed into the user field is not logged.
-    server.reason("the user name is no MAC address, written as 12 lower-case hex digits");
-    server.reason("the user name is 00005e00530c in another spelling");
+    server.reason("the user name is not a MAC address of 12 lower-case hex digits");
+    server.reason("the user name must be written as 00005e00530c");
     assert!(![server.stdout(), server.stderr()].concat().iter().any(|line| line.contains(&password)));
     // The checks before authentication come first.
     assert_eq!(get("/%2e%2e/x", "").status, 400);
@@ -277,7 +277,7 @@ fn digest_response_is_valid_for_one_request_only() {
     };
     assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200);
     assert!(is_stale(&replay("pw", "GET", "/site.cfg", &header)));
-    server.reason("nonce was used with this count before (a replay?)");
+    server.reason("was already used with this count (a replay?)");
     // The header is not valid for another target, method or constituency.
     for (constituency, method, path) in [
         ("pw", "GET", "/site.cfg?x"),
@@ -291,7 +291,7 @@ fn digest_response_is_valid_for_one_request_only() {
         assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200, "the nonce was not used up");
     }
     server.reason("uri \"/site.cfg\" is not the request's target");
-    server.reason("the password is for \"pw.phones.example.com\"");
+    server.reason("the password is for the realm \"pw.phones.example.com\"");
     // The password of the other constituency with a nonce of this one.
     let nonce = phone.nonce.clone();
     let crossed = Answer {
@@ -304,7 +304,7 @@ fn digest_response_is_valid_for_one_request_only() {
         count: 99,
     };
     assert!(is_stale(&replay("other", "GET", "/site.cfg", &crossed.header())));
-    server.reason("nonce is none of this constituency's");
+    server.reason("is from another constituency, or from before provost was started");
     // A nonce that the server did not issue.
     let made_up = Answer {
         nonce: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
@@ -420,7 +420,7 @@ fn password_guessing_gets_429_and_the_phone_stays_served() {
     let unknown = (0..40).find_map(|_| guess(STRANGER)).expect("an end of challenges");
     assert_eq!(known, unknown);
     assert_eq!((known.0.header("retry-after"), known.0.header("www-authenticate"), known.1), (Some("60"), None, true));
-    server.reason("wrong password for 00005e00530c; too many failures under this name");
+    server.reason("wrong password for 00005e00530c; too many failed logins with this user name");
     assert_eq!(phone.get("/site.cfg").status, 200);
     assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 200);
 }
@@ -470,9 +470,9 @@ fn changed_domain_does_not_overwrite_stored_passwords() {
     let checked = provost(&site.path(""), &["check"]).stdout;
     for said in [
         "state/digest/pw.json: holds the passwords of 1 phone for pw.phones.example.com",
-        "of no use for pw.other.example.com. If that name was right",
-        "change \"domain\" back",
-        "remove this file and give each of them a new password (provost allow MAC --digest)",
+        "invalid for pw.other.example.com. If the old name is right",
+        "\"domain\" back",
+        "remove this file and give each phone a new password (provost allow MAC --digest)",
     ] {
         assert!(refused.stderr.contains(said) && checked.contains(said), "{said}: {refused:?} {checked}");
     }
@@ -636,7 +636,7 @@ fn authenticated_phone_frees_its_anonymous_connection_slot() {
             (connection.get("/site.cfg").ok()?.status == 401).then_some(connection)
         }));
     }
-    server.reason("evicted while it was idle between requests: all 2 places for anonymous connections are taken");
+    server.reason("evicted while it was idle between requests: all 2 permits for anonymous connections are in use");
     assert!(phones.iter_mut().all(|phone| phone.get("/site.cfg").status == 200));
 }
 
@@ -649,7 +649,7 @@ fn connections_per_phone_applies_after_digest_authentication() {
     let statuses: Vec<u16> = phones.iter_mut().map(|phone| phone.get("/site.cfg").status).collect();
     assert_eq!(statuses, [200, 200, 503]);
     assert!(phones[2].connection.is_closed());
-    server.reason("00005e00530c has 2 connections already (limits.connections_per_phone)");
+    server.reason("00005e00530c already has 2 connections (limits.connections_per_phone)");
     phones.truncate(1);
     crate::harness::eventually("a free slot", || {
         (Phone::new(&server, "pw", &password).get("/site.cfg").status == 200).then_some(())

@@ -98,7 +98,7 @@ fn idle_connections_and_handshakes_do_not_delay_shutdown() {
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));
     let line = lines.iter().find(|line| line["address"] == silent.as_str()).unwrap();
-    assert_eq!((&line["reason"], &line["status"]), (&"provost is being stopped".into(), &Value::Null));
+    assert_eq!((&line["reason"], &line["status"]), (&"provost is shutting down".into(), &Value::Null));
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn transfers_past_the_drain_timeout_are_cut_and_logged() {
     assert_eq!(status.code(), Some(0));
     let line = |path: &str| lines.iter().find(|line| line["path"] == path).unwrap();
     let reason = |path: &str| line(path)["reason"].as_str().unwrap().to_owned();
-    assert_eq!(reason(UPLOAD), "cut off at the end of the drain (limits.drain_s) before there was an answer");
-    assert!(reason("/firmware.ld").starts_with("cut off at the end of the drain (limits.drain_s) after "));
+    assert_eq!(reason(UPLOAD), "closed at the end of the drain time (limits.drain_s) before the response was ready");
+    assert!(reason("/firmware.ld").starts_with("closed at the end of the drain time (limits.drain_s) after "));
     assert!(!site.uploads("ote", VVX500).join(&UPLOAD[1..]).exists(), "never half");
 }
 
@@ -139,7 +139,7 @@ fn second_signal_stops_the_drain_at_once() {
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(lines[0]["reason"], "cut off by a second signal to stop before there was an answer");
+    assert_eq!(lines[0]["reason"], "closed because of a second stop signal before the response was ready");
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
             }
         });
         if sources.len() > SLOTS / PER_ADDRESS {
-            server.reason("evicted before its ClientHello was complete: all 256 places for unfinished handshakes");
+            server.reason("evicted before its ClientHello was complete: all 256 permits for unfinished handshakes");
         }
         assert_eq!(others.len(), 9);
     }
@@ -165,7 +165,7 @@ fn evicted_client_is_logged_with_the_limit_and_the_prefix() {
         assert_eq!(line["address"], socket.local_addr().unwrap().to_string(), "the oldest is evicted first");
         assert_eq!(
             line["reason"],
-            "evicted before its ClientHello was complete: all 4 places for unfinished handshakes are taken \
+            "evicted before its ClientHello was complete: all 4 permits for unfinished handshakes are in use \
              (limits.unfinished_handshakes); 127.0.0.1/32 has the most connections without one (4)"
         );
         assert_eq!((&line["status"], &line["mac"]), (&Value::Null, &Value::Null));
@@ -194,7 +194,7 @@ fn handshakes_after_their_hello_are_not_evicted() {
             served.store(true, Ordering::Relaxed);
             status
         });
-        server.says("no connection can be accepted: all 4 places for unfinished handshakes are taken");
+        server.says("no connection can be accepted: all 4 permits for unfinished handshakes are in use");
         assert!(!served.load(Ordering::Relaxed));
         assert!(waiting.iter_mut().all(is_open));
         waiting.pop();
@@ -290,7 +290,7 @@ fn idle_client_at_the_same_address_does_not_block_a_phone() {
         (0..2 * PER_ADDRESS).filter_map(|_| Socket::connect_from(NAT.into(), server.address()).ok()).collect();
     assert_eq!(idle.len(), 2 * PER_ADDRESS);
     eventually("the phone to be served", || phone(&server).get("/site.cfg").ok().filter(|answer| answer.status == 200));
-    server.reason("127.9.9.9/32 has 32 connections already (limits.connections_per_address)");
+    server.reason("127.9.9.9/32 already has 32 connections (limits.connections_per_address)");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn handshakes_without_a_request_block_no_client() {
             connection
         })
         .collect();
-    server.reason("evicted before its first request was complete: all 4 places for anonymous connections are taken");
+    server.reason("evicted before its first request was complete: all 4 permits for anonymous connections are in use");
     for connection in &mut served {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
@@ -332,7 +332,7 @@ fn anonymous_connection_idle_between_requests_makes_room() {
     }
     // Each is idle a moment after its answer, so one or both of them are when the third connects.
     eventually("a free slot", || client(NAT).get("/site.cfg").ok().filter(|answer| answer.status == 200));
-    let line = server.reason("evicted while it was idle between requests: all 2 places for anonymous connections");
+    let line = server.reason("evicted while it was idle between requests: all 2 permits for anonymous connections");
     assert_eq!(line["constituency"], "public");
     let reason = line["reason"].as_str().unwrap();
     let who = [1, 2].map(|idle| format!("; 127.8.0.1/32 has the most idle connections ({idle})"));

@@ -123,7 +123,7 @@ fn shared_certificate_without_a_single_mac_is_refused() {
     server.reason("\"Yealink Equipment\" is not a MAC address of 12 hex digits, or of six pairs with : or - between: it names no single phone");
     server.reason("serialNumber \"PID:CP-8841 SN:FCH00000001\" is not");
     server.reason("CN names no phone: 000000000000 is the name of the fallback files");
-    server.reason("CN names no phone: ffffffffffff is a group's address");
+    server.reason("CN names no phone: ffffffffffff is a multicast address");
     // Two different MACs in one subject are invalid.
     let at = FAMILIES.iter().position(|(name, ..)| *name == "cisco-mpp").unwrap();
     let twice = CAS[at].issue_by_openssl(
@@ -140,7 +140,7 @@ fn ca_in_bundles_of_two_families_is_a_policy_error() {
     site.config["trust"]["again"] = json!({ "files": ["cisco.pem"], "family": "snom" });
     site.constituency("both", &json!({ "trust": ["the-cisco", "again"], "phones": { VVX500: "" } }));
     let server = site.start();
-    server.says("both is not served: the trust bundles \\\"again\\\" and \\\"the-cisco\\\" give CN=cisco test CA to different families");
+    server.says("both is not served: the trust bundles \\\"again\\\" and \\\"the-cisco\\\" assign CN=cisco test CA to different device families");
     // Each alone is valid.
     assert_eq!(status(&server, &device("cisco", "CP-8845-SEP00005E00530C", None)), 200);
 }

@@ -237,7 +237,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     let refused = provost(&site.path("."), &["check"]);
     assert_eq!(refused.code, 1);
     assert!(
-        refused.stdout.contains("\"common\": invalid pattern \"*.bin\": it spells no MAC address"),
+        refused.stdout.contains("\"common\": invalid pattern \"*.bin\": it contains no MAC address"),
         "{}",
         refused.stdout
     );

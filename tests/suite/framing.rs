@@ -83,7 +83,7 @@ fn http2_preface_is_closed_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     assert_eq!(statuses(&server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Vec::<u16>::new());
-    let line = server.reason("HTTP/2 is not spoken here");
+    let line = server.reason("HTTP/2 is not supported");
     assert!(line["status"].is_null(), "no answer was sent: {line}");
 }
 

@@ -177,7 +177,7 @@ fn no_sni_client_is_refused_while_its_constituency_is_broken() {
     let server = site.start();
     let nameless = || answer_to(server.address(), &Client::new(server.address(), None).hello());
     assert_eq!(nameless(), UNRECOGNIZED_NAME);
-    server.reason("legacy is not served: no such constituency, or its policy is broken");
+    server.reason("legacy is not served: no such constituency, or its policy is invalid");
     site.file("legacy/constituency.json", "{ broken");
     server.says("legacy/constituency.json");
     assert_eq!(nameless(), UNRECOGNIZED_NAME);

@@ -97,19 +97,19 @@ fn invalid_subjects() -> Vec<(Identity, &'static str)> {
         ),
         (
             by_openssl("/CN=00005E00530C+O=Polycom Inc."),
-            "the device certificate's CN stands in a multi-valued RDN".to_owned(),
+            "the device certificate's CN is in a multi-valued RDN".to_owned(),
         ),
         (single(DnValue::BmpString(BmpString::try_from("00005E00530C").unwrap())), of_type("BmpString")),
         (single(DnValue::Ia5String(Ia5String::try_from("00005E00530C").unwrap())), of_type("Ia5String")),
         (
             single("000000000000".into()),
-            "the device certificate's CN names no phone: 000000000000 is the name of the fallback files, never a phone"
+            "the device certificate's CN names no phone: 000000000000 is the name of the fallback files, and not the MAC address of a phone"
                 .to_owned(),
         ),
     ];
     for group in ["FFFFFFFFFFFF", "01005E000001", "333300000001"] {
         let words =
-            format!("{} is a group's address (the first octet is odd), never a phone's own", group.to_lowercase());
+            format!("{} is a multicast address (its first octet is odd), and not the MAC address of a phone", group.to_lowercase());
         invalid_subjects.push((single(group.into()), format!("the device certificate's CN names no phone: {words}")));
     }
     for text in [

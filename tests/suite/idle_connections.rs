@@ -21,7 +21,7 @@ fn connect(server: &Running) -> Connection {
 
 /// Waits until the server has logged `times` times that it suspended a connection.
 fn wait_for_suspensions(server: &Running, times: usize) {
-    let suspensions = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
+    let suspensions = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count();
     eventually("a suspension", || (suspensions() >= times).then_some(()));
 }
 

@@ -58,11 +58,11 @@ fn last_good_policy_survives_a_typo_and_a_restart() {
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(kept.clone()), mode(site.path("state/last-good"))), (0o600, 0o700));
     site.file("ote/constituency.json", TYPO);
-    server.says("is no known key");
+    server.says("unknown key");
     server.kill();
     for _ in 0..2 {
         let server = site.start();
-        server.says("is no known key; did you mean");
+        server.says("unknown key; did you mean");
         server.says("the last good policy stays in force");
         assert_eq!((status(&server, VVX550), status(&server, VVX500)), (Some(200), Some(403)));
         let ended = check(&site);
@@ -93,7 +93,7 @@ fn policy_for_unlisted_phones_is_not_kept_across_a_restart() {
         server.says("the last good policy stays in force");
         server.kill();
         let server = site.start();
-        server.says("not served; the last good one admits phones that are on no list");
+        server.says("not served; the last good policy accepts phones that are not listed");
         assert!(is_not_served(&server), "{text}");
     }
     assert_eq!(open.len(), 2);
@@ -112,7 +112,7 @@ fn kept_policy_is_validated_against_current_trust_bundles() {
     site.file("ote/constituency.json", TYPO);
     site.config["trust"] = json!({});
     let server = site.start();
-    server.says("not served; the last good one, kept from before the start, is invalid today: ");
+    server.says("not served; the stored last good policy is no longer valid: ");
     assert!(is_not_served(&server));
 }
 
@@ -170,7 +170,7 @@ fn removal_of_a_policy_reports_its_lost_denials() {
     is_kept(&site, &denying.to_string());
     fs::remove_file(site.served("ote/constituency.json")).unwrap();
     let reported = format!("constituency.json was removed, and 2 denials with it ({STRANGER}, {VVX550})");
-    assert!(server.says(&reported).contains("provost deny MAC denies a phone whatever policies say"));
+    assert!(server.says(&reported).contains("To deny a phone under every policy, run provost deny MAC"));
     is_removed(&site, "ote.json");
     let warns = || {
         let ended = check(&site);
@@ -237,7 +237,7 @@ fn full_or_read_only_disk_only_stops_keeping_policies() {
             assert_eq!(ended.code, 0, "{}", ended.stderr);
         }
         let server = site.start();
-        assert!(server.says("the last good policies cannot be kept in ").contains("WARN"), "{state}");
+        assert!(server.says("the last good policies cannot be stored in ").contains("WARN"), "{state}");
         assert_eq!(status(&server, VVX500), Some(200));
         site.constituency("ote", &policy(&[VVX550]));
         within_a_second("the change", || (status(&server, VVX550) == Some(200)).then_some(()));

@@ -44,7 +44,7 @@ fn connections_per_address_is_enforced_exactly() {
     let server = site.start();
     let mut connections = answered(&server, 64);
     assert!(!is_served(&server));
-    server.reason("127.0.0.1/32 has 64 connections already (limits.connections_per_address)");
+    server.reason("127.0.0.1/32 already has 64 connections (limits.connections_per_address)");
     for connection in &mut connections {
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
@@ -88,10 +88,10 @@ fn known_phones_and_anonymous_clients_have_separate_limits() {
         assert_eq!(stranger.head().unwrap().0, 200);
     }
     assert!(public.get("/site.cfg").is_err());
-    server.reason("all 2 places for anonymous connections are taken (limits.anonymous_connections)");
+    server.reason("all 2 permits for anonymous connections are in use (limits.anonymous_connections)");
     let phones = answered(&server, 3);
     assert!(!is_served(&server));
-    let line = server.reason("all 3 places for phones' connections are taken (limits.connections)");
+    let line = server.reason("all 3 permits for phones' connections are in use (limits.connections)");
     assert_eq!(line["constituency"], "ote");
     drop(phones);
     eventually("a phone's slot", || is_served(&server).then_some(()));
@@ -105,7 +105,7 @@ fn unlisted_phone_counts_as_an_anonymous_connection() {
     // The owner of any phone has such a certificate.
     let unknown = server.client("ote", &FACTORY.device(VVX550));
     assert!(unknown.get("/site.cfg").is_err());
-    server.reason("all 0 places for anonymous connections are taken (limits.anonymous_connections)");
+    server.reason("all 0 permits for anonymous connections are in use (limits.anonymous_connections)");
     assert_eq!(answered(&server, 1).len(), 1);
 }
 
@@ -118,7 +118,7 @@ fn connections_per_phone_is_enforced_per_constituency() {
     let server = site.start();
     let mut connections = answered(&server, 4);
     assert!(!is_served(&server));
-    let line = server.reason("00005e00530c has 4 connections already (limits.connections_per_phone)");
+    let line = server.reason("00005e00530c already has 4 connections (limits.connections_per_phone)");
     assert_eq!(line["constituency"], "ote");
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
     assert_eq!(server.client("other", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 404);
@@ -167,7 +167,7 @@ fn process_with_few_descriptors_still_serves_phones() {
     let mut phone = answered(&server, 1).pop().unwrap();
     let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
-    server.reason("all 24 places for unfinished handshakes are taken that the limit of open files leaves room for");
+    server.reason("all 24 permits for unfinished handshakes that the limit of open files allows are in use");
     // The phone's files can still be opened, and folders can still be read.
     assert_eq!(phone.get("/firmware.ld").unwrap().status, 200);
     assert!(is_served(&server));
@@ -197,7 +197,7 @@ fn process_out_of_descriptors_waits_and_keeps_serving() {
     server.says("no connection can be accepted");
     // Reading the folders fails for lack of descriptors too, and is repeated later.
     site.constituency("new", &json!({ "trust": ["factory"] }));
-    server.says("what was served stays as it was");
+    server.says("the last known state is served");
     // The time itself is tested: a busy loop would show within three seconds.
     let start = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
@@ -340,7 +340,7 @@ fn unread_access_log_blocks_no_request_and_loss_is_logged() {
     assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
     // Even shutdown does not wait for the reader indefinitely.
     server.signal(rustix::process::Signal::TERM);
-    server.says("the last access-log lines are lost: nobody reads standard output");
+    server.says("the last access-log lines are lost: the reader of standard output has stopped reading");
     assert_eq!(server.wait().code(), Some(0));
     drop(reader);
 }

@@ -66,7 +66,7 @@ fn refused_known_phone_is_a_headline_until_accepted() {
     let kinds = [
         (expired(VVX500), "expired"),
         (OTHER_FACTORY.device(VVX500), "is not trusted here"),
-        (Identity::self_signed(&device_params(VVX500)), "signed by itself"),
+        (Identity::self_signed(&device_params(VVX500)), "self-signed"),
     ];
     let site = site_with_operators();
     let server = site.start();

@@ -371,20 +371,28 @@ fn invalid_ca_command_changes_no_file() {
     let key = std::fs::read(site.path("state/ca/ca.key")).unwrap();
     let phone = std::fs::read(site.path("phone.pem")).unwrap();
     let cases: [(&[&str], i32, &str); 12] = [
-        (&["issue", "000000000000", "--out", "x.pem"], 1, "is the name of the fallback files, never a phone"),
-        (&["issue", "ffffffffffff", "--out", "x.pem"], 1, "ffffffffffff is a group's address"),
-        (&["init"], 1, "if nothing was issued by it yet, remove the folder and init again"),
+        (
+            &["issue", "000000000000", "--out", "x.pem"],
+            1,
+            "is the name of the fallback files, and not the MAC address of a phone",
+        ),
+        (&["issue", "ffffffffffff", "--out", "x.pem"], 1, "ffffffffffff is a multicast address"),
+        (&["init"], 1, "If the old CA has issued no certificate, remove its folder and run provost ca init again"),
         (
             &["issue", VVX500, "--out", "phone.pem"],
             1,
             "phone.pem is there already; it may hold a key that is in use; name another file by --out",
         ),
         (&["issue", VVX500, "--out", "x.key", "--format", "der"], 1, "must not end in .key"),
-        (&["issue", VVX500, "--out", "x.pem", "--days", "36500"], 1, "a certificate may not outlive it"),
+        (
+            &["issue", VVX500, "--out", "x.pem", "--days", "36500"],
+            1,
+            "a certificate must not be valid longer than its CA",
+        ),
         (&["issue", VVX500, "--out", "x.pem", "--password-file", "phone.pem"], 1, "is for pkcs12"),
         (&["issue", VVX500, "--out", "x.pem", "--dir", "nowhere"], 1, "there is no CA in nowhere"),
-        (&["issue", "phone", "--out", "x.pem"], 2, "is no MAC address"),
-        (&["revoke", VVX550], 1, "no certificate of 00005e0053c7 was ever issued by this CA"),
+        (&["issue", "phone", "--out", "x.pem"], 2, "invalid MAC address"),
+        (&["revoke", VVX550], 1, "this CA has issued no certificate for 00005e0053c7"),
         (
             &["revoke", "4a4a4a4a"],
             1,

@@ -110,7 +110,7 @@ fn phones_command_lists_state_model_firmware_and_refusal() {
         lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (once, last at "),
         "{table}"
     );
-    assert!(lines[4].starts_with("    refused: ") && lines[4].contains("signed by itself"), "{table}");
+    assert!(lines[4].starts_with("    refused: ") && lines[4].contains("self-signed"), "{table}");
     assert!(lines[5].starts_with("    by a certificate that anybody can make or copy, SHA-256 "), "{table}");
 }
 
@@ -207,7 +207,7 @@ fn phone_log_lists_requests_with_status_and_reason() {
     assert!(text.contains(" ote 127.0.0.1 \"GET /site.cfg\" 403 "), "{text}");
     assert!(text.trim_end().ends_with("00005e0053aa is not known to ote"), "{text}");
     let claim = good(&site, &["phone-log", VVX550]);
-    assert!(claim.starts_with("unproven: somebody at 127.0.0.1") && claim.contains("signed by itself"), "{claim}");
+    assert!(claim.starts_with("unproven: somebody at 127.0.0.1") && claim.contains("self-signed"), "{claim}");
     let never = bad(&site, &["phone-log", "00005e005300"]);
     assert!(never.stderr.contains("00005e005300 was never seen"), "{}", never.stderr);
 }

@@ -161,12 +161,12 @@ fn certificate_resembling_a_pinned_one_is_refused() {
 
     // The pin, the presented certificate, and the reason.
     let cases = [
-        (&real, other_key.clone(), "is signed by itself"),
-        (&real, chained(&other_key), "a certificate that is no CA's was used to sign another"),
-        (&real, signed_again, "is signed by itself"),
-        (&real, real.clone().forged(), "is signed by itself"),
-        (&of_other, of_other.clone(), "is signed by itself"),
-        (&nameless, nameless.clone(), "is signed by itself"),
+        (&real, other_key.clone(), "is self-signed"),
+        (&real, chained(&other_key), "a certificate that is not a CA's signed another one"),
+        (&real, signed_again, "is self-signed"),
+        (&real, real.clone().forged(), "is self-signed"),
+        (&of_other, of_other.clone(), "is self-signed"),
+        (&nameless, nameless.clone(), "is self-signed"),
         (&small, small.clone(), "has 1024 bits"),
         (&only_signs_certificates, only_signs_certificates.clone(), "keyUsage without digitalSignature"),
     ];
@@ -241,8 +241,8 @@ fn removed_or_changed_pin_refuses_its_phone_at_once() {
     };
     let ends: [End<'_>; 4] = [
         ("gone", &|_| pin(&site, &[]), "is not known to ote"),
-        ("unpinned", &|_| unpinned(), "does not pin the certificate"),
-        ("changed", &|_| pin(&site, &[(STRANGER, &another)]), "does not pin the certificate"),
+        ("unpinned", &|_| unpinned(), "no longer pins the certificate"),
+        ("changed", &|_| pin(&site, &[(STRANGER, &another)]), "no longer pins the certificate"),
         ("denied", &|real| denied(real), "is denied by ote"),
     ];
     for (_, version) in VERSIONS {
@@ -274,7 +274,7 @@ fn removed_or_changed_pin_refuses_its_phone_at_once() {
     }
     assert_eq!(ends.len(), 4);
     // Without the pin, the certificate proves nothing.
-    let refused = server.reason("does not pin the certificate");
+    let refused = server.reason("no longer pins the certificate");
     assert_eq!(refused["mac"], Value::Null, "{refused}");
     let seen = eventually("the claim", || claims(&site).into_iter().find(|claim| claim["mac"] == STRANGER));
     assert_eq!(seen["certificate_sha256"], real.replace(':', "").to_ascii_lowercase());
@@ -328,7 +328,7 @@ fn pinned_phone_counts_as_a_known_phone_connection() {
         within_a_second("the end of the pin", || {
             client.connect().and_then(|mut connection| connection.get("/site.cfg")).is_err().then_some(())
         });
-        server.reason("all 0 places for anonymous connections are taken");
+        server.reason("all 0 permits for anonymous connections are in use");
         pin(&site, &[(STRANGER, &fingerprint(&site, &identity))]);
         within_a_second("the pin", || server.client("ote", &identity).get("/site.cfg").ok());
     }
@@ -429,7 +429,7 @@ fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
     let allowed = command(&site, &["allow", STRANGER, "--constituency", "ote", "--note", "attic"]);
     assert_eq!((allowed.code, allowed.stdout.lines().count()), (0, 1));
     let pin = "provost allow 00005e0053aa --constituency ote --certificate-sha256";
-    for said in ["00005e0053aa STAYS OUT: ", &plain(&site, &phone), ", refused: ", "signed by itself", pin] {
+    for said in ["00005e0053aa STAYS OUT: ", &plain(&site, &phone), ", refused: ", "self-signed", pin] {
         assert!(allowed.stderr.contains(said), "{said}: {}", allowed.stderr);
     }
     // A part of a fingerprint is invalid.
@@ -539,7 +539,7 @@ fn malformed_pin_is_a_located_error_and_keeps_the_last_policy() {
     assert_eq!(checked.code, 1);
     assert!(
         checked.stdout.contains(
-            "constituency.json:2:42: \"phones.00005e00530c.certificate_sha256\": \"ab:cd\" is no SHA-256 of a certificate"
+            "constituency.json:2:42: \"phones.00005e00530c.certificate_sha256\": invalid SHA-256 fingerprint \"ab:cd\""
         ),
         "{}",
         checked.stdout

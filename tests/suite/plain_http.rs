@@ -231,7 +231,7 @@ fn plain_http_selects_the_constituency_by_host_per_request() {
     }
     assert_eq!(answers.len(), 7);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-    let line = server.reason("leads to no constituency with \"plain_http\": true");
+    let line = server.reason("is not a constituency with \"plain_http\": true");
     assert_eq!((&line["constituency"], &line["status"]), (&Value::Null, &json!(421)));
     let ote = host("ote");
     for headers in [String::new(), format!("Host: {ote}\r\nHost: {ote}\r\n"), "Host: a b\r\n".to_owned()] {
@@ -281,7 +281,7 @@ fn plain_http_from_an_unlisted_network_is_closed_unread() {
     assert_eq!(inside.stdout, "<site/>");
     let outside = curl(&server, "ote", "/site.cfg", &["--interface", "127.0.1.1"]);
     assert!(outside.code != 0 && outside.stdout.is_empty(), "{outside:?}");
-    let line = server.reason("outside of the networks for plain HTTP");
+    let line = server.reason("outside the networks for plain HTTP");
     assert!(line["address"].as_str().unwrap().starts_with("127.0.1.1:"), "{line}");
     assert_eq!((&line["method"], &line["status"]), (&Value::Null, &Value::Null));
     // Closed before any byte is sent.
@@ -328,7 +328,7 @@ fn plain_http_clients_use_only_anonymous_slots_and_time_out() {
         peer
     });
     assert!(Raw::connect(&server).is_closed());
-    server.reason("all 2 places for anonymous connections are taken");
+    server.reason("all 2 permits for anonymous connections are in use");
     let mut connection = phone.connect().unwrap();
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     assert!(phone.get("/site.cfg").is_err(), "its only slot is used by a phone");
@@ -359,7 +359,7 @@ fn silent_plain_http_connections_are_evicted_for_clients() {
     for _ in 0..10 {
         assert_eq!(Raw::connect(&server).status(&host("ote")), 200);
     }
-    let line = server.reason("evicted before its first request was complete: all 4 places for anonymous connections");
+    let line = server.reason("evicted before its first request was complete: all 4 permits for anonymous connections");
     assert!(
         line["reason"].as_str().unwrap().contains("; 127.0.0.2/32 has the most connections without one ("),
         "{line}"
@@ -381,7 +381,7 @@ fn idle_plain_http_connection_resumes_and_ends_on_shutdown() {
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 2);
-    let rests = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
+    let rests = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count();
     let mut peer = Raw::connect(&server);
     let long = format!("Host: {}\r\nX-Padding: {}\r\n", host("ote"), "x".repeat(3000));
     for times in 1..=3 {
@@ -423,7 +423,7 @@ fn virtual_phone_reports_the_right_scheme_for_the_port() {
         ended.stdout + &ended.stderr
     };
     let said = boot("http", server.address());
-    assert!(said.contains("TLS is spoken there, and not plain HTTP; use https://"), "{said}");
+    assert!(said.contains("the server expects TLS there, not plain HTTP; use https://"), "{said}");
     let said = boot("https", plain(&server));
     assert!(said.contains("the server does not speak TLS there"), "{said}");
 }
@@ -450,13 +450,13 @@ fn check_reports_public_or_ineffective_plain_http() {
     site.config["listen"] = json!(["127.0.0.1:4433"]);
     let mistakes = [
         (json!({ "listen": "127.0.0.1:0", "networks": ["::/0"] }), "\"plain_http\": ::/0 is the whole internet"),
-        (json!({ "listen": "127.0.0.1:0", "networks": [] }), "\"plain_http\": names no networks"),
+        (json!({ "listen": "127.0.0.1:0", "networks": [] }), "\"plain_http\": \"networks\" is empty"),
         (json!({ "listen": "127.0.0.1:0" }), "the key \"networks\" is missing"),
-        (json!({ "listen": ["127.0.0.1:80", "10.0.0.1"], "networks": lan }), "\"10.0.0.1\" is no address with a port"),
+        (json!({ "listen": ["127.0.0.1:80", "10.0.0.1"], "networks": lan }), "invalid address \"10.0.0.1\""),
         (json!({ "listen": 80, "networks": lan }), "an address with a port, or a list of them"),
         (
             json!({ "listen": ["127.0.0.1:80", "127.0.0.1:4433"], "networks": lan }),
-            "127.0.0.1:4433 is listened on already",
+            "127.0.0.1:4433 is already listened on",
         ),
         (json!({ "listn": "127.0.0.1:80", "networks": lan }), "did you mean \"listen\"?"),
     ];

@@ -83,14 +83,15 @@ fn deny_edits_only_the_policy_of_its_constituency() {
     assert!(said.starts_with("public asks nobody who they are"), "{said}");
     assert_eq!(policy(&site, "public"), json!({ "client_auth": "none" }));
     let ended = command(&site, &["deny", VVX500, "--constituency", "broken"]);
-    let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1:3: \"phnes\": is no known key";
+    let error =
+        "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1:3: \"phnes\": unknown key";
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
-    assert_eq!(ended.stderr.matches("is no known key").count(), 1, "it is said once: {}", ended.stderr);
+    assert_eq!(ended.stderr.matches("unknown key").count(), 1, "it is said once: {}", ended.stderr);
     assert!(holds(&site.served("broken/constituency.json"), "{ \"phnes\": {} }"));
     let nowhere = command(&site, &["deny", VVX500, "--constituency", "nosuch"]);
     assert_eq!((nowhere.code, nowhere.stdout.as_str()), (1, ""));
-    let error = "error: there is no constituency nosuch: constituencies/nosuch is no folder; nothing was changed\n";
+    let error = "error: there is no constituency nosuch: constituencies/nosuch is not a folder; nothing was changed\n";
     assert_eq!(nowhere.stderr, error);
     assert_eq!(command(&site, &["deny", VVX500, "--constituency", "ote", "--note", "x"]).code, 2);
     assert!(!site.path("state/denied.json").exists());
@@ -118,9 +119,13 @@ fn policy_edits_keep_format_and_mode_or_change_nothing() {
     for (mac, name, error) in [
         (VVX500, "absent", "there is no constituency absent"),
         (VVX500, "public", "\"phones\": has no effect"),
-        (VVX500, "linked", "is no regular file"),
-        ("000000000000", "ote", "000000000000 is the name of the fallback files, never a phone"),
-        ("ffffffffffff", "ote", "ffffffffffff is a group's address (the first octet is odd), never a phone's own"),
+        (VVX500, "linked", "is not a regular file"),
+        ("000000000000", "ote", "000000000000 is the name of the fallback files, and not the MAC address of a phone"),
+        (
+            "ffffffffffff",
+            "ote",
+            "ffffffffffff is a multicast address (its first octet is odd), and not the MAC address of a phone",
+        ),
     ] {
         let ended = command(&site, &["allow", mac, "--constituency", name]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{name}");

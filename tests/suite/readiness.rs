@@ -294,7 +294,7 @@ fn broken_certificate_files_are_reported_until_repaired() {
                 own.write(&site.path("other"), "own");
                 std::fs::copy(site.path("other/own.pem"), &chain).unwrap();
             },
-            "does not fit",
+            "does not match",
         ),
         (&|| std::fs::write(&chain, "").unwrap(), "holds no certificate"),
         (
@@ -317,7 +317,7 @@ fn broken_certificate_files_are_reported_until_repaired() {
         });
         let view = &said.certificates[0];
         assert_eq!((&view["level"], &view["state"]), (&json!("error"), &json!("files_unusable")));
-        assert!(said.page.contains("its files cannot be used now"), "{}", said.page);
+        assert!(said.page.contains("can no longer be read from its files"), "{}", said.page);
         assert_eq!((said.check.code, said.status.code), (1, 1), "{}", said.check.stdout);
         own.write(&site.path("."), "own");
         eventually("good files", || (operators.get("/readyz").body == "ready\n").then_some(()));

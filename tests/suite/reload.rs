@@ -241,7 +241,7 @@ fn tls_policy_change_ends_earlier_connections_and_sessions() {
         site.constituency("ote", changed);
         changes_within_a_second(&mut open, 403);
         assert!(open.is_closed());
-        server.reason("the policy's TLS part changed since this connection was made");
+        server.reason("the policy's TLS settings changed after this connection was made");
         assert!(!client.resumes(), "a session from before {changed}");
         gives_within_a_second(&client, 200);
         assert!(client.resumes(), "a session from after {changed}");

@@ -110,7 +110,7 @@ fn outdated_crl_refuses_all_certificates_of_its_ca() {
     let outdated = site(&[("crl.pem", pem_of(&ended))]);
     let server = outdated.start();
     assert_eq!(status(&server, &phone), None);
-    server.reason("the list of what \"CN=Test Factory Issuing CA 1\" revoked (CRL) was to be renewed by 20");
+    server.reason("the CRL of \"CN=Test Factory Issuing CA 1\" expired at 20");
     let checked = provost(&outdated.path(""), &["check"]);
     assert_eq!(checked.code, 1, "{checked:?}");
     assert!(
@@ -137,7 +137,7 @@ fn outdated_crl_refuses_all_certificates_of_its_ca() {
         provost(&renewed.path(""), &arguments).stdout
     };
     assert_eq!(verify(&[]), "let in: 00005e00530c\n");
-    assert!(verify(&["--at", &later]).starts_with("refused: the list of what "), "{}", verify(&["--at", &later]));
+    assert!(verify(&["--at", &later]).starts_with("refused: the CRL of "), "{}", verify(&["--at", &later]));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn fresh_crl_of_a_namesake_ca_does_not_renew_an_outdated_one() {
         (status(&server, &issued_by(&namesake)), status(&server, &issued_by(&FACTORY.issuing))),
         (Some(200), None)
     );
-    server.reason("the list of what \"CN=Test Factory Issuing CA 1\" revoked (CRL) was to be renewed by 20");
+    server.reason("the CRL of \"CN=Test Factory Issuing CA 1\" expired at 20");
     // The serial numbers of either CRL are revoked for both CAs, because nothing distinguishes certificates of the same
     // issuer name and serial number.
     assert_eq!(status(&server, &numbered(VVX500, 7)), None);
@@ -220,10 +220,10 @@ fn forged_foreign_or_partial_crl_makes_the_bundle_unusable() {
             pem("X509 CRL", &forged).into_bytes(),
             "has a CRL that \"CN=Test Factory Issuing CA 1\" did not sign",
         ),
-        ("foreign", pem_of(&OTHER_FACTORY.root.crl(&[], SystemTime::now() + DAY)), "which is no CA of the same bundle"),
+        ("foreign", pem_of(&OTHER_FACTORY.root.crl(&[], SystemTime::now() + DAY)), "which is not a CA of the same bundle"),
         ("partial", pem_of(&partial), "with the critical extension 2.5.29.28"),
         ("long", pem("X509 CRL", &long).into_bytes(), "has bytes after the CRL"),
-        ("damaged", pem("X509 CRL", b"no list").into_bytes(), "is no CRL"),
+        ("damaged", pem("X509 CRL", b"no list").into_bytes(), "is not a CRL"),
         ("cut off", cut.into_bytes(), "is damaged PEM"),
     ];
     for (name, content, reason) in cases {

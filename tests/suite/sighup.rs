@@ -233,7 +233,7 @@ fn fifo_in_place_of_a_file_blocks_neither_reload_nor_shutdown() {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, site.path(name), rustix::fs::FileType::Fifo, mode, 0).unwrap();
         reload(&server);
-        server.says(&format!("{name}: is no regular file"));
+        server.says(&format!("{name}: is not a regular file"));
     }
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
     server.signal(Signal::TERM);

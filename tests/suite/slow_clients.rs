@@ -131,7 +131,7 @@ fn unfinished_or_dripping_header_times_out_and_is_logged() {
         assert!(connection.is_closed());
         assert_took_about(&watch, 1);
         let line = server.access("the header", |line| line["address"] == port.as_str() && !line["reason"].is_null());
-        let reason = "the request's header took too long; it begins \"GET /site.cfg HTTP/1.1\"";
+        let reason = "the request's header took too long; it starts with \"GET /site.cfg HTTP/1.1\"";
         assert_eq!(line["reason"], reason);
         assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
         assert_logged_duration(&line, before, 1);

@@ -190,11 +190,11 @@ fn invalid_api_body_is_a_400_with_its_line() {
         ("{\n \"mac\": \"00005e0053aa\"", "body:2:22: the body ends before the closing }"),
         (
             "{ \"mac\": \"00005e0053aa\", // the kitchen\n }",
-            "body:1:26: a comment (// or /* */): JSON has none; remove it",
+            "body:1:26: a comment (// or /* */): JSON has no comments; remove it",
         ),
         ("{ \"mac\": \"00005e0053aa\", }", "body:1:26: trailing comma: remove the comma before this }"),
         ("{ \"mac\": 1, \"constituency\": \"ote\" }", "body:1:10: \"mac\": must be a string, not 1"),
-        ("{ \"mak\": \"\" }", "body:1:3: \"mak\": is no known key; did you mean \"mac\"?"),
+        ("{ \"mak\": \"\" }", "body:1:3: \"mak\": unknown key; did you mean \"mac\"?"),
         ("{ \"constituency\": \"ote\" }", "body:1:1: the key \"mac\" is missing"),
         ("[\"00005e0053aa\", null, null]", "body:1:1: must be an object, not a list"),
         ("[]", "body:1:1: must be an object, not a list"),

@@ -146,13 +146,13 @@ fn symlink_into_another_constituency_needs_shared() {
     ] {
         assert_eq!(phone(&server).get(path).unwrap().text(), content, "{path}");
     }
-    let unshared = "in no folder that the other constituency names in \"shared\"";
+    let unshared = "not in a folder that the other constituency lists in \"shared\"";
     refused(&server, "/deep.ld", 404, unshared);
     refused(&server, "/site-of-ucs.cfg", 404, unshared);
     refused(&server, "/private/secret.cfg", 404, unshared);
     refused(&server, "/ucs/site.cfg", 404, unshared);
-    refused(&server, "/third/sip.ld", 404, "the link leads to third/firmware/sip.ld");
-    refused(&server, "/firmware/on.ld", 404, "the link leads to third/firmware/sip.ld");
+    refused(&server, "/third/sip.ld", 404, "the symlink leads to third/firmware/sip.ld");
+    refused(&server, "/firmware/on.ld", 404, "the symlink leads to third/firmware/sip.ld");
     refused(&server, "/firmware/back.cfg", 404, unshared);
     refused(&server, "/stray/sip.ld", 404, "not_a_label/firmware/sip.ld, which is no constituency");
     for hidden in ["/firmware/.git/config", "/firmware/old~", "/firmware/constituency.json", "/ucs/constituency.json"] {
@@ -180,12 +180,12 @@ fn absolute_or_escaping_symlink_is_not_followed() {
     link(&site, "ote/in-and-out", format!("../../{}/ote/site.cfg", "constituencies"));
     let server = site.start();
     let cases = [
-        ("/up", "ote/up: the link leads to "),
-        ("/passwd", "ote/passwd: the link leads to /etc/passwd, outside of the folder of the constituencies"),
-        ("/absolute", "ote/absolute: the link is absolute and is not followed; write it as site.cfg"),
-        ("/root/etc/passwd", "ote/root: the link leads to /, outside"),
-        ("/self/etc/passwd", "ote/self: the link leads to /, outside"),
-        ("/in-and-out", "a link on the way leaves the folder of the constituencies"),
+        ("/up", "ote/up: the symlink leads to "),
+        ("/passwd", "ote/passwd: the symlink leads to /etc/passwd, outside the folder of the constituencies"),
+        ("/absolute", "ote/absolute: the symlink is absolute and is not followed; make it relative: site.cfg"),
+        ("/root/etc/passwd", "ote/root: the symlink leads to /, outside"),
+        ("/self/etc/passwd", "ote/self: the symlink leads to /, outside"),
+        ("/in-and-out", "a symlink in the path leads out of the folder of the constituencies"),
     ];
     for (path, reason) in cases {
         refused(&server, path, 404, reason);
@@ -243,7 +243,7 @@ fn symlinked_constituency_folder_is_not_served() {
     let site = site();
     link(&site, "linked", "ote");
     let server = site.start();
-    server.says("it is a link; a constituency is a real folder");
+    server.says("it is a symlink; use a real folder");
     let error = server.client("linked", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     assert_eq!(alert(&error), Some(rustls::AlertDescription::UnrecognisedName));
 }

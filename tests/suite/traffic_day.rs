@@ -405,7 +405,7 @@ fn check_claims(day: &Day, claims: &[StoredClaim]) {
         assert_eq!((claim.mac, claim.constituency.as_str()), (member.phone.mac, "ote"));
         assert_eq!(claim.count, diary.shut_out.len() as u64, "{}", member.mac());
         assert_eq!(claim.first_seen, day.milliseconds(diary.shut_out[0]), "{}", member.mac());
-        assert!(claim.refusal.as_ref().unwrap().contains("signed by itself"), "{claim:?}");
+        assert!(claim.refusal.as_ref().unwrap().contains("self-signed"), "{claim:?}");
     }
 }
 

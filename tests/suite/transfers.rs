@@ -70,7 +70,7 @@ fn client_hangup_mid_download_is_one_log_line_and_no_error() {
     let mut phone = phone(&server);
     begin(&mut phone, "/firmware.ld", MIB);
     drop(phone);
-    let line = server.reason("the client hung up after ");
+    let line = server.reason("the client disconnected after ");
     assert_eq!((&line["path"], &line["status"], &line["mac"]), (&"/firmware.ld".into(), &200.into(), &VVX500.into()));
     let sent = usize::try_from(line["bytes"].as_u64().unwrap()).unwrap();
     assert!((MIB..40 * MIB).contains(&sent), "{line}");

@@ -68,9 +68,9 @@ fn broken_bundles() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     vec![
         ("missing", None, "No such file or directory"),
         ("empty", Some(Vec::new()), "is empty"),
-        ("garbage", Some(b"\x00\x01garbage".to_vec()), "is no X.509 certificate in PEM or DER"),
+        ("garbage", Some(b"\x00\x01garbage".to_vec()), "is not an X.509 certificate in PEM or DER"),
         ("cut off", Some(half.into_bytes()), "is damaged PEM"),
-        ("one of three damaged", Some(damaged.into_bytes()), "is no X.509 certificate in PEM or DER"),
+        ("one of three damaged", Some(damaged.into_bytes()), "is not an X.509 certificate in PEM or DER"),
         ("a key", Some(pem("PRIVATE KEY", b"secret").into_bytes()), "holds no CERTIFICATE block"),
         ("a phone's certificate", Some(leaf.into_bytes()), "is not a CA certificate"),
         ("bytes after it", Some(long), "has bytes after the certificate"),

@@ -226,12 +226,12 @@ fn uploads_on_another_file_system_are_reported() {
     }
     std::fs::create_dir_all(site.path("state/uploads")).unwrap();
     symlink(elsewhere.path(), site.path("state/uploads/ote")).unwrap();
-    let reported = "state/uploads/ote does not lie where the other uploads do";
+    let reported = "state/uploads/ote is a link or a mount of its own";
     site.write_config();
     let check = provost(&site.path("."), &["check"]);
     assert!(check.code == 1 && check.stdout.contains(reported), "{check:?}");
     let server = site.start();
     server.says(reported);
     assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 500);
-    server.reason("lies on another file system than");
+    server.reason("is on another file system than");
 }

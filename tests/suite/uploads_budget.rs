@@ -87,7 +87,7 @@ fn max_phone_bytes_and_max_phone_files_are_enforced() {
     let (phone, other) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
     assert_eq!(status(&phone, &name(1), 600), 201);
     assert_eq!(status(&phone, &name(2), 401), 507);
-    server.reason("max_phone_bytes is used up (1000)");
+    server.reason("the quota max_phone_bytes (1000) is used up");
     assert_eq!(status(&phone, &name(2), 400), 201);
     assert_eq!(status(&phone, &name(1), 600), 204, "a replacement takes no more");
     let chunked = "258\r\n".to_owned() + &"z".repeat(600) + "\r\n0\r\n\r\n";
@@ -98,7 +98,7 @@ fn max_phone_bytes_and_max_phone_files_are_enforced() {
     assert_eq!(append.status, 507);
     assert_eq!(status(&phone, &name(3), 0), 201);
     assert_eq!(status(&phone, &name(4), 0), 507);
-    server.reason("max_phone_files is used up (3)");
+    server.reason("the quota max_phone_files (3) is used up");
     assert_eq!(status(&other, &name(1).replace(VVX500, VVX550), 1000), 201, "each phone has its own");
     std::fs::remove_file(site.uploads("ote", VVX500).join(&name(1)[1..])).unwrap();
     assert_eq!(status(&phone, &name(4), 600), 201, "what an operator removes is free at once");
@@ -113,7 +113,7 @@ fn max_constituency_bytes_is_enforced() {
     let name_of_two = |kind| name(kind).replace(VVX500, VVX550);
     assert_eq!(status(&one, &name(1), 700), 201);
     assert_eq!(status(&two, &name_of_two(1), 301), 507);
-    server.reason("max_constituency_bytes is used up (1000)");
+    server.reason("the quota max_constituency_bytes (1000) is used up");
     begin_put(&two, &name_of_two(1), "", 300, b"half").hang_up();
     eventually("the space of aborted uploads to be freed", || {
         (status(&two, &name_of_two(1), 300) == 201).then_some(())
@@ -171,7 +171,7 @@ fn upload_into_the_free_space_reserve_gets_507() {
     site.config["limits"]["free_space_bytes"] = json!(u64::MAX / 4);
     let server = site.start();
     assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 507);
-    server.reason("kept free");
+    server.reason("bytes stay reserved");
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
 }
 
@@ -193,7 +193,7 @@ fn write_quota_counts_bytes_written_by_a_tail_rewrite() {
     assert_eq!([last_byte().status, last_byte().status], [204, 204]);
     let refused = last_byte();
     assert!((600..=1000).contains(&retry_after(&refused)), "{refused:?}");
-    server.reason("max_phone_write_bytes_per_hour is used up (1000000)");
+    server.reason("the quota max_phone_write_bytes_per_hour (1000000) is used up");
     assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), [&old[..299_999], b"!"].concat()));
     // An upload within the rest of the quota and another phone's are accepted.
     assert_eq!(phone.put(LOG, "Content-Range: bytes 300000-300000/300001\r\n", b"!").unwrap().status, 204);

@@ -175,7 +175,7 @@ fn aborted_append_keeps_its_prefix_and_can_resume() {
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
     begin_put(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"01234").hang_up();
     eventually("the prefix", || holds(&stored, "01234").then_some(()));
-    server.reason("the upload broke off");
+    server.reason("the upload was incomplete");
     assert_eq!(phone.request("HEAD", LOG, "", b"").unwrap().header("content-length"), Some("5"));
     assert_eq!(put_range(&phone, "bytes 5-9/10", b"56789").status, 204);
     assert!(holds(&stored, OLD));
@@ -214,7 +214,7 @@ fn append_aborted_before_its_first_byte_leaves_no_file() {
     let sending = begin_put(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"");
     eventually("the upload to begin", || stored.exists().then_some(()));
     drop(sending);
-    server.reason("the upload broke off");
+    server.reason("the upload was incomplete");
     assert!(!stored.exists());
 }
 
@@ -232,7 +232,7 @@ fn aborted_replacement_leaves_the_old_file() {
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
         drop(sending);
         let is_of_break =
-            |line: &&serde_json::Value| line["reason"].as_str().is_some_and(|it| it.contains("the upload broke off"));
+            |line: &&serde_json::Value| line["reason"].as_str().is_some_and(|it| it.contains("the upload was incomplete"));
         eventually("the upload to end and to be logged", || {
             (server.access_lines().iter().filter(is_of_break).count() == number + 1).then_some(())
         });

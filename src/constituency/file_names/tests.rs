@@ -52,7 +52,7 @@ fn spelled(segment: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_usual_spelling_is_seen_at_any_offset() {
+fn every_mac_spelling_is_found_at_any_offset() {
     for segment in [
         "00005e00530c.cfg",
         "00005E00530C-phone.cfg",
@@ -83,7 +83,7 @@ fn every_usual_spelling_is_seen_at_any_offset() {
 }
 
 #[test]
-fn a_listed_mac_makes_a_file_that_phones_alone() {
+fn file_with_a_listed_mac_belongs_to_that_phone() {
     for path in [
         format!("phone{OTHER}.cfg"),
         format!("spa{OTHER}.xml"),
@@ -109,7 +109,7 @@ fn a_listed_mac_makes_a_file_that_phones_alone() {
 }
 
 #[test]
-fn a_file_of_an_unlisted_mac_is_no_phones() {
+fn file_with_an_unlisted_mac_is_served_to_no_phone() {
     for path in
         ["00005e0053ab.cfg", "phone00005e0053ab.cfg", "a/00-00-5e-00-53-ab.cfg", "20261330063015.log", "2026-1130-0631"]
     {
@@ -122,7 +122,7 @@ fn a_file_of_an_unlisted_mac_is_no_phones() {
 }
 
 #[test]
-fn behind_the_own_mac_only_listed_phones_count() {
+fn after_the_own_mac_only_listed_macs_count() {
     for path in [format!("{OWN}-20261130063015.log"), format!("{OWN}-00005e0053ab.cfg"), format!("{OWN}.00005e0053ab")]
     {
         assert_eq!(check(&path, OWN), Ok(()), "{path}");
@@ -133,7 +133,7 @@ fn behind_the_own_mac_only_listed_phones_count() {
 }
 
 #[test]
-fn dates_hashes_and_uuids_are_no_macs() {
+fn dates_hashes_and_uuids_are_not_macs() {
     let common = [
         "000000000000.cfg",
         "y000000000028.cfg",
@@ -172,7 +172,7 @@ fn dates_hashes_and_uuids_are_no_macs() {
 }
 
 #[test]
-fn common_never_counts_for_an_upload() {
+fn common_does_not_apply_to_uploads() {
     let registry = registry();
     let home = registry.find("home").unwrap();
     let rules = NameRules::writing(registry.listed(), home);
@@ -181,7 +181,7 @@ fn common_never_counts_for_an_upload() {
 }
 
 #[test]
-fn the_owners_lists_and_common_judge_a_linked_file() {
+fn linked_file_follows_lists_and_common_of_its_owner() {
     let registry = registry();
     let (home, other) = (registry.find("home").unwrap(), registry.find("else").unwrap());
     let from_else = NameRules::linked(registry.listed(), other, home);
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn a_name_with_the_own_mac_is_the_own_phones(
+    fn name_with_own_mac_belongs_to_that_phone(
         spelled in spelling_of(OWN),
         before in "[a-z]{0,8}",
         after in "[g-z.][a-z.]{0,8}",
@@ -249,7 +249,7 @@ proptest! {
 
 /// The work of an edit depends on its difference, not on the number of constituencies.
 #[test]
-fn an_edit_changes_the_set_by_its_difference_alone() {
+fn policy_edit_updates_listed_phones_by_difference() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, phones: &[u64]| {
         let first = mac("020000000000");

@@ -3,14 +3,14 @@
 use super::*;
 
 #[test]
-fn a_panic_does_not_end_the_following_and_what_it_kept_from_being_published_is() {
+fn watcher_survives_a_panic_and_publishes_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
     let first = scanner.scan(clock::now());
     let (sender, published) = channel();
     let mut is_first = true;
     let handle = follow(scanner, first, move |after| {
-        assert!(!std::mem::replace(&mut is_first, false), "a defect, as a test wants it");
+        assert!(!std::mem::replace(&mut is_first, false), "the test panics here");
         sender.send(after.served().count()).unwrap();
     })
     .unwrap();
@@ -20,7 +20,7 @@ fn a_panic_does_not_end_the_following_and_what_it_kept_from_being_published_is()
 }
 
 #[test]
-fn what_is_done_after_a_look_finds_published_what_was_there_before_it() {
+fn rescan_callback_runs_after_publishing() {
     let folder = tempfile::tempdir().unwrap();
     let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
     let first = scanner.scan(clock::now());

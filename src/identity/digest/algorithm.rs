@@ -129,7 +129,7 @@ mod tests {
 
     /// RFC 7616 §3.9.1.
     #[test]
-    fn the_example_of_the_rfc_comes_out_right() {
+    fn rfc_example_gives_the_rfc_response() {
         let ha1 = Ha1::of("Mufasa", "http-auth@example.org", "Circle of Life");
         let input = DigestInput {
             method: "GET",
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_hashes_are_taken_for_hashes_and_no_error_shows_one() {
+    fn invalid_hash_is_rejected_and_not_shown_in_the_error() {
         let ha1 = Ha1::of("a", "b", "c");
         let text = serde_json::to_string(&ha1).unwrap();
         assert_eq!(serde_json::from_str::<Ha1>(&text).unwrap(), ha1);

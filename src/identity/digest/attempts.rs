@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_counted_by_name_and_by_minute() {
+    fn failures_are_counted_by_name_and_minute() {
         let mut attempts = FailedAttempts::default();
         assert!((0..ALLOWED).all(|_| !attempts.fail(7, 59_999)));
         assert!(attempts.fail(7, 59_999));

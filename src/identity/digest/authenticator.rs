@@ -59,22 +59,24 @@ pub struct UnprovenLogin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// There is no Authorization header.
-    #[error("no Authorization yet")]
+    #[error("no Authorization header")]
     Nothing,
     /// The header is invalid.
     #[error("{0}")]
     Bad(#[from] BadAuthorization),
     /// The response is for another realm.
-    #[error("the password is for {0:?}")]
+    #[error("the password is for the realm {0:?}")]
     OtherRealm(String),
     /// The user name is not a MAC address. It is not logged, because some users enter the password there.
-    #[error("the user name is no MAC address, written as 12 lower-case hex digits")]
+    #[error("the user name is not a MAC address of 12 lower-case hex digits")]
     NoPhone,
     /// The user name is a MAC address in another spelling.
-    #[error("the user name is {0} in another spelling; write it as it stands here")]
+    #[error("the user name must be written as {0}")]
     OtherSpelling(MacAddress),
     /// The phone has no password.
-    #[error("{mac} has no password here (provost allow {mac} --constituency {constituency} --digest gives it one)")]
+    #[error(
+        "{mac} has no password in {constituency}; create one with provost allow {mac} --constituency {constituency} --digest"
+    )]
     UnknownUser {
         /// The phone.
         mac: MacAddress,
@@ -83,7 +85,7 @@ pub enum AuthError {
     },
     /// The constituency's passwords were made for another domain name.
     #[error(
-        "{mac} has a password for {realm:?}, which is not this constituency's name (provost check says what to do)"
+        "{mac} has a password for {realm:?}, which is not this constituency's name; provost check shows the remedy"
     )]
     OldRealm {
         /// The phone.
@@ -95,13 +97,15 @@ pub enum AuthError {
     #[error("wrong password for {0}")]
     WrongPassword(MacAddress),
     /// The nonce has expired.
-    #[error("{0}'s nonce is too old; it was told to ask again")]
+    #[error("the nonce of {0} has expired; the phone gets a new one")]
     OldNonce(MacAddress),
     /// The nonce was issued for another constituency, or before provost was started.
-    #[error("{0}'s nonce is none of this constituency's since provost was started; it was told to ask again")]
+    #[error(
+        "the nonce of {0} is from another constituency, or from before provost was started; the phone gets a new one"
+    )]
     ForeignNonce(MacAddress),
     /// The nonce was used with this count before.
-    #[error("{0}'s nonce was used with this count before (a replay?); it was told to ask again")]
+    #[error("the nonce of {0} was already used with this count (a replay?); the phone gets a new one")]
     Replay(MacAddress),
 }
 
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_has_its_time_and_who_is_right_only_has_to_ask_again() {
+    fn expired_nonce_gives_a_stale_challenge() {
         let stage = Stage::new();
         let (nonce, mac) = (stage.nonce(1000, 0), USER.parse().unwrap());
         assert_eq!(stage.ask(USER, "open sesame", &nonce, 1, 1000 + LIFETIME), Ok(mac));
@@ -335,10 +339,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_leaves_nothing_behind_and_holds_nobody_up() {
+    fn failed_logins_are_limited_and_never_block_the_phone() {
         let stage = Stage::new();
         let mac = USER.parse().unwrap();
-        for (user, mut answers) in [(USER, Vec::new()), ("00005e0053aa", Vec::new()), ("nobody", Vec::new())] {
+        for (user, mut answers) in [(USER, Vec::new()), ("00005e0053aa", Vec::new()), ("unknown", Vec::new())] {
             for number in 0..20 {
                 let refused = stage.ask(user, "guess", &stage.nonce(0, number), 1, 0).unwrap_err();
                 answers.push(refused.is_too_much);
@@ -352,26 +356,26 @@ mod tests {
     }
 
     #[test]
-    fn only_the_phones_own_name_is_a_user() {
+    fn user_name_must_be_the_mac_as_written() {
         let stage = Stage::new();
         let phone: MacAddress = USER.parse().unwrap();
-        let nobody = AuthError::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
+        let unknown = AuthError::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
         for (user, why) in [
             ("00005E00530C", AuthError::OtherSpelling(phone)),
             ("00:00:5e:00:53:0c", AuthError::OtherSpelling(phone)),
-            ("000000000000", nobody),
+            ("000000000000", unknown),
             ("00005e00530c ", AuthError::NoPhone),
             ("open sesame", AuthError::NoPhone),
             ("", AuthError::NoPhone),
         ] {
             let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
-            assert!(!refused.why.to_string().contains("sesame"), "a password is said");
+            assert!(!refused.why.to_string().contains("sesame"), "the error shows the password");
             assert_eq!(refused.why, why);
         }
     }
 
     #[test]
-    fn passwords_for_another_name_are_of_no_use() {
+    fn passwords_for_another_realm_are_rejected() {
         let stage = Stage::new();
         let ha1 = Ha1::of(USER, "ote.old.example", "open sesame");
         passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap(), &|_| ()).unwrap();

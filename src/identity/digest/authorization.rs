@@ -17,7 +17,7 @@ pub enum BadAuthorization {
     #[error("several Authorization headers")]
     Several,
     /// The scheme is not Digest.
-    #[error("only Digest authentication is accepted: Basic would show the password")]
+    #[error("only Digest authentication is accepted, because Basic would reveal the password")]
     Scheme,
     /// The syntax is invalid.
     #[error("the Authorization header cannot be read: {0}")]
@@ -26,7 +26,7 @@ pub enum BadAuthorization {
     #[error("the Authorization header has no {0}")]
     Missing(&'static str),
     /// A parameter has a value that the challenge did not offer.
-    #[error("the Authorization header's {0} is none that was offered")]
+    #[error("the Authorization header has another {0} than the challenge")]
     Unknown(&'static str),
     /// The response is for another request.
     #[error("the Authorization header's uri {uri:?} is not the request's target")]
@@ -96,7 +96,7 @@ impl Parameters {
     fn put(&mut self, name: &str, value: String) -> Result<(), BadAuthorization> {
         let name = name.to_ascii_lowercase();
         if self.0.iter().any(|(other, _)| *other == name) {
-            return Err(BadAuthorization::Form("something stands in it twice"));
+            return Err(BadAuthorization::Form("a parameter is repeated"));
         }
         self.0.push((name, value));
         Ok(())
@@ -128,7 +128,7 @@ impl Parameters {
         let algorithm = Algorithm::named(self.take("algorithm").as_deref());
         let algorithm = algorithm.ok_or(BadAuthorization::Unknown("algorithm"))?;
         if read.count.len() != 8 || !read.count.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(BadAuthorization::Form("nc has 8 hex digits"));
+            return Err(BadAuthorization::Form("nc must have 8 hex digits"));
         }
         Ok(Authorization { algorithm: Some(algorithm), ..read })
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_send_is_read() {
+    fn headers_of_real_clients_parse() {
         let plain = read(GOOD).unwrap();
         assert_eq!((plain.username.as_str(), plain.uri.as_str()), ("00005e00530c", "/a?b"));
         assert_eq!((plain.algorithm, plain.count.as_str()), (Some(Algorithm::Md5), "00000001"));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_not_read() {
+    fn ambiguous_header_is_rejected() {
         let replaced = |old: &str, new: &str| {
             assert!(GOOD.contains(old), "{old}");
             read(&GOOD.replace(old, new)).unwrap_err()
@@ -230,14 +230,14 @@ mod tests {
         for name in ["username", "realm", "nonce", "uri", "response", "cnonce", "nc", "qop"] {
             assert_eq!(replaced(&format!("{name}="), "x="), BadAuthorization::Missing(name), "{name}");
         }
-        let twice = BadAuthorization::Form("something stands in it twice");
+        let twice = BadAuthorization::Form("a parameter is repeated");
         assert_eq!(replaced("nc=00000001", "nc=00000001, nc=00000002"), twice);
         assert_eq!(replaced("nc=00000001", "nc=00000001, USERNAME=x"), twice);
         assert_eq!(replaced("qop=auth", "qop=auth-int"), BadAuthorization::Unknown("qop"));
         assert_eq!(replaced("qop=auth", "qop=auth, algorithm=MD5-sess"), BadAuthorization::Unknown("algorithm"));
         assert_eq!(replaced("qop=auth", "qop=auth, userhash=true"), BadAuthorization::Unknown("userhash"));
         for count in ["1", "000000001", "0000000g", "-0000001"] {
-            assert_eq!(replaced("00000001", count), BadAuthorization::Form("nc has 8 hex digits"), "{count}");
+            assert_eq!(replaced("00000001", count), BadAuthorization::Form("nc must have 8 hex digits"), "{count}");
         }
         for (old, new) in [
             ("qop=auth", "qop=\"auth"),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_the_target_as_sent_and_no_other() {
+    fn uri_must_match_the_target_as_sent() {
         let header = read(GOOD).unwrap();
         let is_for = |target: &str| header.is_for(&target.parse().unwrap());
         assert!(is_for("/a?b") && is_for("https://host.example/a?b"));

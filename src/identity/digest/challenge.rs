@@ -80,7 +80,7 @@ mod tests {
 
     /// RFC 7616 §3.9.1.
     #[test]
-    fn the_first_of_the_rfc_s_challenges_is_answered_as_there() {
+    fn rfc_challenge_gives_the_rfc_answer() {
         let sha256 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=SHA-256, \
                       nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"";
         let md5 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=MD5, \
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_answered_is_no_challenge() {
+    fn unsupported_challenge_is_ignored() {
         let first = |values: &[&'static str]| DigestChallenge::first(&challenges(values));
         assert_eq!(first(&[]), None);
         assert_eq!(first(&["Basic realm=\"a\""]), None);

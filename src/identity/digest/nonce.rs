@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_read_where_it_was_made_and_nowhere_else() {
+    fn nonce_is_valid_only_for_its_constituency_and_key() {
         let (key, other) = (NonceKey::generate().unwrap(), NonceKey::generate().unwrap());
         let (ote, prod): (ConstituencyName, ConstituencyName) = ("ote".parse().unwrap(), "prod".parse().unwrap());
         let nonce = Nonce { issued: 77, number: 3 };
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_does_not_show_uptime_or_number_of_challenges() {
+    fn nonce_hides_uptime_and_challenge_count() {
         let (key, ote) = (NonceKey::generate().unwrap(), "ote".parse().unwrap());
         let nonce = Nonce { issued: 0x1122_3344_5566_7788, number: 0x99aa_bbcc_ddee_ff00 };
         let texts = [(); 2].map(|()| URL_SAFE_NO_PAD.decode(key.write(nonce, &ote)).unwrap());

@@ -53,9 +53,9 @@ impl OfConstituency {
         }
         let phones = counted(count, "phone");
         Err(format!(
-            "holds the passwords of {phones} for {}, which are of no use for {realm}. If that name was \
-             right, change \"domain\" back, or name the configuration that belongs to this state (--config); if it is \
-             gone for good, remove this file and give each of them a new password (provost allow MAC --digest)",
+            "holds the passwords of {phones} for {}, which are invalid for {realm}. If the old name is right, change \
+             \"domain\" back, or name the configuration that belongs to this state (--config). If the new name is \
+             right, remove this file and give each phone a new password (provost allow MAC --digest)",
             self.realm
         ))
     }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_128_bits_without_letters_that_are_mistaken() {
+    fn password_has_128_bits_in_unambiguous_letters() {
         let all: Vec<String> = (0..200).map(|_| generate().unwrap()).collect();
         assert!(all.iter().all(|one| one.len() == 26 && one.bytes().all(|byte| ALPHABET.contains(&byte))));
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 200);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_stored_changed_and_forgotten_where_only_their_owner_reads() {
+    fn passwords_are_stored_replaced_and_removed_privately() {
         let state = tempfile::tempdir().unwrap();
         let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
         let passwords = Passwords::of_state(state.path());
@@ -349,13 +349,13 @@ mod tests {
         );
         assert!(passwords.refresh().is_empty());
         assert!(passwords.of(&ote).unwrap().phones.is_empty());
-        assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one"), &|_| ()).unwrap(), "nobody loses anything");
+        assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one"), &|_| ()).unwrap(), "no password is lost");
         std::fs::remove_file(&file).unwrap();
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
     }
 
     #[test]
-    fn a_folder_that_cannot_be_looked_at_is_told_once_and_what_was_in_it_stays() {
+    fn unreadable_folder_is_reported_once_and_keeps_passwords() {
         let state = tempfile::tempdir().unwrap();
         let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
         set(state.path(), &ote, "ote.example", mac, Ha1::of("00005e00530c", "ote.example", "one"), &|_| ()).unwrap();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_could_not_be_read_is_read_as_soon_as_it_can_and_that_is_said_once() {
+    fn unreadable_file_is_retried_and_reported_once() {
         let state = tempfile::tempdir().unwrap();
         let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
         let passwords = Passwords::of_state(state.path());
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phones_passwords_are_removed_everywhere_and_no_others() {
+    fn removal_everywhere_spares_other_phones() {
         let state = tempfile::tempdir().unwrap();
         let [mac, other]: [MacAddress; 2] = ["00005e00530c", "00005e0053c7"].map(|mac| mac.parse().unwrap());
         let (none, failed) = remove_everywhere(state.path(), mac, &|_| ());

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_used_once_and_may_come_late() {
+    fn nonce_count_is_accepted_once_even_if_late() {
         let mut used = UsedNonces::default();
         let mut take = |count: u32| used.take(nonce(1), count, 1);
         assert!(!take(0));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_nonce_is_used_up_and_memory_has_an_end() {
+    fn evicted_nonce_is_rejected_and_memory_is_bounded() {
         let mut used = UsedNonces::default();
         for issued in 1..=100 {
             assert!(used.take(nonce(issued), 1, 100));
@@ -108,7 +108,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_is_ever_used_twice(uses in proptest::collection::vec((1_u64..40, 0_u32..200), 0..400)) {
+        fn no_nonce_count_is_accepted_twice(uses in proptest::collection::vec((1_u64..40, 0_u32..200), 0..400)) {
             let mut used = UsedNonces::default();
             let mut seen = std::collections::HashSet::new();
             for (issued, count) in uses {

@@ -193,7 +193,7 @@ fn through_the_bundle(
         return Ok(Some(own));
     }
     let Some(issuer) = above.find(|issuer| ca.verify_signature(Some(issuer.public_key())).is_ok()) else {
-        return Err(format!("its signature does not fit its issuer \"{}\" in the same bundle", ca.issuer()));
+        return Err(format!("its signature is not valid for its issuer \"{}\" in the same bundle", ca.issuer()));
     };
     let may_be_revoked = lists.iter().any(|list| list.is_of_issuer_of(ca));
     if depth > 8 || may_be_revoked || matches!(issuer.name_constraints(), Ok(Some(_)) | Err(_)) {
@@ -229,7 +229,7 @@ fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &Chai
 fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, BundleError> {
     let unusable = |reason: String| BundleError::Unusable { source_name: source.to_owned(), reason };
     let (rest, ca) = X509Certificate::from_der(der)
-        .map_err(|error| unusable(format!("is no X.509 certificate in PEM or DER ({error})")))?;
+        .map_err(|error| unusable(format!("is not an X.509 certificate in PEM or DER ({error})")))?;
     if !rest.is_empty() {
         return Err(unusable("has bytes after the certificate".to_owned()));
     }

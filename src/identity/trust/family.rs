@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_family_reads_its_own_form_and_nothing_else() {
+    fn each_family_accepts_only_its_own_name_form() {
         let forms = [
             ("00005E00530C", [true, true, true, true, true, false]),
             ("00005e00530c", [true, true, true, true, true, false]),

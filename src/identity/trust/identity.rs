@@ -25,7 +25,7 @@ pub enum NoIdentity {
         count: usize,
     },
     /// The attribute shares its RDN with another one.
-    #[error("the device certificate's {0} stands in a multi-valued RDN")]
+    #[error("the device certificate's {0} is in a multi-valued RDN")]
     MultiValuedRdn(&'static str),
     /// The value is neither `UTF8String` nor `PrintableString`.
     #[error(
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_factory_subject_names_its_phone() {
+    fn factory_subject_gives_the_mac() {
         let organization = tlv(0x31, &[&attribute(ORGANIZATION, 0x13, b"Polycom Inc.")]);
         assert_eq!(identify(&[cn(0x13, b"0004F28B54F4"), organization.clone()]).unwrap(), "0004f28b54f4");
         assert_eq!(identify(&[organization, cn(0x0c, b"0004f28b54f4")]).unwrap(), "0004f28b54f4");
     }
 
     #[test]
-    fn every_trick_with_the_name_is_no_identity() {
+    fn manipulated_subject_gives_no_identity() {
         let good = || cn(0x13, b"0004F28B54F4");
         assert_eq!(identify(&[]), Err(NoIdentity::Missing("CN")));
         assert_eq!(
@@ -194,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn only_twelve_hex_digits_are_a_phone(text in proptest::prop_oneof!["\\PC{0,16}", "[0-9a-fA-F]{11,13}"]) {
+        fn only_twelve_hex_digits_are_a_mac(text in proptest::prop_oneof!["\\PC{0,16}", "[0-9a-fA-F]{11,13}"]) {
             let named = identify(&[cn(0x0c, text.as_bytes())]);
             let is_hex = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
             let is_own = is_hex && u8::from_str_radix(&text[..2], 16).unwrap() % 2 == 0 && text != "000000000000";

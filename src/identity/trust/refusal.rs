@@ -15,7 +15,7 @@ pub enum ChainRefusal {
     NoCertificate,
     #[error("the device certificate cannot be read: {0}")]
     Malformed(String),
-    #[error("{} sent, at most {allowed} are looked at", counted_were(*.sent, "certificate"))]
+    #[error("{} sent, at most {allowed} are accepted", counted_were(*.sent, "certificate"))]
     TooManyCertificates { sent: usize, allowed: usize },
     #[error("the RSA key of {subject:?} has {bits} bits, 2048 to 4096 are allowed")]
     KeySize { subject: String, bits: usize },
@@ -33,13 +33,13 @@ pub enum ChainRefusal {
     CaNotYetValid { ca: String, not_before: i64 },
     #[error("the CA {ca:?} may not sign certificates (keyUsage without keyCertSign)")]
     CaMayNotSign { ca: String },
-    #[error("more CAs stand below {ca} than it allows")]
+    #[error("the chain has more CAs below {ca} than its path length constraint allows")]
     PathTooLong { ca: String },
     #[error("the device certificate's issuer {issuer:?} is not trusted here")]
     UnknownIssuer { issuer: String },
-    #[error("a certificate that is no CA's was used to sign another (the device certificate's issuer is {issuer:?})")]
+    #[error("a certificate that is not a CA's signed another one (the device certificate's issuer is {issuer:?})")]
     IssuerNotCa { issuer: String },
-    #[error("the device certificate is signed by itself ({subject:?}), not by a trusted CA")]
+    #[error("the device certificate is self-signed ({subject:?}), not signed by a trusted CA")]
     SelfSigned { subject: String },
     #[error("the signature on the device certificate's chain is wrong (issuer {issuer:?})")]
     BadSignature { issuer: String },
@@ -55,7 +55,7 @@ pub enum ChainRefusal {
     Revoked { subject: String, serial: String, ca: String },
     #[error("the CA {subject:?} (serial number {serial}) was revoked by {ca:?}")]
     CaRevoked { subject: String, serial: String, ca: String },
-    #[error("the list of what {ca:?} revoked (CRL) was to be renewed by {}", rfc3339(*next_update))]
+    #[error("the CRL of {ca:?} expired at {}", rfc3339(*next_update))]
     RevocationsOutdated { ca: String, next_update: i64 },
     #[error("the device certificate's chain is not acceptable: {0}")]
     Other(String),
@@ -133,7 +133,7 @@ impl ChainRefusal {
             }
             webpki::Error::RequiredEkuNotFoundContext(_) => Self::Purpose,
             webpki::Error::UnsupportedCertVersion => {
-                Self::Other("a certificate of it is of an older X.509 version than 3".to_owned())
+                Self::Other("one of its certificates has an X.509 version below 3".to_owned())
             }
             other => Self::Other(webpki_error(&other)),
         }
@@ -175,7 +175,7 @@ mod tests {
 
     /// The golden test of the metrics does not cover this reason.
     #[test]
-    fn unreadable_certificate_has_a_reason_of_its_own() {
+    fn unreadable_certificate_has_its_own_reason() {
         assert_eq!(ChainRefusal::Malformed(String::new()).kind(), "malformed_certificate");
     }
 }

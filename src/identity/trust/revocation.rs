@@ -31,7 +31,7 @@ impl RevocationList {
         let list = match CertificateRevocationList::from_der(der) {
             Ok(([], list)) => list,
             Ok(_) => return Err("has bytes after the CRL".to_owned()),
-            Err(error) => return Err(format!("is no CRL ({error})")),
+            Err(error) => return Err(format!("is not a CRL ({error})")),
         };
         // CRLs that cover only some certificates, certificates of other CAs, or only changes (delta CRLs) have a
         // critical extension.
@@ -39,13 +39,13 @@ impl RevocationList {
         if let Some(extension) = list.extensions().iter().chain(entries).find(|extension| extension.critical) {
             let oid = &extension.oid;
             return Err(format!(
-                "has a CRL with the critical extension {oid}; only a CA's own, whole CRLs are understood"
+                "has a CRL with the critical extension {oid}; only complete CRLs of the CA itself are supported"
             ));
         }
         let ca = list.issuer().to_string();
         let of_that_name = || cas.iter().filter(|other| other.subject().as_raw() == list.issuer().as_raw());
         if of_that_name().next().is_none() {
-            return Err(format!("has a CRL of \"{ca}\", which is no CA of the same bundle"));
+            return Err(format!("has a CRL of \"{ca}\", which is not a CA of the same bundle"));
         }
         if !of_that_name().any(|ca| may_sign(ca) && list.verify_signature(ca.public_key()).is_ok()) {
             return Err(format!("has a CRL that \"{ca}\" did not sign"));

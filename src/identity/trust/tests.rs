@@ -32,7 +32,7 @@ fn at(seconds: u64) -> UnixTime {
 }
 
 #[test]
-fn a_pinned_certificate_counts_at_any_time_and_only_for_its_phone() {
+fn pinned_certificate_never_expires_and_fits_one_phone() {
     let (leaf, verifier) = (self_signed(MAC), verifier());
     let pin = Fingerprint::of(&leaf);
     let pins = Pins::from([(mac(), pin)]);
@@ -54,7 +54,7 @@ fn a_pinned_certificate_counts_at_any_time_and_only_for_its_phone() {
 }
 
 #[test]
-fn a_chain_is_kept_only_where_a_bundle_may_change() {
+fn chain_is_stored_only_if_its_bundle_can_change() {
     let leaf = self_signed(MAC);
     let pins = Pins::from([(mac(), Fingerprint::of(&leaf))]);
     let kept = |bundle: &Bundle| {
@@ -69,7 +69,7 @@ fn a_chain_is_kept_only_where_a_bundle_may_change() {
 }
 
 #[test]
-fn no_certificate_that_differs_in_one_bit_counts() {
+fn pinned_certificate_with_one_flipped_bit_is_refused() {
     let (leaf, verifier) = (self_signed(MAC), verifier());
     let pins = Pins::from([(mac(), Fingerprint::of(&leaf))]);
     let mut judged = 0;

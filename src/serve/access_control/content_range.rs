@@ -85,14 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libcurls_resume_is_understood() {
+    fn libcurl_resume_is_understood() {
         assert_eq!(ContentRange::parse("bytes 400-999/1000"), Ok(ContentRange { first: 400, length: 600 }));
         assert_eq!(ContentRange::parse("bytes 0-0/*"), Ok(ContentRange { first: 0, length: 1 }));
         assert_eq!(ContentRange::parse("Bytes 5-6/100"), Ok(ContentRange { first: 5, length: 2 }));
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_content_ranges_are_rejected() {
         use BadContentRange as B;
         let cases = [
             ("bytes 9-8/10", B::Contradiction),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_stands_once() {
+    fn repeated_content_range_is_rejected() {
         let headers =
             |count: usize| (0..count).map(|_| (CONTENT_RANGE, "bytes 0-1/2".parse().unwrap())).collect::<HeaderMap>();
         assert_eq!(ContentRange::of(&headers(0)), Ok(None));
@@ -131,7 +131,7 @@ mod tests {
         }
 
         #[test]
-        fn every_true_range_is_understood(first in 0u64..1 << 40, length in 1u64..1 << 30, beyond in 0u64..1000) {
+        fn every_valid_range_is_understood(first in 0u64..1 << 40, length in 1u64..1 << 30, beyond in 0u64..1000) {
             let last = first + length - 1;
             let text = format!("bytes {first}-{last}/{}", last + 1 + beyond);
             proptest::prop_assert_eq!(ContentRange::parse(&text), Ok(ContentRange { first, length }));

@@ -23,13 +23,13 @@ pub enum Denial {
     Host(BadHost),
     #[error("Host {host:?} is not the constituency of this connection")]
     Misdirected { host: String },
-    #[error("Host {host:?} leads to no constituency with \"plain_http\": true")]
+    #[error("Host {host:?} is not a constituency with \"plain_http\": true")]
     NotPlain { host: String },
-    #[error("the constituency is gone")]
+    #[error("the constituency no longer exists")]
     Gone,
     /// The folder was replaced, and a file that is missing in the old one may exist in the new one. The request is
     /// decided again by the policy of the new folder.
-    #[error("the folder of the constituency was replaced, and the new one is not in force yet")]
+    #[error("the folder of the constituency was replaced, and the new one is not read yet")]
     Replaced,
     #[error("the method {method} is not allowed")]
     Method { method: Method, allow: &'static str },
@@ -41,7 +41,7 @@ pub enum Denial {
     NoDevice,
     #[error("{reason}")]
     Unauthenticated { reason: String, claimed: Option<MacAddress>, is_routine: bool, challenges: Box<[String; 2]> },
-    #[error("{reason}; too many failures under this name, a right password is let in all the same")]
+    #[error("{reason}; too many failed logins with this user name (the correct password is still accepted)")]
     TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
     NoPlace(String),
@@ -51,15 +51,15 @@ pub enum Denial {
     Denied { mac: MacAddress, constituency: ConstituencyName },
     #[error("{}", PhoneStanding::DeniedEverywhere.refusal(*mac, constituency).unwrap_or_default())]
     DeniedEverywhere { mac: MacAddress, constituency: ConstituencyName },
-    #[error("{constituency} does not pin the certificate of {mac} any more (SHA-256 {certificate})")]
+    #[error("{constituency} no longer pins the certificate of {mac} (SHA-256 {certificate})")]
     Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },
     #[error("{0}")]
     Chain(ChainRefusal),
-    #[error("the policy's TLS part changed since this connection was made")]
+    #[error("the policy's TLS settings changed after this connection was made")]
     TlsPartChanged,
     #[error("{0}")]
     OthersFile(ForeignMac),
-    #[error("{0}; this client proved no MAC address")]
+    #[error("{0}; this client has not authenticated as a phone")]
     UnprovenMac(ForeignMac),
     #[error("{0}")]
     UploadName(#[from] BadUploadName),
@@ -81,23 +81,23 @@ pub enum Denial {
     Link(String),
     #[error("{0}")]
     ContentRange(#[from] BadContentRange),
-    #[error("the upload starts at {first}, the file has {}", counted(*.size, "byte"))]
+    #[error("the upload starts at byte {first}, but the file has {}", counted(*.size, "byte"))]
     Gap { first: u64, size: u64 },
     #[error("another upload of this file is under way")]
     Busy,
     #[error("{} under way already", if *.allowed == 1 { "an upload of this phone is".to_owned() } else { format!("{} uploads of this phone are", .allowed) })]
     TooManyUploads { allowed: usize },
-    #[error("a file stands where a folder must be, or a folder where a file must be")]
+    #[error("a file exists where a folder is needed, or a folder where a file is needed")]
     Clash,
     #[error("the file would be larger than {} (max_file_bytes)", counted(*.allowed, "byte"))]
     FileTooLarge { allowed: u64 },
-    #[error("{budget} is used up ({allowed})")]
+    #[error("the quota {budget} ({allowed}) is used up")]
     OverBudget { budget: &'static str, allowed: u64 },
-    #[error("max_phone_write_bytes_per_hour is used up ({allowed}); there is room again in {} s", seconds(*retry_after))]
+    #[error("the quota max_phone_write_bytes_per_hour ({allowed}) is used up; it allows this upload in {} s", seconds(*retry_after))]
     TooManyWrites { allowed: u64, retry_after: Duration },
-    #[error("the file system of the state directory is full (kept free: {reserve} bytes)")]
+    #[error("the file system of the state directory is full ({reserve} bytes stay reserved)")]
     DiskFull { reserve: u64 },
-    #[error("the upload broke off: {0}")]
+    #[error("the upload was incomplete: {0}")]
     BrokenOff(String),
     #[error("{0}")]
     Failed(String),

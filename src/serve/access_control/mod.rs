@@ -208,10 +208,10 @@ impl ReadGrant {
 pub fn check_shared(real: &str, reader: Option<MacAddress>, rules: &NameRules<'_>) -> Result<(), Denial> {
     let owner = rules.owning;
     let refused =
-        |why: &dyn std::fmt::Display| Err(Denial::Link(format!("the link leads to {}/{real}: {why}", owner.name)));
+        |why: &dyn std::fmt::Display| Err(Denial::Link(format!("the symlink leads to {}/{real}: {why}", owner.name)));
     let top = real.split_once('/').map(|(top, _)| top);
     if !top.is_some_and(|top| owner.policy.shared.contains(top)) {
-        return refused(&"it lies in no folder that the other constituency names in \"shared\"");
+        return refused(&"it is not in a folder that the other constituency lists in \"shared\"");
     }
     if path::is_hidden(real) {
         return refused(&"a name that is never served");

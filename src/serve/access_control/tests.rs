@@ -76,7 +76,7 @@ impl Stage {
 }
 
 #[test]
-fn a_known_phone_reads_what_is_common_and_what_is_its_own() {
+fn known_phone_reads_common_and_own_files() {
     let stage = Stage::known();
     for path in
         ["/site.cfg", "/000000000000.cfg", "/firmware/sip.ld", &format!("/{OWN}.cfg"), &format!("/logs/{OWN}-app.log")]
@@ -88,7 +88,7 @@ fn a_known_phone_reads_what_is_common_and_what_is_its_own() {
 }
 
 #[test]
-fn each_check_comes_before_the_next() {
+fn checks_run_in_the_documented_order() {
     let stage = Stage::known();
     let elsewhere = || Err(HostDenial::Elsewhere("x".to_owned()));
     let hidden_of_other = format!("/{OTHER}/.x");
@@ -99,14 +99,14 @@ fn each_check_comes_before_the_next() {
     let gone = ClientContext { constituency: None, ..stage.client_context() };
     let outdated = ClientContext { tls_is_current: false, ..stage.client_context() };
     let late = ClientContext { now: stage.now + 7200, ..stage.client_context() };
-    let nobody = ClientContext { device: None, ..stage.client_context() };
+    let anonymous = ClientContext { device: None, ..stage.client_context() };
     let bad = || Err(HostDenial::Bad(BadHost::Missing));
     assert_eq!(status(asked(bad(), &Method::DELETE, "/.."), &gone), 400);
     assert_eq!(status(asked(elsewhere(), &Method::DELETE, "/.."), &gone), 421);
     assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &gone), 421);
-    assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &nobody), 405);
-    assert_eq!(status(asked(Ok(()), &Method::GET, "/.."), &nobody), 400);
-    for refused in [&nobody, &outdated, &late] {
+    assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &anonymous), 405);
+    assert_eq!(status(asked(Ok(()), &Method::GET, "/.."), &anonymous), 400);
+    for refused in [&anonymous, &outdated, &late] {
         assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), refused), 403);
         assert_eq!(status(asked(Ok(()), &Method::GET, "/site.cfg"), refused), 403);
     }
@@ -115,7 +115,7 @@ fn each_check_comes_before_the_next() {
 }
 
 #[test]
-fn denied_beats_listed_and_listed_beats_unknown() {
+fn denied_wins_over_listed_and_any() {
     let unknown = Stage::new(r#"{ "phones": {} }"#);
     assert_eq!(unknown.status(&Method::GET, "/site.cfg"), 403);
     let denied = Stage::new(&format!(r#"{{ "phones": "any", "denied": ["{OWN}"] }}"#));
@@ -126,7 +126,7 @@ fn denied_beats_listed_and_listed_beats_unknown() {
 }
 
 #[test]
-fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored() {
+fn no_client_auth_hides_phone_files_and_refuses_uploads() {
     let open = Stage::new(r#"{ "client_auth": "none" }"#);
     assert_eq!(open.status(&Method::GET, "/firmware/sip.ld"), 200);
     assert_eq!(open.status(&Method::GET, "/000000000000.cfg"), 200);
@@ -135,7 +135,7 @@ fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored()
 }
 
 #[test]
-fn over_plain_http_there_is_what_holds_no_address_and_only_to_read() {
+fn plain_http_serves_only_reads_of_files_without_mac() {
     for policy in [&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#), r#"{ "client_auth": "none" }"#] {
         let stage = Stage::new(policy);
         let plain = ClientContext { is_plain: true, device: None, ..stage.client_context() };
@@ -178,7 +178,7 @@ fn segment() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_grant_reaches_another_phones_or_a_hidden_file(
+    fn no_grant_covers_other_phones_or_hidden_files(
         segments in prop::collection::vec(segment(), 1..4),
         is_put: bool,
     ) {

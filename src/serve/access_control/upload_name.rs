@@ -12,7 +12,7 @@ const MAX_FOLDERS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadUploadName {
     /// It does not start with the phone's own MAC address, or it is the phone's configuration file.
-    #[error("an upload must be called <own MAC>-SOMETHING or <own MAC>.csr")]
+    #[error("an upload must be named <own MAC>-SOMETHING or <own MAC>.csr")]
     NotOwn,
     /// A character, a length or a depth that is not allowed.
     #[error(
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_names_its_uploads_after_itself() {
+    fn upload_named_after_the_own_mac_is_accepted() {
         assert_eq!(name("/00005e00530c-app.log").unwrap(), "00005e00530c-app.log");
         assert_eq!(name("/Logs/00005E00530C-App.log").unwrap(), "Logs/00005e00530c-App.log");
         assert_eq!(name("/00005E00530C.csr").unwrap(), "00005e00530c.csr");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_name_is_refused() {
+    fn upload_with_any_other_name_is_rejected() {
         for raw in [
             "/00005e00530c.cfg",
             "/00005e00530c",
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kinds_that_phones_read_back_lie_over_the_folder() {
+    fn uploads_that_phones_read_back_override_the_folder() {
         let of = |raw: &str| UploadName::of(&ServedPath::parse(raw).unwrap(), MAC.parse().unwrap()).unwrap();
         for kind in ["-phone.cfg", "-web.cfg", "-directory.xml", "-calls.xml"] {
             assert!(of(&format!("/x/{MAC}{kind}")).lies_over_the_folder(), "{kind}");
@@ -144,7 +144,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_stored_name_never_leaves_its_folder(raw in "/[a-zA-Z0-9./_-]{0,30}00005e00530c-[a-z./]{1,10}") {
+        fn stored_name_never_leaves_its_folder(raw in "/[a-zA-Z0-9./_-]{0,30}00005e00530c-[a-z./]{1,10}") {
             if let Ok(path) = ServedPath::parse(&raw)
                 && let Ok(name) = UploadName::of(&path, MAC.parse().unwrap()) {
                 proptest::prop_assert!(name.as_str().split('/').all(|segment| !segment.is_empty() && !segment.starts_with('.')));

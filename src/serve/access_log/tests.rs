@@ -38,7 +38,7 @@ fn line(format: LogFormat, record: &AccessRecord) -> String {
 }
 
 #[test]
-fn a_text_line_is_for_people() {
+fn text_line_has_the_documented_format() {
     let mut request = record();
     request.request = Some((Method::GET, "/a.cfg".into()));
     request.user_agent = Some((*b"FileTransport").into());
@@ -64,7 +64,7 @@ fn a_text_line_is_for_people() {
 }
 
 #[test]
-fn a_json_line_has_every_key_also_when_it_has_no_value() {
+fn json_line_has_every_key_even_without_value() {
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &record())).unwrap();
     let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
@@ -89,7 +89,7 @@ fn a_json_line_has_every_key_also_when_it_has_no_value() {
 }
 
 #[test]
-fn a_line_of_the_old_lane_says_so() {
+fn openssl_connection_is_logged_with_lane_old() {
     let tls = ServedTls {
         version: ProtocolVersion::TLSv1_0,
         suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
@@ -113,15 +113,15 @@ fn a_line_of_the_old_lane_says_so() {
 }
 
 #[test]
-fn a_setting_stays_readable_in_a_reason() {
+fn quotes_in_a_reason_stay_readable() {
     let mut refused = record();
-    refused.reason = Some(r#"offered TLS 1.0; "tls": "legacy" would admit it"#.to_owned());
+    refused.reason = Some(r#"offered TLS 1.0; "tls": "legacy" would accept it"#.to_owned());
     let text = line(LogFormat::Text, &refused);
-    assert!(text.ends_with(" reason=\"offered TLS 1.0; 'tls': 'legacy' would admit it\"\n"), "{text}");
+    assert!(text.ends_with(" reason=\"offered TLS 1.0; 'tls': 'legacy' would accept it\"\n"), "{text}");
 }
 
 #[test]
-fn hostile_bytes_stay_on_their_line() {
+fn hostile_bytes_cannot_start_a_new_line() {
     let mut hostile = record();
     hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());
     let text = line(LogFormat::Text, &hostile);
@@ -138,7 +138,7 @@ fn hostile_bytes_stay_on_their_line() {
 }
 
 #[test]
-fn what_a_reason_has_escaped_is_not_escaped_again() {
+fn escapes_in_a_reason_are_not_escaped_twice() {
     let mut refused = record();
     let reason = |reason: &str, format, record: &mut AccessRecord| {
         record.reason = Some(reason.to_owned());
@@ -157,11 +157,11 @@ fn what_a_reason_has_escaped_is_not_escaped_again() {
 }
 
 #[test]
-fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
+fn dropped_line_does_not_block_on_diagnostics() {
     struct Stuck;
     impl Write for Stuck {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            panic!("the request itself speaks")
+            panic!("the request's thread writes diagnostics")
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -175,7 +175,7 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
 }
 
 #[test]
-fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
+fn blocked_output_does_not_block_the_observer() {
     struct Noting(Sender<Option<u16>>);
     impl Observer for Noting {
         fn saw(&self, record: Box<AccessRecord>) {
@@ -205,7 +205,7 @@ fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
 }
 
 #[test]
-fn lines_that_nobody_takes_are_bounded_and_counted() {
+fn undelivered_lines_are_bounded_and_counted() {
     let (batches, waiting) = channel();
     let dropped = DroppedLines::default();
     for _ in 0..1000 {
@@ -217,7 +217,7 @@ fn lines_that_nobody_takes_are_bounded_and_counted() {
 }
 
 #[test]
-fn a_reason_that_a_stranger_made_long_is_cut() {
+fn overlong_reason_is_truncated() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
@@ -229,7 +229,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
 }
 
 #[test]
-fn everything_is_written_before_the_writer_ends() {
+fn writer_flushes_everything_before_it_ends() {
     #[derive(Clone, Default)]
     struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
     impl Write for Shared {

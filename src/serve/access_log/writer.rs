@@ -43,7 +43,7 @@ impl Writer {
     /// dropped. The timeout covers a standard output that is not read.
     pub fn finish(self, timeout: Duration) {
         if self.0.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            tracing::error!("the last access-log lines are lost: nobody reads standard output");
+            tracing::error!("the last access-log lines are lost: the reader of standard output has stopped reading");
         }
     }
 }

@@ -91,7 +91,7 @@ pub enum ConnectionKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The limit of this kind.
-    #[error("all {allowed} places for {kind} are taken (limits.{key})")]
+    #[error("all {allowed} permits for {kind} are in use (limits.{key})")]
     Kind {
         /// The kind, in words.
         kind: &'static str,
@@ -101,9 +101,7 @@ pub enum Full {
         key: &'static str,
     },
     /// This kind's share of the limit of open files.
-    #[error(
-        "all {allowed} places for {kind} are taken that the limit of open files leaves room for (ulimit -n, LimitNOFILE)"
-    )]
+    #[error("all {allowed} permits for {kind} that the limit of open files allows are in use (ulimit -n, LimitNOFILE)")]
     Share {
         /// The kind, in words.
         kind: &'static str,
@@ -111,13 +109,13 @@ pub enum Full {
         allowed: usize,
     },
     /// The limit of open files.
-    #[error("all {room} connections are taken that the limit of open files leaves room for (ulimit -n, LimitNOFILE)")]
+    #[error("all {room} connections that the limit of open files allows are in use (ulimit -n, LimitNOFILE)")]
     Files {
         /// How many connections it allows.
         room: usize,
     },
     /// The limit of one address.
-    #[error("{address} has {} already (limits.connections_per_address)", counted(*.allowed, "connection"))]
+    #[error("{address} already has {} (limits.connections_per_address)", counted(*.allowed, "connection"))]
     Address {
         /// The IPv4 address or IPv6 network.
         address: IpNet,
@@ -125,7 +123,7 @@ pub enum Full {
         allowed: usize,
     },
     /// The limit of one phone.
-    #[error("{mac} has {} already (limits.connections_per_phone)", counted(*.allowed, "connection"))]
+    #[error("{mac} already has {} (limits.connections_per_phone)", counted(*.allowed, "connection"))]
     Phone {
         /// The phone.
         mac: MacAddress,

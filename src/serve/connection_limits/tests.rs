@@ -67,7 +67,7 @@ fn full(limits: &Arc<ConnectionLimits>, from: &str) -> Full {
 }
 
 #[test]
-fn strangers_do_not_use_up_the_places_of_phones() {
+fn unauthenticated_clients_leave_permits_for_phones() {
     let limits = limits(Limits { unfinished_handshakes: 2, connections: 1, ..Limits::default() });
     let mut phone = enter_with_hello(&limits, "192.0.2.1");
     let _stranger = enter_with_hello(&limits, "192.0.2.2");
@@ -81,19 +81,19 @@ fn strangers_do_not_use_up_the_places_of_phones() {
 }
 
 #[test]
-fn no_more_connections_than_open_files_leave_room_for() {
+fn connections_are_limited_by_the_open_files() {
     let limits = limits(Limits { connections_per_address: 0, ..Limits::default() });
     let enter = || enter_with_hello(&limits, "192.0.2.1");
     let mut permits: Vec<ConnectionPermit> = (0..9).map(|_| enter()).collect();
     let reason = full(&limits, "192.0.2.1").to_string();
-    assert!(reason.starts_with("all 9 places for unfinished handshakes are taken that"), "{reason}");
+    assert!(reason.starts_with("all 9 permits for unfinished handshakes that"), "{reason}");
     for permit in permits.iter_mut().take(3) {
         permit.become_kind(ConnectionKind::Anonymous, None).unwrap();
         permit.note_request();
     }
     // What anonymous connections take, handshakes cannot.
     let reason = full(&limits, "192.0.2.1").to_string();
-    assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
+    assert!(reason.starts_with("all 6 permits for unfinished handshakes that"), "{reason}");
     let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
     assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
     // Known phones get the permits that anonymous connections cannot have.
@@ -113,7 +113,7 @@ fn no_more_connections_than_open_files_leave_room_for() {
 }
 
 #[test]
-fn one_address_has_its_own_limit_and_gives_places_back() {
+fn address_limit_counts_and_releases() {
     let limits = limits(Limits { connections_per_address: 1, ..Limits::default() });
     let one = enter_with_hello(&limits, "2001:db8::1");
     assert!(matches!(full(&limits, "2001:db8::2"), Full::Address { .. }));
@@ -125,7 +125,7 @@ fn one_address_has_its_own_limit_and_gives_places_back() {
 }
 
 #[test]
-fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
+fn phone_limit_counts_per_constituency_and_releases() {
     let limits = limits(Limits { connections_per_phone: 1, ..Limits::default() });
     let enter_phone = |constituency: &str| {
         let mut permit = enter(&limits, "192.0.2.1");
@@ -143,7 +143,7 @@ fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
 }
 
 #[test]
-fn unfinished_handshakes_of_zero_are_refused() {
+fn unfinished_handshakes_of_zero_is_rejected() {
     let error = Limits { unfinished_handshakes: 0, ..Limits::default() }.check().unwrap_err();
     assert!(error.contains("unfinished_handshakes is 0"), "{error}");
 }
@@ -202,7 +202,7 @@ fn ipv6_is_summed_per_48_and_then_per_64() {
 }
 
 #[test]
-fn prefix_of_a_proven_phone_goes_last_for_a_day() {
+fn prefix_of_a_proven_phone_is_evicted_last_for_a_day() {
     const DAY: Duration = Duration::from_hours(24);
     let now = clock::monotonic();
     let idle = [("nat", "192.0.2.1"), ("nat", "192.0.2.1"), ("idle", "192.0.2.2"), ("idle", "192.0.2.3")];
@@ -226,7 +226,7 @@ fn prefix_of_a_proven_phone_goes_last_for_a_day() {
 }
 
 #[test]
-fn grace_protects_young_connections_under_load_alone() {
+fn grace_period_protects_young_connections_under_load() {
     let start = clock::monotonic();
     let now = start + GRACE;
     let with_young = || {
@@ -246,7 +246,7 @@ fn grace_protects_young_connections_under_load_alone() {
 }
 
 #[test]
-fn candidates_that_left_cost_nothing() {
+fn removed_candidates_use_no_memory() {
     let start = clock::monotonic();
     let mut candidates = Candidates::default();
     for id in 0..10_000_u64 {
@@ -258,7 +258,7 @@ fn candidates_that_left_cost_nothing() {
 }
 
 #[test]
-fn evicting_from_60_000_candidates_takes_no_search() {
+fn evicting_from_60_000_candidates_is_fast() {
     let now = clock::monotonic();
     let mut candidates = Candidates::default();
     for id in 0..60_000_u32 {
@@ -271,13 +271,13 @@ fn evicting_from_60_000_candidates_takes_no_search() {
 }
 
 #[tokio::test]
-async fn idle_connection_makes_room_and_is_gone_before_the_next_enters() {
+async fn evicted_connection_closes_before_the_next_enters() {
     let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
     let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
     let mut newcomer = newcomer(&limits, |_| panic!("paused"));
     assert_eq!(
         idle[0].evicted().await.to_string(),
-        "evicted before its ClientHello was complete: all 2 places for unfinished handshakes are taken \
+        "evicted before its ClientHello was complete: all 2 permits for unfinished handshakes are in use \
          (limits.unfinished_handshakes); 192.0.2.1/32 has the most connections without one (2)"
     );
     tokio::task::yield_now().await;
@@ -289,7 +289,7 @@ async fn idle_connection_makes_room_and_is_gone_before_the_next_enters() {
 }
 
 #[tokio::test]
-async fn handshake_past_its_hello_is_never_evicted_and_accepting_pauses() {
+async fn handshake_after_its_hello_is_never_evicted() {
     let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
     let [first, mut second] = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let (sender, paused) = oneshot::channel();
@@ -304,7 +304,7 @@ async fn handshake_past_its_hello_is_never_evicted_and_accepting_pauses() {
 }
 
 #[tokio::test]
-async fn connection_that_was_not_read_yet_is_waited_for() {
+async fn unread_connection_delays_eviction() {
     let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
     let [mut first, mut second] = [(); 2].map(|()| enter(&limits, "192.0.2.1"));
     let mut newcomer = newcomer(&limits, |_| panic!("paused"));
@@ -333,7 +333,7 @@ async fn unlimited_connection_read_last_does_not_stop_accepting() {
 }
 
 #[tokio::test]
-async fn hello_that_comes_with_the_eviction_does_not_keep_the_place() {
+async fn hello_during_eviction_does_not_keep_the_permit() {
     let limits = limits(Limits { unfinished_handshakes: 1, ..Limits::default() });
     let mut idle = enter_idle(&limits, "192.0.2.1");
     let LimitEntry::Evicting(gone) = limits.try_enter(address("192.0.2.2"), clock::monotonic()) else {
@@ -346,7 +346,7 @@ async fn hello_that_comes_with_the_eviction_does_not_keep_the_place() {
 }
 
 #[test]
-fn under_load_idle_connections_have_a_grace() {
+fn idle_connections_have_a_grace_period_under_load() {
     let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
     let handshakes = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let mut idle = enter_idle(&limits, "192.0.2.2");
@@ -359,7 +359,7 @@ fn under_load_idle_connections_have_a_grace() {
 }
 
 #[test]
-fn refused_client_that_lingers_makes_room_at_once() {
+fn lingering_refused_client_is_evicted_at_once() {
     let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
     let mut refused = [(); 3].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let now = clock::monotonic();
@@ -370,7 +370,7 @@ fn refused_client_that_lingers_makes_room_at_once() {
 }
 
 #[test]
-fn idle_client_makes_room_for_another_at_the_same_address() {
+fn idle_client_is_evicted_for_one_at_its_address() {
     let limits = limits(Limits { connections_per_address: 2, ..Limits::default() });
     let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
     let now = clock::monotonic() + GRACE;
@@ -387,7 +387,7 @@ fn enter_anonymous(limits: &Arc<ConnectionLimits>, from: &str) -> Result<Connect
 }
 
 #[test]
-fn anonymous_connection_without_a_request_makes_room() {
+fn anonymous_connection_without_request_is_evicted() {
     let limits = limits(Limits { anonymous_connections: 3, ..Limits::default() });
     let [mut phone, mut first, mut second] =
         ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|from| enter_anonymous(&limits, from).unwrap());
@@ -395,7 +395,7 @@ fn anonymous_connection_without_a_request_makes_room() {
     assert_eq!(
         evicted(&mut first).as_deref(),
         Some(
-            "evicted before its first request was complete: all 3 places for anonymous connections are taken \
+            "evicted before its first request was complete: all 3 permits for anonymous connections are in use \
              (limits.anonymous_connections); 192.0.2.2/32 has the most connections without one (2)"
         )
     );
@@ -405,7 +405,7 @@ fn anonymous_connection_without_a_request_makes_room() {
 }
 
 #[test]
-fn idle_anonymous_connection_makes_room_after_those_without_a_request() {
+fn idle_anonymous_is_evicted_after_those_without_request() {
     let limits = limits(Limits { anonymous_connections: 2, ..Limits::default() });
     let mut served = enter_anonymous(&limits, "192.0.2.1").unwrap();
     served.note_request();
@@ -417,7 +417,7 @@ fn idle_anonymous_connection_makes_room_after_those_without_a_request() {
     third.note_request();
     let mut fourth = enter_anonymous(&limits, "192.0.2.3").unwrap();
     let reason = evicted(&mut served).unwrap();
-    assert!(reason.starts_with("evicted while it was idle between requests: all 2 places for anonymous"), "{reason}");
+    assert!(reason.starts_with("evicted while it was idle between requests: all 2 permits for anonymous"), "{reason}");
     assert!(reason.ends_with("; 192.0.2.1/32 has the most idle connections (1)"), "{reason}");
     drop(served);
     fourth.note_request();
@@ -426,7 +426,7 @@ fn idle_anonymous_connection_makes_room_after_those_without_a_request() {
 }
 
 #[test]
-fn request_that_comes_with_the_eviction_does_not_keep_the_place() {
+fn request_during_eviction_does_not_keep_the_permit() {
     let limits = limits(Limits { anonymous_connections: 1, ..Limits::default() });
     let mut silent = enter_anonymous(&limits, "192.0.2.1").unwrap();
     let newcomer = enter_anonymous(&limits, "192.0.2.2").unwrap();
@@ -439,19 +439,19 @@ fn request_that_comes_with_the_eviction_does_not_keep_the_place() {
 }
 
 #[test]
-fn proven_phone_that_is_idle_is_never_evicted() {
+fn idle_proven_phone_is_never_evicted() {
     let limits = limits(Limits { anonymous_connections: 1, ..Limits::default() });
     let mut phone = enter_anonymous(&limits, "192.0.2.1").unwrap();
     phone.note_request();
     phone.become_kind(ConnectionKind::Proven, None).unwrap();
     phone.note_idle();
-    let strangers = [(); 3].map(|()| enter_anonymous(&limits, "192.0.2.1").unwrap());
+    let anonymous = [(); 3].map(|()| enter_anonymous(&limits, "192.0.2.1").unwrap());
     assert!(evicted(&mut phone).is_none());
-    drop(strangers);
+    drop(anonymous);
 }
 
 #[test]
-fn anonymous_connections_make_room_for_handshakes() {
+fn anonymous_connections_are_evicted_for_handshakes() {
     let by_address = Limits { connections_per_address: 3, ..Limits::default() };
     for (limit, key) in [(by_address, "limits.connections_per_address"), (Limits::default(), "ulimit -n")] {
         let limits = limits(limit);

@@ -26,7 +26,7 @@ fn end_step(turn: &Turn) {
 }
 
 #[tokio::test]
-async fn handshakes_have_as_many_slots_as_there_are_first_come_first_served() {
+async fn slots_go_to_the_oldest_handshakes() {
     let queue = CryptoQueue::new(2);
     let turns: Vec<Turn> = (0..5).map(|_| turn(&queue).0).collect();
     // They request slots in another order than they arrived.
@@ -41,7 +41,7 @@ async fn handshakes_have_as_many_slots_as_there_are_first_come_first_served() {
 }
 
 #[tokio::test]
-async fn later_steps_of_an_old_handshake_come_before_a_new_hello() {
+async fn old_handshake_comes_before_a_new_hello() {
     let queue = CryptoQueue::new(1);
     let turns: Vec<Turn> = (0..3).map(|_| turn(&queue).0).collect();
     assert_eq!([0, 1, 2].map(|number: usize| has_slot(&turns[number])), [true, false, false]);
@@ -53,7 +53,7 @@ async fn later_steps_of_an_old_handshake_come_before_a_new_hello() {
 }
 
 #[tokio::test]
-async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
+async fn handshake_that_ends_in_the_queue_frees_its_slot() {
     let queue = CryptoQueue::new(1);
     let mut turns: Vec<Turn> = (0..10_000).map(|_| turn(&queue).0).collect();
     assert_eq!(turns.iter().filter(|turn| has_slot(turn)).count(), 1);
@@ -67,7 +67,7 @@ async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_in_the_queue_is_not_the_clients() {
+async fn time_in_the_queue_extends_the_handshake_timeout() {
     let queue = CryptoQueue::new(1);
     let ((first, first_timeouts), (second, second_timeouts)) = (turn(&queue), turn(&queue));
     let deadlines = || [&first_timeouts, &second_timeouts].map(TimeoutControl::handshake_deadline);
@@ -86,7 +86,7 @@ fn stream(turn: &Turn, ahead: &[u8]) -> (TurnStream<DuplexStream>, DuplexStream)
 }
 
 #[tokio::test]
-async fn no_slot_is_held_while_the_client_is_waited_for() {
+async fn no_slot_is_held_while_waiting_for_the_client() {
     let queue = CryptoQueue::new(1);
     let [(first, _), (second, _)] = [turn(&queue), turn(&queue)];
     let (mut stream, mut client) = stream(&first, b"");
@@ -108,7 +108,7 @@ async fn no_slot_is_held_while_the_client_is_waited_for() {
 }
 
 #[tokio::test]
-async fn after_the_handshake_the_stream_reads_on_without_a_turn() {
+async fn stream_reads_without_slot_after_the_handshake() {
     let queue = CryptoQueue::new(1);
     let [(first, _), (second, _)] = [turn(&queue), turn(&queue)];
     let (mut stream, mut client) = stream(&first, b"one two ");
@@ -124,7 +124,7 @@ async fn after_the_handshake_the_stream_reads_on_without_a_turn() {
 }
 
 #[tokio::test]
-async fn client_that_has_closed_is_seen_before_its_handshake_begins() {
+async fn closed_client_is_detected_before_its_handshake() {
     let queue = CryptoQueue::new(1);
     let (turn, _) = turn(&queue);
     let (mut open, mut client) = stream(&turn, b"");

@@ -63,7 +63,10 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
     // If our verify callback never ran, the client is unauthenticated, whatever OpenSSL reports.
     let device = context.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
-        return Err(refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
+        return Err(refused(
+            UNSUPPORTED_TLS,
+            "OpenSSL negotiated a TLS version or cipher suite that provost does not allow".to_owned(),
+        ));
     };
     if let Some(Err(refusal)) = &device {
         return Err(RejectedHandshake { claim, ..refused(refusal.kind(), refusal.to_string()) });
@@ -93,9 +96,9 @@ fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &s
         (None, LegacyTlsFailure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
         (None, LegacyTlsFailure::Broken(reason)) => (BROKEN_OFF, reason),
         (None, LegacyTlsFailure::Unable(reason)) => {
-            ("no_server_certificate", format!("the old lane cannot be had: {reason}"))
+            ("no_server_certificate", format!("OpenSSL cannot be set up: {reason}"))
         }
-        (None, LegacyTlsFailure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
+        (None, LegacyTlsFailure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (OpenSSL: {reason})")),
     }
 }
 
@@ -116,17 +119,17 @@ pub(super) fn incompatibility_and_remedy(
     }
     let Some(needed) = facts.required_level() else {
         let incompatibility = facts.incompatibility_everywhere();
-        let remedy = if incompatibility.is_some() { ", which no setting admits" } else { "" };
+        let remedy = if incompatibility.is_some() { ", which no setting accepts" } else { "" };
         return (incompatibility.or_else(|| facts.incompatibility()), remedy.to_owned());
     };
     let (incompatibility, has_rsa) = (facts.incompatibility_at(context.generation.level), context.rsa().is_some());
     let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
     let name = &context.constituency.name;
     let remedy = match needed > context.generation.level {
-        true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would admit it", needed.as_str()),
-        true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would admit it", needed.as_str()),
+        true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would accept it", needed.as_str()),
+        true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would accept it", needed.as_str()),
         false if has_rsa => String::new(),
-        false => "; the old lane takes an RSA server certificate, and there is none".to_owned(),
+        false => "; legacy TLS needs an RSA server certificate, and there is none".to_owned(),
     };
     (incompatibility, remedy)
 }

@@ -49,7 +49,7 @@ const CLIENT_ALERT: &str = "client_alert";
 const BROKEN_OFF: &str = "broken_off";
 
 /// The reason if the client closes the connection without an alert.
-const CLOSED: &str = "closed by the client in the handshake";
+const CLOSED: &str = "closed by the client during the handshake";
 
 /// The result of a successful handshake.
 #[derive(Debug)]
@@ -178,7 +178,7 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     certificates: &LiveCertificates,
 ) -> Result<(ClientTlsStream<TurnStream<S>>, TlsClient), RejectedHandshake> {
     if received.no_hello.is_none() && stream.is_closed().await {
-        let reason = "closed by the client while its ClientHello waited for its turn";
+        let reason = "closed by the client while its handshake was queued";
         return Err(RejectedHandshake::because(None, BROKEN_OFF, reason.to_owned()));
     }
     let hello = received.parse();
@@ -419,8 +419,8 @@ fn broken_off(alert: rustls::AlertDescription) -> String {
         A::BadCertificate | A::CertificateUnknown => {
             ": it does not accept the server's certificate (name, CA or date; is its clock set?)"
         }
-        A::CertificateExpired => ": it takes the server's certificate for expired (is its clock set?)",
+        A::CertificateExpired => ": it considers the server's certificate expired (is its clock set?)",
         _ => "",
     };
-    format!("the client broke off with the alert {}{hint}", alert_name(alert))
+    format!("the client ended the handshake with the alert {}{hint}", alert_name(alert))
 }

@@ -84,7 +84,9 @@ impl ClientHelloFacts {
 
     /// Names the offered TLS 1.2 signatures, none of which is good enough.
     fn only_signatures(&self) -> String {
-        let Some(schemes) = &self.signature_schemes else { return "only SHA-1 signatures (by naming none)".to_owned() };
+        let Some(schemes) = &self.signature_schemes else {
+            return "only SHA-1 signatures (no signature_algorithms extension)".to_owned();
+        };
         if schemes[..] == [SignatureScheme::RSA_PKCS1_SHA1] {
             return "only SHA-1 signatures".to_owned();
         }

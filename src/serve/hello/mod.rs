@@ -136,7 +136,7 @@ impl ClientHelloFacts {
         let is_ours = |protocol: &String| ALPN_PROTOCOLS.contains(&protocol.as_str());
         (!offered.iter().any(is_ours)).then(|| {
             let ours = ALPN_PROTOCOLS.join(" and ");
-            format!("offered only {} as application protocol (ALPN); this server speaks {ours}", listed(offered))
+            format!("offered only {} as application protocol (ALPN); this server supports {ours}", listed(offered))
         })
     }
 
@@ -187,10 +187,11 @@ impl ClientHelloFacts {
             None | Some([]) => Some("offered no group for its key exchange".to_owned()),
             Some(groups) if groups.iter().any(served) => (version == ProtocolVersion::TLSv1_2
                 && !self.uncompressed_points)
-                .then(|| "takes no uncompressed points of elliptic curves".to_owned()),
-            Some(groups) => {
-                Some(format!("offered only {} as group", listed(groups.iter().copied().map(parameter_name))))
-            }
+                .then(|| "does not support uncompressed points of elliptic curves".to_owned()),
+            Some(groups) => Some(format!(
+                "offered no group that is served ({})",
+                listed(groups.iter().copied().map(parameter_name))
+            )),
         }
     }
 
@@ -198,7 +199,7 @@ impl ClientHelloFacts {
         let Some(schemes) = self.signature_schemes.as_deref() else {
             // RFC 5246 §7.4.1.4.1: "If the client does not send the signature_algorithms extension, the server MUST
             // [assume] {sha1,rsa}".
-            return Some("offered only SHA-1 signatures (by naming none)".to_owned());
+            return Some("offered only SHA-1 signatures (no signature_algorithms extension)".to_owned());
         };
         // Collect the families first: a hello may hold 16 000 suites and as many schemes, too many to check every pair.
         let families: BTreeSet<KeyExchange> = self.served_suites(version).map(KeyExchange::of).collect();

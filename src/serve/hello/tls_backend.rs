@@ -10,7 +10,7 @@ use crate::serve::site::TlsMaterial;
 
 /// The client sent a `host_name` that is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("what was sent as server name is no name")]
+#[error("the server name in the ClientHello is invalid")]
 pub struct UnusableName;
 
 impl ClientHelloFacts {

@@ -229,7 +229,7 @@ mod tests {
     use crate::serve::hello::tests::lanes::certificate;
 
     #[test]
-    fn certificates_that_are_shown_in_turn_are_made_ready_once() {
+    fn alternating_certificates_build_each_context_once() {
         let backend = LegacyTls::new(TlsLevel::Legacy, None).unwrap();
         let certificates = [(); MAX_CONTEXTS].map(|()| certificate(&rcgen::PKCS_RSA_SHA256));
         let ready = || backend.ready.load_full();

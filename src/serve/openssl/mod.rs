@@ -107,7 +107,7 @@ mod tests {
     use crate::serve::site::TlsMaterial;
 
     #[test]
-    fn a_suite_tells_the_lane() {
+    fn suites_served_by_openssl_are_not_served_by_rustls() {
         use rustls::ProtocolVersion::{TLSv1_0, TLSv1_2};
         let lane = |version, suite| ServedTls { version, suite, is_tolerated: false, has_only_sha1: false }.lane();
         for suite in &TlsMaterial::provider().cipher_suites {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn no_suite_is_a_broken_one() {
+    fn no_suite_is_insecure() {
         for (suite, _) in SUITES {
             let name = suite.as_str().unwrap();
             for broken in ["3DES", "RC4", "EXPORT", "NULL", "anon", "MD5", "_DES_", "IDEA", "SEED"] {

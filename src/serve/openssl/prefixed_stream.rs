@@ -66,7 +66,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn what_was_read_comes_again_and_then_the_rest() {
+    async fn prefix_is_read_before_the_rest() {
         let (mut peer, ours) = tokio::io::duplex(64);
         peer.write_all(b" and the rest").await.unwrap();
         drop(peer);

@@ -104,7 +104,7 @@ fn disallowed_key(context: &X509StoreContextRef) -> Option<ChainRefusal> {
     cas.map(|(place, ca)| (place, ca.public_key())).find(|(_, key)| !key.as_ref().is_ok_and(is_allowed_key)).map(
         |(place, key)| {
             let bits = key.map_or(0, |key| key.bits());
-            ChainRefusal::Other(format!("CA {place} has a key of {bits} bits with which no signature is verified"))
+            ChainRefusal::Other(format!("CA {place} has a key of {bits} bits, whose kind or size is not supported"))
         },
     )
 }

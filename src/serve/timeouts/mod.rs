@@ -355,7 +355,7 @@ impl DeadlineTimer {
             let bytes = std::mem::take(&mut self.window_bytes);
             self.window_start = Some(now);
             if least_bytes.is_some_and(|least| bytes < least) {
-                return Some("too slow for too long");
+                return Some("below the minimum rate for too long (limits.min_bytes_per_s)");
             }
         }
         None

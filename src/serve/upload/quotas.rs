@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_and_what_is_under_way_count_together() {
+    fn quota_counts_stored_and_running_uploads() {
         let folder = tempfile::tempdir().unwrap();
         let phone = folder.path().join("ote/00005e00530c/logs");
         fs::create_dir_all(&phone).unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_counts_once_and_what_broke_off_not_at_all() {
+    fn quota_counts_stored_once_and_aborted_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let phone = folder.path().join("ote/00005e00530c");
         fs::create_dir_all(&phone).unwrap();
@@ -282,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_has_a_reserve() {
+    fn disk_reserve_stays_free() {
         let folder = tempfile::tempdir().unwrap();
         let denied = quotas(folder.path(), u64::MAX).reserve(&account(UploadLimits::default()), Usage::default(), 0);
         assert!(matches!(denied, Err(Denial::DiskFull { .. })));
     }
 
     #[test]
-    fn no_phone_waits_for_anothers_files_to_be_counted() {
+    fn counting_one_phone_does_not_block_others() {
         let folder = tempfile::tempdir().unwrap();
         let quotas = quotas(folder.path(), 0);
         let reserve = |mac: &str| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_that_store_nothing_are_forgotten_and_others_are_not() {
+    fn accounts_without_files_are_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let quotas = quotas(folder.path(), 0);
         let limits = UploadLimits { max_phone_bytes: 1, ..UploadLimits::default() };

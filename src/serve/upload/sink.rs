@@ -63,7 +63,7 @@ impl Append {
             None => fs::remove_file(&self.path).map(|()| remove_empty_folders(&self.root, &self.path)),
         };
         if let Err(error) = result {
-            tracing::error!("{}: an append cannot be taken back: {error}", self.path.display());
+            tracing::error!("{}: an append cannot be rolled back: {error}", self.path.display());
         }
     }
 }
@@ -78,7 +78,7 @@ impl TempReplace {
         if kept > 0 {
             // Copies between files: if the file system supports it, the kernel shares the content and writes nothing.
             let copied = File::open(old).and_then(|old| io::copy(&mut old.take(kept), file.as_file_mut()));
-            if copied.map_err(|error| failed("the part to keep", &error))? < kept {
+            if copied.map_err(|error| failed("the first part of the file", &error))? < kept {
                 return Err(Denial::Failed("the file shrank while it was copied".to_owned()));
             }
         }
@@ -126,7 +126,7 @@ impl UploadSink {
         };
         finished.map_err(|error| match error.kind() {
             ErrorKind::CrossesDevices => Denial::Failed(format!(
-                "{} lies on another file system than {root}; make {root} as a whole the link or the mount",
+                "{} is on another file system than {root}; link or mount {root} as a whole",
                 target.display(),
                 root = root.display()
             )),
@@ -146,7 +146,7 @@ impl UploadSink {
         if let Self::Append(append) = self
             && let Err(error) = append.file.sync_all()
         {
-            tracing::error!("{}: what was received cannot be made durable: {error}", append.path.display());
+            tracing::error!("{}: the received part cannot be synced to disk: {error}", append.path.display());
         }
     }
 }

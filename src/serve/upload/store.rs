@@ -198,8 +198,7 @@ pub fn misplaced(root: &Path) -> Vec<(PathBuf, String)> {
         let message = match kind {
             FileType::Directory if folder.stat(&name).is_ok_and(|stat| stat.st_dev == device) => return None,
             FileType::Directory | FileType::Symlink => format!(
-                "{shown} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
-                 make {} as a whole the link or the mount",
+                "{shown} is a link or a mount of its own, so uploads cannot be moved into it; link or mount {} as a whole",
                 root.display()
             ),
             kind => format!(

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_now_fits_after_the_time_that_was_told() {
+    fn retry_after_is_long_enough() {
         let (mut quotas, start) = (WriteQuotas::default(), crate::clock::monotonic());
         let mut take = |bytes, at| quotas.take(&phone(1), bytes, 3600, start + at);
         assert_eq!(take(3000, Duration::ZERO), Ok(()));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaks_in_many_small_steps_is_not_lost() {
+    fn frequent_refills_lose_no_credit() {
         let (mut quotas, start) = (WriteQuotas::default(), crate::clock::monotonic());
         let mut taken = 0;
         // A hundred times a second for two hours, with a quota of one byte in ten seconds.
@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_costs_4_kib_and_less_only_of_a_small_quota() {
+    fn upload_costs_at_least_4_kib_unless_quota_is_small() {
         assert_eq!((cost(0, 640 << 20), cost(4097, 640 << 20)), (4096, 4097));
         assert_eq!((cost(0, 256 << 10), cost(0, 1000), cost(30, 1000), cost(0, 0)), (1024, 3, 30, 0));
     }
 
     #[test]
-    fn each_phone_has_its_own_and_a_change_of_the_policy_counts() {
+    fn write_quota_is_per_phone_and_follows_the_policy() {
         let (mut quotas, now) = (WriteQuotas::default(), crate::clock::monotonic());
         assert_eq!(quotas.take(&phone(1), 100, 100, now), Ok(()));
         assert_eq!(quotas.take(&phone(2), 100, 100, now), Ok(()));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_whose_bucket_is_empty_are_forgotten() {
+    fn empty_buckets_are_dropped() {
         let (mut quotas, start) = (WriteQuotas::default(), crate::clock::monotonic());
         quotas.take(&phone(0), 100, 100, start).unwrap();
         for number in 1..20_000 {
@@ -163,7 +163,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_more_is_written_than_fits(steps in proptest::collection::vec((1u64..2000, 0u64..600, proptest::bool::ANY), 1..200)) {
+        fn write_quota_is_never_exceeded(steps in proptest::collection::vec((1u64..2000, 0u64..600, proptest::bool::ANY), 1..200)) {
             let (mut quotas, start) = (WriteQuotas::default(), crate::clock::monotonic());
             let (mut written, mut at) = (0, 0);
             for (bytes, wait, breaks_off) in steps {

@@ -80,9 +80,9 @@ impl Server {
         }
         match self.files.lock().unwrap().get(&path) {
             Some(_) if head.method == Method::HEAD && self.lied_size.is_some() => {
-                let mut told = answer(StatusCode::OK, Vec::new());
-                told.headers_mut().insert(header::CONTENT_LENGTH, self.lied_size.unwrap().into());
-                told
+                let mut reply = answer(StatusCode::OK, Vec::new());
+                reply.headers_mut().insert(header::CONTENT_LENGTH, self.lied_size.unwrap().into());
+                reply
             }
             Some(text) => answer(StatusCode::OK, text.clone()),
             None => answer(StatusCode::NOT_FOUND, Vec::new()),
@@ -186,7 +186,7 @@ fn trace(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_boot_makes_the_requests_of_a_recorded_boot() {
+async fn boot_makes_the_requests_of_a_recorded_boot() {
     let vvx = include_str!("../../../tests/suite/traces/vvx-500-5.9.7.txt");
     let sound_point_550 = include_str!("../../../tests/suite/traces/soundpoint-550-4.0.15.txt");
     for (phone, recorded, requests) in [(phone(), vvx, 15), (sound_point(), sound_point_550, 8)] {
@@ -200,7 +200,7 @@ async fn a_boot_makes_the_requests_of_a_recorded_boot() {
 }
 
 #[tokio::test]
-async fn a_server_that_closes_after_each_answer_is_not_waited_for() {
+async fn server_that_closes_after_each_response_works() {
     let server = Server { closes: true, ..Server::with_files(&[("/000000000000.cfg", MASTER)]) };
     let server = Arc::new(server);
     let report = boot_in_the_clear(&server, &phone()).await;
@@ -210,7 +210,7 @@ async fn a_server_that_closes_after_each_answer_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn logs_are_appended_where_head_says_and_once_more_where_409_says() {
+async fn log_append_follows_head_size_then_409_size() {
     let log = "/logs/00005e00530c-app.log";
     for lied_size in [None, Some(7)] {
         let master = r#"<APPLICATION LOG_FILE_DIRECTORY="logs"/>"#;
@@ -230,7 +230,7 @@ async fn logs_are_appended_where_head_says_and_once_more_where_409_says() {
 }
 
 #[tokio::test]
-async fn refused_logs_and_firmware_stop_no_phone() {
+async fn refused_logs_and_firmware_do_not_stop_a_boot() {
     let server = Server::with_files(&[("/000000000000.cfg", MASTER)])
         .answering(Method::PUT, "/00005e00530c-boot.log", StatusCode::FORBIDDEN)
         .answering(Method::GET, "/3111-44500-001.sip.ld", StatusCode::FORBIDDEN)
@@ -244,7 +244,7 @@ async fn refused_logs_and_firmware_stop_no_phone() {
 }
 
 #[tokio::test]
-async fn what_keeps_a_phone_from_its_configuration_is_said() {
+async fn failed_boot_reports_its_reason() {
     let get = |path, status| Server::with_files(&[("/000000000000.cfg", MASTER)]).answering(Method::GET, path, status);
     for (server, expected) in [
         (Server::default(), "neither 00005e00530c.cfg nor 000000000000.cfg"),
@@ -256,10 +256,10 @@ async fn what_keeps_a_phone_from_its_configuration_is_said() {
         (get("/00005e00530c.cfg", StatusCode::MISDIRECTED_REQUEST), "/00005e00530c.cfg: 421"),
         (get("/site.cfg", StatusCode::FORBIDDEN), "/site.cfg: refused (403)"),
         (get("/site.cfg", StatusCode::BAD_GATEWAY), "/site.cfg: the server failed (502"),
-        (get("/site.cfg", StatusCode::FOUND), "/site.cfg: a phone has no use for the answer 302"),
+        (get("/site.cfg", StatusCode::FOUND), "/site.cfg: a phone cannot use a response with status 302"),
         (
             Server::with_files(&[("/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="tftp://h/x"/>"#)]),
-            "only https and http",
+            "use https or http",
         ),
     ] {
         let report = boot_in_the_clear(&Arc::new(server), &phone()).await;
@@ -268,7 +268,7 @@ async fn what_keeps_a_phone_from_its_configuration_is_said() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_said() {
+async fn unreachable_server_is_reported() {
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     let url = format!("http://localhost:{}/", free.port()).parse().unwrap();
     let target = BootTarget { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
@@ -278,7 +278,7 @@ async fn a_server_that_is_not_there_is_said() {
 }
 
 #[tokio::test]
-async fn a_rack_of_phones_boots_at_once() {
+async fn fleet_of_phones_boots_concurrently() {
     let server = Arc::new(Server::with_files(&[("/000000000000.cfg", MASTER)]));
     let mut tasks = JoinSet::new();
     let address = listen(&server, None, &mut tasks).await;

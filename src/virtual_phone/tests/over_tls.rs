@@ -41,7 +41,7 @@ fn server_tls(pki: &Pki, version: &'static rustls::SupportedProtocolVersion) -> 
 }
 
 #[tokio::test]
-async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
+async fn missing_device_certificate_is_reported_as_alert() {
     let (ours, theirs) = (pki("ours"), pki("theirs"));
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let server = Arc::new(Server::with_files(&[("/000000000000.cfg", MASTER)]));
@@ -67,7 +67,7 @@ async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
 }
 
 #[tokio::test]
-async fn a_password_is_proved_to_the_own_server_alone_and_never_in_the_clear() {
+async fn password_is_used_only_for_the_own_server_over_tls() {
     let pki = pki("ours");
     let mut tasks = JoinSet::new();
     let other = Arc::new(Server { asks: true, ..Server::default() });
@@ -92,7 +92,7 @@ async fn a_password_is_proved_to_the_own_server_alone_and_never_in_the_clear() {
         if is_secure {
             assert!(proofs(&own) >= 3, "{outcome}");
             assert!(
-                outcome.contains(&format!("{}/site.cfg: the server asks for a password", elsewhere.port())),
+                outcome.contains(&format!("{}/site.cfg: the server requires a password", elsewhere.port())),
                 "{outcome}"
             );
         } else {

@@ -123,7 +123,7 @@ fn huge_ca_keys_are_refused_beside_a_pinned_certificate() {
         sent.chain.extend(cas("Maker", key).into_iter().map(Into::into));
         let found = attempt(&site, &server, "legacy", Some(&sent), &arguments);
         assert!(!found.is_served() && found.alert() == Some("handshake failure"), "{}", found.text);
-        let reason = format!("CA 1 has a key of {} bits with which no signature is verified", key.0);
+        let reason = format!("CA 1 has a key of {} bits, whose kind or size is not supported", key.0);
         server.reason(&reason);
     }
 }

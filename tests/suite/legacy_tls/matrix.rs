@@ -78,7 +78,7 @@ fn each_version_and_suite_is_served_from_its_setting_up() {
                 assert!(!found.is_served(), "{case}: {}", found.text);
                 let alert = if client.version == "TLSv1.2" { "handshake failure" } else { "protocol version" };
                 assert_eq!(found.alert(), Some(alert), "{case}: {}", found.text);
-                let help = format!("; \"tls\": \"{}\" of {setting} would admit it", client.setting);
+                let help = format!("; \"tls\": \"{}\" of {setting} would accept it", client.setting);
                 assert!(line["reason"].as_str().unwrap().ends_with(&help), "{case}: {line}");
                 assert_eq!(line["constituency"], setting, "{case}");
             } else {

@@ -120,7 +120,7 @@ fn unservable_suites_are_named_in_the_log() {
                 let prefix = if signatures.is_some() { "" } else { "open-" };
                 assert_eq!(offer.lowest_setting(&server, prefix), None, "{offer:x?}");
                 let lines = server.access_lines();
-                let expected = format!("offered only {kinds} cipher suites, which no setting admits");
+                let expected = format!("offered only {kinds} cipher suites, which no setting accepts");
                 for line in &lines[lines.len() - SETTINGS.len()..] {
                     assert_eq!(line["reason"], expected, "{offer:x?}");
                     seen += 1;
@@ -151,9 +151,9 @@ fn unservable_versions_groups_and_signatures_are_logged() {
             "offered only TLS 1.2 and RC4 cipher suites in TLS 1.1",
         ),
         (Offer { suites: &[0x1301], ..good }, "offered only TLS 1.3 cipher suites in TLS 1.2"),
-        (Offer { suites: &[0xc013], groups: Some(&[25]), ..good }, "offered only secp521r1 as group"),
+        (Offer { suites: &[0xc013], groups: Some(&[25]), ..good }, "offered no group that is served (secp521r1)"),
         (Offer { suites: &[0xc013], ..good }, "offered no group for its key exchange"),
-        (Offer { suites: &[0xc02f], groups: Some(&[25]), ..good }, "offered only secp521r1 as group"),
+        (Offer { suites: &[0xc02f], groups: Some(&[25]), ..good }, "offered no group that is served (secp521r1)"),
         (Offer { signatures: Some(&[0x0301]), ..good }, "offered only RSA+SHA224 signatures"),
         (Offer { signatures: Some(&[0x0101, 0x0203]), ..good }, "offered only RSA+MD5 and ECDSA+SHA1 signatures"),
         (
@@ -166,13 +166,13 @@ fn unservable_versions_groups_and_signatures_are_logged() {
         ),
         (
             Offer { suites: &[0xc02f], groups: Some(&[23]), signatures: None, ..good },
-            "offered only SHA-1 signatures (by naming none) with modern cipher suites",
+            "offered only SHA-1 signatures (no signature_algorithms extension) with modern cipher suites",
         ),
     ] {
         assert_eq!(offer.lowest_setting(&server, ""), None, "{offer:x?}");
         let lines = server.access_lines();
         for line in &lines[lines.len() - SETTINGS.len()..] {
-            assert_eq!(line["reason"], format!("{reason}, which no setting admits"), "{offer:x?}");
+            assert_eq!(line["reason"], format!("{reason}, which no setting accepts"), "{offer:x?}");
         }
     }
 }

@@ -101,9 +101,9 @@ impl Phone {
 /// The setting that a reason names; `None` if it says that there is none.
 #[track_caller]
 pub(super) fn hinted_setting(reason: &str, name: &str) -> Option<&'static str> {
-    let of = |setting: &&str| reason.ends_with(&format!("; \"tls\": \"{setting}\" of {name} would admit it"));
+    let of = |setting: &&str| reason.ends_with(&format!("; \"tls\": \"{setting}\" of {name} would accept it"));
     let setting = SETTINGS.into_iter().find(of);
-    assert_eq!(setting.is_none(), reason.ends_with(", which no setting admits"), "{reason}");
+    assert_eq!(setting.is_none(), reason.ends_with(", which no setting accepts"), "{reason}");
     // rustls's own error text does not help an operator.
     assert!(!reason.contains("peer is incompatible") && !reason.contains("old lane"), "{reason}");
     setting
@@ -136,7 +136,7 @@ pub(super) fn lowest_setting(
     let lowest_setting = SETTINGS.into_iter().zip(&found).find_map(|(setting, (served, _))| served.then_some(setting));
     let mut is_admitted = false;
     for ((served, reason), name) in found.iter().zip(&names) {
-        assert!(*served || !is_admitted, "{case}: a wider setting admits less: {reason}");
+        assert!(*served || !is_admitted, "{case}: a wider setting accepts less: {reason}");
         is_admitted |= served;
         assert!(
             *served || hinted_setting(reason, name) == lowest_setting,
@@ -211,9 +211,9 @@ fn sha1_signs_only_at_legacy_if_the_client_offers_no_other() {
             }
         }
     }
-    server.reason("offered only SHA-1 signatures; \"tls\": \"legacy\" of compatible would admit it");
+    server.reason("offered only SHA-1 signatures; \"tls\": \"legacy\" of compatible would accept it");
     server.reason(
-        "offered only RSA key exchange, and only SHA-1 signatures; \"tls\": \"legacy\" of modern would admit it",
+        "offered only RSA key exchange, and only SHA-1 signatures; \"tls\": \"legacy\" of modern would accept it",
     );
 }
 
@@ -238,7 +238,7 @@ fn hello_without_extensions_is_served_at_legacy_without_sni() {
                 }
                 let why = line["reason"].as_str().unwrap();
                 assert_eq!(hinted_setting(why, &name), Some("legacy"));
-                assert!(why.contains("only SHA-1 signatures (by naming none); "), "{why}");
+                assert!(why.contains("only SHA-1 signatures (no signature_algorithms extension); "), "{why}");
             }
         }
     }

@@ -265,9 +265,9 @@ fn legacy_tls_without_an_rsa_certificate_is_refused_and_logged() {
     site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
     let server = site.start();
     assert_eq!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).alert(), Some("protocol version"));
-    server.reason("; the old lane takes an RSA server certificate, and there is none");
+    server.reason("; legacy TLS needs an RSA server certificate, and there is none");
     assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
-    server.reason("; \"tls\": \"legacy\" of modern and an RSA server certificate would admit it");
+    server.reason("; \"tls\": \"legacy\" of modern and an RSA server certificate would accept it");
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1_2").is_served());
 }
 

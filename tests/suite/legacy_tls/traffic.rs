@@ -80,7 +80,7 @@ fn idle_legacy_connection_is_answered_when_it_sends_again() {
     let server = Running::start(command, 1);
     let mut phone = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     for rests in 1..=3 {
-        let is_at_rest = || server.stderr().iter().filter(|line| line.contains("at rest")).count() >= rests;
+        let is_at_rest = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count() >= rests;
         eventually("a suspension", || is_at_rest().then_some(()));
         assert_eq!(phone.ask(), 200);
     }
@@ -93,7 +93,7 @@ fn shutdown_closes_idle_and_active_legacy_connections() {
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 1);
     let _resting = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
-    server.says("at rest");
+    server.says("HTTP suspended");
     let mut awake = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     assert_eq!(awake.ask(), 200);
     server.signal(rustix::process::Signal::TERM);

@@ -33,7 +33,7 @@ mod tests {
     use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
     #[test]
-    fn the_four_published_certificates_are_built_in_and_each_is_an_anchor() {
+    fn all_four_polycom_cas_are_built_in_anchors() {
         let bundle = bundle().unwrap();
         let sha256 = TLS13_AES_128_GCM_SHA256.tls13().unwrap().common.hash_provider;
         let fingerprints: Vec<String> = bundle

@@ -180,7 +180,7 @@ proptest::proptest! {
 
     /// rustls gets a client if and only if it can serve it.
     #[test]
-    fn rustls_serves_exactly_those_whom_we_leave_to_it(offer in offer()) {
+    fn backend_choice_matches_what_rustls_can_serve(offer in offer()) {
         let raw = offer.raw();
         for ours in ALL {
             proptest::prop_assert_eq!(offer.facts().is_for_rustls(&ours.certificates), ours.agrees(&raw));
@@ -188,7 +188,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn whoever_offers_tls_1_3_is_for_rustls_whatever_else_it_offers(mut offer in offer(), at: Index) {
+    fn tls13_offer_always_goes_to_rustls(mut offer in offer(), at: Index) {
         let versions = offer.versions.get_or_insert_default();
         versions.insert(at.index(versions.len() + 1), V13);
         let facts = offer.facts();
@@ -198,7 +198,7 @@ proptest::proptest! {
 
     /// A client that offers suites of the OpenSSL backend is incompatible at every level exactly if no level serves it.
     #[test]
-    fn what_keeps_out_everywhere_is_named_for_those_who_need_what_nobody_has(offer in offer()) {
+    fn unserved_offer_has_a_reason_at_every_level(offer in offer()) {
         let facts = offer.facts();
         let has_old = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
         if facts.required_level().is_some() {
@@ -210,7 +210,7 @@ proptest::proptest! {
 
     /// Names are classified as rustls does, whatever their bytes.
     #[test]
-    fn a_server_name_is_what_rustls_takes_it_for(name in proptest::prop_oneof![
+    fn server_name_is_classified_as_rustls_does(name in proptest::prop_oneof![
         proptest::collection::vec(any::<u8>(), 1..40),
         "[-a-zA-Z0-9_.]{1,40}".prop_map(String::into_bytes),
         "[0-9a-f:.]{1,40}".prop_map(String::into_bytes),
@@ -229,7 +229,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_choice_panic(which in 0..CAPTURED.len(), changes: Vec<(Index, u8)>) {
+    fn no_bytes_make_the_backend_choice_panic(which in 0..CAPTURED.len(), changes: Vec<(Index, u8)>) {
         let mut raw = CAPTURED[which].0.to_vec();
         for (at, value) in changes {
             let at = at.index(raw.len());
@@ -261,7 +261,7 @@ const SERVED: [(&str, bool, Option<TlsLevel>); 14] = [
 ];
 
 #[test]
-fn each_captured_hello_goes_where_rustls_says_and_needs_what_it_needs() {
+fn each_captured_hello_gets_its_backend_and_level() {
     for ((raw, sentence), (name, is_served, needs)) in CAPTURED.into_iter().zip(SERVED) {
         let facts = ClientHelloFacts::read(raw).unwrap();
         assert_eq!(BOTH.agrees(raw), is_served, "{name}: {sentence}");
@@ -273,7 +273,7 @@ fn each_captured_hello_goes_where_rustls_says_and_needs_what_it_needs() {
 
 /// The presumed default lists of UC Software: 5.x without ECDHE, 4.x with RSA key exchange over TLS 1.0.
 #[test]
-fn the_phones_of_a_shelf_need_what_their_time_had() {
+fn old_phones_need_the_level_of_their_time() {
     use CipherSuite as S;
     let dhe_and_rsa = [
         S::TLS_DHE_RSA_WITH_AES_256_CBC_SHA,
@@ -298,7 +298,7 @@ fn the_phones_of_a_shelf_need_what_their_time_had() {
 
 /// A missing signature list means SHA-1. OpenSSL requires a known scheme even if the key exchange needs no signature.
 #[test]
-fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
+fn sha1_only_client_needs_legacy_with_any_key_exchange() {
     use CipherSuite as S;
     use SignatureScheme as Sig;
     let sha1 = Some(TlsLevel::Legacy);
@@ -328,7 +328,7 @@ fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
 }
 
 #[test]
-fn who_names_no_curve_has_no_ecdhe() {
+fn client_without_supported_curve_has_no_ecdhe() {
     let groups = |groups| {
         let offer = Offer::of_its_time(0x0301, &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA]);
         Offer { groups, ..offer }.facts().required_level()
@@ -339,7 +339,7 @@ fn who_names_no_curve_has_no_ecdhe() {
 
 /// No suite of the OpenSSL backend is reported as incompatible with a TLS version that has it.
 #[test]
-fn a_suite_of_the_old_lane_is_of_tls_1_2_or_of_any_version() {
+fn openssl_suites_fit_every_tls_version_that_has_them() {
     let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().incompatibility_everywhere();
     for (suite, name) in SUITES {
         assert_eq!(names(0x0303, suite), None, "{name}");

@@ -30,7 +30,7 @@ const CAPTURED: [(&[u8], &str); 14] = [
     (captured!("ecdhe-cbc-rsa-gcm"), "offered ECDHE key exchange only with CBC cipher suites"),
     (captured!("ecdhe-ccm"), "offered no cipher suite that is served (TLS_ECDHE_ECDSA_WITH_AES_128_CCM)"),
     (captured!("sha1-signatures"), "offered only SHA-1 signatures"),
-    (captured!("p521-only"), "offered only secp521r1 as group"),
+    (captured!("p521-only"), "offered no group that is served (secp521r1)"),
 ];
 
 /// The same handshake message in records of at most `size` bytes.
@@ -49,14 +49,14 @@ fn refusal(raw: &[u8]) -> String {
 }
 
 #[test]
-fn each_captured_hello_is_told_in_a_sentence() {
+fn each_captured_hello_has_its_log_sentence() {
     for (raw, sentence) in CAPTURED {
         assert_eq!(ClientHelloFacts::read(raw).unwrap().offered(), sentence);
     }
 }
 
 #[test]
-fn the_facts_of_a_modern_hello() {
+fn facts_of_a_modern_hello_are_read() {
     let facts = ClientHelloFacts::read(captured!("default")).unwrap();
     assert_eq!(facts.versions[..2], [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]);
     assert_eq!(facts.server_name, Some(ServerNameSent::Host("ote.phones.example.com".to_owned())));
@@ -84,7 +84,7 @@ fn every_suite_and_group_of_our_provider_is_served() {
 }
 
 #[test]
-fn a_hello_without_extensions_is_read_too() {
+fn hello_without_extensions_is_read() {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 4, 0xc0, 0x2f, 0x00, 0xff, 1, 0]);
@@ -96,7 +96,7 @@ fn a_hello_without_extensions_is_read_too() {
     assert_eq!(facts.offered(), "offered no group for its key exchange");
     assert_eq!(
         ClientHelloFacts { groups: Some(vec![NamedGroup::secp256r1]), ..facts }.offered(),
-        "offered only SHA-1 signatures (by naming none)"
+        "offered only SHA-1 signatures (no signature_algorithms extension)"
     );
 }
 
@@ -111,12 +111,12 @@ fn of_alpn(protocols: &[&[u8]]) -> Option<String> {
 }
 
 #[test]
-fn a_client_without_our_application_protocols_is_told_apart() {
+fn client_without_our_alpn_protocols_gets_a_reason() {
     assert_eq!(of_alpn(&[b"h2", b"http/1.1"]), None);
     assert_eq!(of_alpn(&[b"\x0a\x0a", b"http/1.0"]), None);
     assert_eq!(
         of_alpn(&[b"h2", b"\xfa\xfa", b"a\x1b[2J"]).unwrap(),
-        r"offered only h2 and a\x1b[2J as application protocol (ALPN); this server speaks http/1.1 and http/1.0"
+        r"offered only h2 and a\x1b[2J as application protocol (ALPN); this server supports http/1.1 and http/1.0"
     );
     let many = vec![b"x".as_slice(); 5_000];
     assert!(
@@ -126,7 +126,7 @@ fn a_client_without_our_application_protocols_is_told_apart() {
 }
 
 #[test]
-fn what_is_no_client_hello_is_named() {
+fn non_tls_data_is_named_in_the_reason() {
     for (raw, sentence) in [
         (b"".as_slice(), "sent nothing"),
         (b"GET / HTTP/1.1\r\n", "is not TLS (starts like an HTTP request)"),
@@ -150,7 +150,7 @@ fn what_is_no_client_hello_is_named() {
 }
 
 #[test]
-fn truncated_anywhere_it_says_so() {
+fn hello_truncated_anywhere_is_reported() {
     for (raw, _) in CAPTURED {
         for length in 1..raw.len() {
             assert_eq!(ClientHelloFacts::read(&raw[..length]), Err(NoClientHello::Truncated(length)));
@@ -159,7 +159,7 @@ fn truncated_anywhere_it_says_so() {
 }
 
 #[test]
-fn split_over_records_the_facts_are_the_same() {
+fn hello_split_over_records_has_the_same_facts() {
     for (raw, _) in CAPTURED {
         for size in [1, 5, 50] {
             assert_eq!(ClientHelloFacts::read(&split(raw, size)), ClientHelloFacts::read(raw));
@@ -176,7 +176,7 @@ fn message(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn hello_over_16_kib_is_refused_by_what_it_announces() {
+fn hello_announcing_over_16_kib_is_rejected_at_once() {
     let too_long = Err(NoClientHello::TooLong(HELLO_LIMIT + 1));
     for length in [HELLO_LIMIT + 1, 0xffff] {
         let mut reader = HelloReader::default();
@@ -192,7 +192,7 @@ fn hello_over_16_kib_is_refused_by_what_it_announces() {
 }
 
 #[test]
-fn hello_of_16_kib_is_complete_however_it_is_cut() {
+fn hello_of_16_kib_is_read_in_any_fragments() {
     let message = message(HELLO_LIMIT);
     for size in [1, 5, 200, HELLO_LIMIT] {
         let raw = split(&[&[0; 5][..], &message].concat(), size);
@@ -208,7 +208,7 @@ fn hello_of_16_kib_is_complete_however_it_is_cut() {
 }
 
 #[test]
-fn hello_reader_holds_what_came_and_little_more() {
+fn hello_reader_buffers_only_received_bytes() {
     assert_eq!(HelloReader::default().capacity(), 0);
     // An announced length allocates nothing.
     let mut reader = HelloReader::default();
@@ -226,7 +226,7 @@ fn hello_reader_holds_what_came_and_little_more() {
 }
 
 #[test]
-fn bytes_behind_a_hello_are_kept_for_tls() {
+fn bytes_after_a_hello_are_kept_for_tls() {
     let hello = split(captured!("default"), 100);
     for rest in [&b"\x14\x03\x03\x00\x01\x01"[..], b"anything"] {
         let mut reader = HelloReader::default();
@@ -236,7 +236,7 @@ fn bytes_behind_a_hello_are_kept_for_tls() {
 }
 
 #[test]
-fn records_that_are_no_hello_are_kept_for_the_alert() {
+fn other_records_are_kept_for_the_alert() {
     let begin = split(&captured!("default")[..105], 50);
     let alert = b"\x15\x03\x03\x00\x02\x01\x00";
     let mut reader = HelloReader::default();
@@ -246,7 +246,7 @@ fn records_that_are_no_hello_are_kept_for_the_alert() {
 }
 
 #[test]
-fn the_longest_lists_take_no_time_to_tell() {
+fn longest_lists_are_explained_in_linear_time() {
     let facts = ClientHelloFacts {
         cipher_suites: std::iter::repeat_n(CipherSuite::TLS13_AES_128_GCM_SHA256, 16_000).collect(),
         signature_schemes: Some(vec![SignatureScheme::RSA_PKCS1_SHA256; 16_000]),
@@ -259,7 +259,7 @@ fn the_longest_lists_take_no_time_to_tell() {
 }
 
 #[test]
-fn grease_and_a_long_list_do_not_fill_the_log() {
+fn grease_and_long_lists_are_cut_in_the_reason() {
     let facts = ClientHelloFacts {
         cipher_suites: (0xd000..0xd100).map(CipherSuite::from).collect(),
         versions: vec![ProtocolVersion::TLSv1_2],
@@ -277,7 +277,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_hello_with_bytes_changed_panics(which in 0..CAPTURED.len(), changes: Vec<(proptest::sample::Index, u8)>) {
+    fn no_corrupted_hello_panics(which in 0..CAPTURED.len(), changes: Vec<(proptest::sample::Index, u8)>) {
         let mut raw = CAPTURED[which].0.to_vec();
         for (at, value) in changes {
             let at = at.index(raw.len());
@@ -287,7 +287,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn any_split_gives_the_same_facts(which in 0..CAPTURED.len(), size in 1usize..400) {
+    fn any_record_split_gives_the_same_facts(which in 0..CAPTURED.len(), size in 1usize..400) {
         let raw = CAPTURED[which].0;
         proptest::prop_assert_eq!(ClientHelloFacts::read(&split(raw, size)), ClientHelloFacts::read(raw));
     }

@@ -25,19 +25,20 @@ fn answers(backend: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
         let (phone, ours) = tokio::io::duplex(1 << 16);
         let (reader, mut writer) = tokio::io::split(phone);
         writer.shutdown().await.unwrap();
-        let (outcome, _) = backend.accept(ours, raw, &CERTIFICATE, |_| unreachable!("nobody is asked")).await;
+        let (outcome, _) =
+            backend.accept(ours, raw, &CERTIFICATE, |_| unreachable!("no certificate is requested")).await;
         drop(reader);
         match outcome {
             Err((LegacyTlsFailure::Closed, _)) => Ok(()),
             Err(failure) => Err(format!("{failure:?}")),
-            Ok(_) => panic!("half a handshake is none"),
+            Ok(_) => panic!("the handshake cannot finish"),
         }
     })
 }
 
 /// At each level, OpenSSL serves exactly the clients that we route to it.
 #[test]
-fn openssl_serves_exactly_those_who_are_promised_it() {
+fn openssl_serves_exactly_the_clients_routed_to_it() {
     let levels = RefCell::new(BTreeMap::<Option<TlsLevel>, usize>::new());
     let config = Config { cases: 2048, failure_persistence: None, ..Config::default() };
     let tried = TestRunner::new(config).run(&offer(), |mut offer| {
