@@ -202,3 +202,6 @@ fn no_file_names_a_folder_outside_the_project() {
 
 #[path = "architecture/rule_tests.rs"]
 mod rule_tests;
+
+#[path = "architecture/type_names.rs"]
+mod type_names;

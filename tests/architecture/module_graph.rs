@@ -60,7 +60,12 @@ impl ModuleGraph {
 
     /// Whether this is in code that is compiled only for tests.
     pub(crate) fn in_tests(&self, mention: &Mention) -> bool {
-        mention.in_tests || (1..=mention.from.len()).any(|length| self.test_modules.contains(&mention.from[..length]))
+        mention.in_tests || self.is_test_module(&mention.from)
+    }
+
+    /// Whether only tests see this module or one that contains it.
+    pub(crate) fn is_test_module(&self, module: &[String]) -> bool {
+        (1..=module.len()).any(|length| self.test_modules.contains(&module[..length]))
     }
 
     pub(crate) fn is_module(&self, path: &[String]) -> bool {

@@ -20,6 +20,17 @@ pub(crate) struct Source {
     pub(crate) mentions: Vec<Mention>,
     /// The length of each function in lines.
     pub(crate) functions: Vec<usize>,
+    /// Structs, enums, unions, traits and type aliases, except private ones.
+    pub(crate) types: Vec<TypeDefinition>,
+}
+
+/// A type that other modules can name.
+pub(crate) struct TypeDefinition {
+    pub(crate) name: String,
+    /// The module that defines it, inline ones included.
+    pub(crate) module: Vec<String>,
+    pub(crate) line: usize,
+    pub(crate) in_tests: bool,
 }
 
 /// A path in the code: in a `use`, an expression, a type, a macro's arguments.
@@ -53,6 +64,7 @@ impl Source {
             test_modules: reader.test_modules,
             mentions: reader.mentions,
             functions: reader.functions,
+            types: reader.types,
         }
     }
 }
@@ -106,6 +118,7 @@ struct Reader {
     test_modules: Vec<Vec<String>>,
     mentions: Vec<Mention>,
     functions: Vec<usize>,
+    types: Vec<TypeDefinition>,
 }
 
 impl Reader {
@@ -164,6 +177,17 @@ impl Reader {
         }
     }
 
+    fn define(&mut self, name: &Ident, visibility: &syn::Visibility, attributes: &[syn::Attribute]) {
+        if !matches!(visibility, syn::Visibility::Inherited) {
+            self.types.push(TypeDefinition {
+                name: name.to_string(),
+                module: self.module.clone(),
+                line: name.span().start().line,
+                in_tests: self.in_tests || is_cfg_test(attributes),
+            });
+        }
+    }
+
     fn function(&mut self, signature: &syn::Signature, body: &syn::Block) {
         let line = signature.fn_token.span.start().line;
         self.functions.push(body.brace_token.span.close().end().line - line + 1);
@@ -219,6 +243,31 @@ impl<'ast> Visit<'ast> for Reader {
         if let syn::Meta::List(list) = &attribute.meta {
             self.tokens(list.tokens.clone(), &[]);
         }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.define(&item.ident, &item.vis, &item.attrs);
+        visit::visit_item_struct(self, item);
+    }
+
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.define(&item.ident, &item.vis, &item.attrs);
+        visit::visit_item_enum(self, item);
+    }
+
+    fn visit_item_union(&mut self, item: &'ast syn::ItemUnion) {
+        self.define(&item.ident, &item.vis, &item.attrs);
+        visit::visit_item_union(self, item);
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.define(&item.ident, &item.vis, &item.attrs);
+        visit::visit_item_trait(self, item);
+    }
+
+    fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+        self.define(&item.ident, &item.vis, &item.attrs);
+        visit::visit_item_type(self, item);
     }
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
