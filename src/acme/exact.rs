@@ -78,7 +78,7 @@ impl Renewer {
 
     /// Publishes the certificates for exact names. Omits expired ones while a wildcard is valid.
     pub(super) fn publish_exact(&self) {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         let is_alive = |lineage: &Lineage| self.validity(lineage).is_some_and(|validity| validity.not_after > now);
         let is_covered = self.parts.keys.iter().any(|kind| is_alive(&Lineage::Wildcard(*kind)));
         let shown: BTreeMap<ConstituencyName, _> = self
@@ -104,7 +104,7 @@ impl Renewer {
 
     /// Once a day, removes leftovers of constituencies that no longer want exact names.
     pub(super) fn tidy(&mut self) {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         if now < self.tidy_at {
             return;
         }

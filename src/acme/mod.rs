@@ -93,7 +93,7 @@ pub struct Parts {
     /// Publishes the challenges.
     pub dns: Arc<dyn ChallengeDns>,
     /// Clock, randomness and new keys.
-    pub world: Arc<dyn Env>,
+    pub env: Arc<dyn Env>,
     /// A hash of the settings. When it changes, past failures are ignored.
     pub fingerprint: String,
 }
@@ -163,13 +163,13 @@ impl Renewer {
             tidy_at: 0,
             is_rehearsal: false,
         };
-        let now = renewer.parts.world.now();
+        let now = renewer.parts.env.now();
         (renewer.clean_up_at, renewer.tidy_at) = (now, now);
         for kind in renewer.parts.keys.clone() {
             renewer.load(Lineage::Wildcard(kind));
         }
         renewer.take_over();
-        let (print, random) = (&renewer.parts.fingerprint, renewer.parts.world.random());
+        let (print, random) = (&renewer.parts.fingerprint, renewer.parts.env.random());
         scheduler::recover(&mut renewer.memory.kept, print, &renewer.held, now, random);
         renewer.warn_of_clock(now);
         renewer.publish();

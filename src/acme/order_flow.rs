@@ -137,7 +137,7 @@ impl Renewer {
         let names = self.names(lineage).to_vec();
         let key = self
             .parts
-            .world
+            .env
             .new_key(lineage.key())
             .map_err(|error| AcmeFailure::retry(format!("no new key: {error}")))?;
         self.store.keep_key(lineage, &key).map_err(|error| AcmeFailure::disk("the new key", &error))?;
@@ -307,8 +307,8 @@ impl Renewer {
         let key = under_way.key.serialize_pem();
         let unusable = |error| useless(format!("the certificate from the CA is not used: {error}"));
         let checked = check(chain, &key).map_err(unusable)?;
-        check_new(&checked, &under_way.record.names, self.parts.world.now()).map_err(unusable)?;
-        let now = self.parts.world.now();
+        check_new(&checked, &under_way.record.names, self.parts.env.now()).map_err(unusable)?;
+        let now = self.parts.env.now();
         let meta = StoredMeta {
             directory: under_way.record.directory.clone(),
             stored: now,
@@ -369,7 +369,7 @@ impl Renewer {
     /// Fails if `limit` has less than `count` left. One certificate of the week is kept back for a lineage without a
     /// valid one; this lineage is one, too, once its certificate has expired.
     fn may_spend(&self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         let budget = self.memory.at(directory).budget(lineage, limit);
         let wait = |count: i64| budget.map_or(0, |budget| budget.wait(limit, count, now));
         if limit != Limit::Certificates || self.due(lineage, now).reason == DueReason::Missing {
@@ -387,7 +387,7 @@ impl Renewer {
 
     /// Charges `count` to `limit`; the charge is on disk when this returns.
     fn spend(&mut self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         let spent = self.memory.at_mut(directory).budget_mut(lineage, limit).spend(limit, count, now);
         spent.map_err(|wait| overdrawn(limit, wait))?;
         self.memory.keep().map_err(|error| AcmeFailure::disk("the budget", &error))

@@ -54,7 +54,7 @@ impl Renewer {
         // Stores a pause that began at this start, so that it does not begin again at the next.
         self.remember();
         loop {
-            let (at, task) = self.next(self.parts.world.now());
+            let (at, task) = self.next(self.parts.env.now());
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -70,7 +70,7 @@ impl Renewer {
                 Ok(()) = fault.changed() => {
                     if fault.borrow_and_update().is_none() {
                         // Attempts failed for this reason: what is due need not wait any longer.
-                        let now = self.parts.world.now();
+                        let now = self.parts.env.now();
                         let due: Vec<Lineage> = self.lineages().into_iter().filter(|it| self.is_due(it, now)).collect();
                         self.forced.extend(due);
                     }
@@ -148,7 +148,7 @@ impl Renewer {
     }
 
     async fn answer(&mut self, command: RenewalCommand) {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         match command {
             RenewalCommand::Status(reply) => drop(reply.send(self.status())),
             RenewalCommand::Renew { all, only, progress } => {
@@ -168,7 +168,7 @@ impl Renewer {
 
     /// Marks `lineage` for renewal if the CA's `answer` wants that, and otherwise reports why not.
     fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<RenewalWindow>, AcmeFailure>) {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
         if is_open || self.is_due(lineage, now) {
             self.forced.insert(lineage.clone());
@@ -192,7 +192,7 @@ impl Renewer {
     /// Reports and drops requests that may not run now, since a Retry-After may last for days. Closes the listeners
     /// when none is left.
     fn notify_waiters(&mut self) {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         for lineage in self.to_ask.clone() {
             let message = match self.askable_from(&lineage, now) {
                 Some(from) if from <= now => continue,
@@ -252,10 +252,10 @@ impl Renewer {
 
 /// Sleeps until `at`, but at most [`LONGEST_SLEEP`]. True once `at` is reached.
 async fn wait_until(renewer: &Renewer, at: i64) -> bool {
-    let left = at - renewer.parts.world.now();
+    let left = at - renewer.parts.env.now();
     if left <= 0 {
         return true;
     }
     sleep(Duration::from_secs(left.min(LONGEST_SLEEP).unsigned_abs())).await;
-    renewer.parts.world.now() >= at
+    renewer.parts.env.now() >= at
 }

@@ -148,7 +148,7 @@ impl Renewer {
     }
 
     pub(super) fn ca_for(&self, lineage: &Lineage) -> Arc<dyn Ca> {
-        let (index, _) = self.choose_ca(lineage, self.parts.world.now());
+        let (index, _) = self.choose_ca(lineage, self.parts.env.now());
         Arc::clone(&self.parts.cas[index])
     }
 
@@ -173,7 +173,7 @@ impl Renewer {
     /// Whether the CA wants this certificate replaced now. Such an order is exempt from its rate limits.
     pub(super) fn wants_renewal(&self, lineage: &Lineage, directory: &str) -> bool {
         let is_theirs = self.held.get(lineage).is_some_and(|stored| stored.meta.directory == directory);
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         is_theirs && self.memory.of(lineage).window.is_some_and(|window| window.window.contains(now))
     }
 
@@ -191,8 +191,8 @@ impl Renewer {
 
     /// Stores the result of an attempt.
     pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), AcmeFailure>) {
-        let now = self.parts.world.now();
-        let random = self.parts.world.random();
+        let now = self.parts.env.now();
+        let random = self.parts.env.random();
         let at_stake = self.at_stake(lineage);
         self.forced.remove(lineage);
         if result.is_ok() {
@@ -272,8 +272,8 @@ impl Renewer {
 
     pub(super) fn plan_clean_up(&mut self, is_clean: bool) {
         self.clean_up_failures = if is_clean { 0 } else { self.clean_up_failures.saturating_add(1) };
-        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.world.random());
-        self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
+        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.env.random());
+        self.clean_up_at = self.parts.env.now() + pause.max(MINUTE);
     }
 
     /// Asks the CA when it wants the certificate of `lineage` renewed (ARI).
@@ -288,7 +288,7 @@ impl Renewer {
             Err(failure) => Err(failure),
         };
         warn_of_skew(&*ca);
-        let (now, random) = (self.parts.world.now(), self.parts.world.random());
+        let (now, random) = (self.parts.env.now(), self.parts.env.random());
         let attempts = self.memory.of_mut(lineage);
         let (again, answer) = match answer {
             Ok(Some((window, again))) => {
@@ -324,7 +324,7 @@ impl Renewer {
     }
 
     pub(super) fn status(&self) -> AcmeStatus {
-        let now = self.parts.world.now();
+        let now = self.parts.env.now();
         let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
         let certificates = self.lineages().into_iter().map(|lineage| self.certificate_status(&lineage, now));
         let mut certificates: Vec<CertificateStatus> = certificates.collect();

@@ -60,7 +60,7 @@ impl Parts {
             preferred_chain: settings.preferred_chain.clone(),
             cas: cas.collect::<Result<_, _>>()?,
             dns,
-            world: Arc::new(SystemEnv),
+            env: Arc::new(SystemEnv),
             fingerprint: print.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }

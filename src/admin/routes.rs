@@ -271,7 +271,7 @@ impl Posted {
             (false, None) => AdminChange::DenyEverywhere,
         };
         let wanted = SnapshotRequest { change, mac, note: self.note, by };
-        if wanted.mac == MacAddress::NOBODY {
+        if wanted.mac == MacAddress::ZERO {
             return Err(bad("000000000000 is nobody's address".to_owned()));
         }
         if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {

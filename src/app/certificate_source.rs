@@ -119,7 +119,7 @@ impl LoggedProblems {
         let mut changes = Vec::new();
         for pair in pairs {
             let condition = pair.condition(now);
-            let current = (condition.level(), condition.word());
+            let current = (condition.level(), condition.label());
             let before = self.0.insert(pair.files.chain.clone(), current).unwrap_or((ConditionLevel::Ok, "valid"));
             // Their reason was logged when the files were read.
             let is_logged = matches!(condition, Condition::FilesUnusable { .. } | Condition::Missing { .. });
@@ -180,7 +180,7 @@ mod tests {
         // The source reports the reason itself, once.
         std::fs::remove_file(&key).unwrap();
         assert_eq!(source.refresh(&live, &ExactNames::default()).errors.len(), 1);
-        assert_eq!((source.pairs()[0].condition(now).word(), changes(&source, 1)), ("files_unusable", Vec::new()));
+        assert_eq!((source.pairs()[0].condition(now).label(), changes(&source, 1)), ("files_unusable", Vec::new()));
         std::fs::write(&key, pair.serialize_pem()).unwrap();
         assert!(source.refresh(&live, &ExactNames::default()).errors.is_empty());
         assert_eq!(changes(&source, 1), [(ConditionLevel::Ok, format!("{} is valid", chain.display()))]);

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::constituency::denials::{DenialsError, DenialsFile};
 use crate::constituency::last_good::{self, LastGood};
 use crate::constituency::scan::Scanner;
-use crate::constituency::watch::{WatcherHandle, follow};
+use crate::constituency::watch::{WatcherHandle, spawn_watcher};
 use crate::identity::digest::DigestAuthenticator;
 use crate::identity::digest::passwords::Passwords;
 use crate::identity::trust::{self, Bundle, BundleError};
@@ -124,7 +124,7 @@ pub enum AppError {
     },
     /// A socket that systemd passed does not fit.
     #[error("{0}")]
-    Passed(#[from] SocketActivationError),
+    SocketActivation(#[from] SocketActivationError),
     /// A listener task has ended.
     #[error("a listener ended by a defect of provost")]
     ListenerEnded,
@@ -218,7 +218,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
-            gate: digest_authenticator(state.path())?,
+            authenticator: digest_authenticator(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             scanner: OnceLock::new(),
             certificates,
@@ -233,7 +233,7 @@ impl App {
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read, files));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
-        let watcher = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
+        let watcher = spawn_watcher(scanner, first, move |folders| publishing.publish_registry(folders))?;
         server.scanner.get_or_init(|| watcher.clone());
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));

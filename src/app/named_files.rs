@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::admin::snapshot::NamedFiles;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::phone_config::{MasterConfiguration, Named, PhoneNames, Text, XmlFile, in_directory};
+use crate::phone_config::{FileReference, MasterConfiguration, PhoneNames, Text, XmlFile, in_directory};
 use crate::serve::path::{self, ServedPath};
 
 /// The largest master configuration that is read.
@@ -52,7 +52,7 @@ impl Phone<'_> {
         let mut bytes = Vec::new();
         file.take(MAX_MASTER_BYTES).read_to_end(&mut bytes).ok()?;
         let text = Text::decode(&bytes).ok()?;
-        let named = Named::all_in(&XmlFile::read(&text).ok()?);
+        let named = FileReference::all_in(&XmlFile::read(&text).ok()?);
         let model = self.model.map(|model| model.replace('_', ""));
         Some(MasterConfiguration::of(&named, &PhoneNames { mac: Some(self.mac), model, part_number: None }))
     }
@@ -84,7 +84,7 @@ pub fn directory<'a>(mut paths: impl Iterator<Item = &'a str>, mac: MacAddress) 
     paths.find_map(|path| {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let own = MacAddress::from_hex(name.strip_suffix(".cfg")?.as_bytes())?;
-        (own == mac || own == MacAddress::NOBODY).then_some(folder)
+        (own == mac || own == MacAddress::ZERO).then_some(folder)
     })
 }
 

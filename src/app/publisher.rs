@@ -155,7 +155,7 @@ impl Publisher {
     /// Reads the passwords again that have changed.
     pub(super) fn follow_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
-            reload_log::log_passwords(&server.gate.passwords().refresh(), false);
+            reload_log::log_passwords(&server.authenticator.passwords().refresh(), false);
         }
     }
 

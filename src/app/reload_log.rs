@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::constituency::denials::{Changes, FILE as DENIALS};
+use crate::constituency::denials::{DenialChanges, FILE as DENIALS};
 use crate::constituency::scan::LAST_GOOD;
 use crate::constituency::{ConstituencyName, Fault, Severity};
 use crate::identity::digest::passwords::PasswordsError;
@@ -76,7 +76,7 @@ pub(super) fn log_unusable(before: &Site, after: &Site) {
 }
 
 /// Logs phones that are denied server-wide, or no longer.
-pub(super) fn log_denials(changes: &Changes) {
+pub(super) fn log_denials(changes: &DenialChanges) {
     for (mac, denial) in &changes.denied {
         tracing::info!(mac = %mac, "{mac} is denied everywhere {}", denial.explained());
     }

@@ -96,7 +96,7 @@ impl ReloaderThread {
         let read = self.publisher.reload(&self.config);
         self.read_token();
         // After the bundles: a policy may name a new bundle.
-        self.watcher.look_with(self.publisher.bundle_names(), move || {
+        self.watcher.rescan_with(self.publisher.bundle_names(), move || {
             reload_log::log_reloaded(&read);
             drop(reload);
         });

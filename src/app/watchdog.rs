@@ -104,7 +104,7 @@ impl Watchdog {
         let (watcher, reloader, denials, server) =
             (watcher.clone(), reloader.clone(), denials.clone(), Arc::clone(server));
         let threads = vec![
-            MonitoredThread::new("follows the constituencies", move || watcher.ask()),
+            MonitoredThread::new("follows the constituencies", move || watcher.ping()),
             MonitoredThread::new("follows certificates", move || reloader.ask()),
             MonitoredThread::new("follows the server-wide denials", move || denials.ask()),
         ];

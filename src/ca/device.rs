@@ -22,7 +22,9 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::export;
 use super::record::{IssuedStatus, Record, RecordEvent, Serial};
-use super::{BACKDATED, CaError, CertificateAuthority, Issued, KeyKind, ca_params, exists, file_error, named};
+use super::{
+    BACKDATED, CaError, CertificateAuthority, IssuedCertificate, KeyKind, ca_params, exists, file_error, named,
+};
 use crate::clock::unix_seconds;
 use crate::constituency::MacAddress;
 use crate::state::{self, FolderHandle};
@@ -55,9 +57,9 @@ pub struct DeviceCertificateRequest<'a> {
 
 /// A signed certificate that is not on record yet, and must not be handed out before.
 #[derive(Debug)]
-pub struct Signed {
+pub struct SignedCertificate {
     /// The certificate and its key.
-    pub issued: Issued,
+    pub issued: IssuedCertificate,
     /// Its serial number.
     pub serial: Serial,
     event: RecordEvent,
@@ -65,7 +67,7 @@ pub struct Signed {
 
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum RevocationTarget {
     /// Every certificate of a phone.
     Phone(MacAddress),
     /// One certificate.
@@ -82,7 +84,7 @@ impl DeviceCa {
         let lock = lock(folder)?;
         for path in [CERTIFICATE, KEY].map(|file| folder.join(file)) {
             if exists(&path)? {
-                return Err(CaError::There { path });
+                return Err(CaError::AlreadyExists { path });
             }
         }
         let key = KeyKind::Rsa2048.generate()?;
@@ -104,7 +106,7 @@ impl DeviceCa {
     /// # Errors
     /// If there is no CA, or it is damaged.
     pub fn open(folder: &Path, now: SystemTime) -> Result<Self, CaError> {
-        let absent = || CaError::Absent { folder: folder.to_owned() };
+        let absent = || CaError::NotFound { folder: folder.to_owned() };
         if !exists(&folder.join(CERTIFICATE))? && !exists(&folder.join(KEY))? {
             return Err(absent());
         }
@@ -148,7 +150,7 @@ impl DeviceCa {
     ///
     /// # Errors
     /// If no phone can have the MAC address, the CA has expired, or the certificate would outlive it.
-    pub fn sign(&self, wanted: &DeviceCertificateRequest<'_>, now: SystemTime) -> Result<Signed, CaError> {
+    pub fn sign(&self, wanted: &DeviceCertificateRequest<'_>, now: SystemTime) -> Result<SignedCertificate, CaError> {
         wanted.mac.check_phone()?;
         let end = match wanted.lifetime {
             None => self.not_after,
@@ -158,7 +160,7 @@ impl DeviceCa {
             return Err(CaError::Expired { not_after: self.not_after });
         }
         if end > self.not_after {
-            return Err(CaError::Outlived { not_after: self.not_after });
+            return Err(CaError::OutlivesCa { not_after: self.not_after });
         }
         let serial = Serial::random()?;
         let mut params = CertificateParams::default();
@@ -180,14 +182,14 @@ impl DeviceCa {
             not_after: end,
             sha256: sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
         };
-        Ok(Signed { issued, serial, event })
+        Ok(SignedCertificate { issued, serial, event })
     }
 
     /// Records that a certificate was issued.
     ///
     /// # Errors
     /// If the record cannot be written. The certificate must not be handed out then.
-    pub fn put_on_record(&mut self, signed: &Signed) -> Result<(), CaError> {
+    pub fn add_to_record(&mut self, signed: &SignedCertificate) -> Result<(), CaError> {
         self.record.add(std::slice::from_ref(&signed.event))
     }
 
@@ -195,16 +197,16 @@ impl DeviceCa {
     ///
     /// # Errors
     /// If the CA issued none of `which`, or the record or the CRL cannot be written.
-    pub fn revoke(&mut self, which: &Which, now: SystemTime) -> Result<Vec<Serial>, CaError> {
+    pub fn revoke(&mut self, which: &RevocationTarget, now: SystemTime) -> Result<Vec<Serial>, CaError> {
         let is_meant = |status: &&IssuedStatus| match which {
-            Which::Phone(mac) => status.mac == *mac,
-            Which::Serial(serial) => status.serial == *serial,
+            RevocationTarget::Phone(mac) => status.mac == *mac,
+            RevocationTarget::Serial(serial) => status.serial == *serial,
         };
-        let meant: Vec<&IssuedStatus> = self.record.standings().iter().filter(is_meant).collect();
+        let meant: Vec<&IssuedStatus> = self.record.certificates().iter().filter(is_meant).collect();
         if meant.is_empty() {
             return Err(match which {
-                Which::Phone(mac) => CaError::NeverIssued(mac.to_string()),
-                Which::Serial(serial) => CaError::NeitherMacNorSerial(serial.to_string()),
+                RevocationTarget::Phone(mac) => CaError::NeverIssued(mac.to_string()),
+                RevocationTarget::Serial(serial) => CaError::NeitherMacNorSerial(serial.to_string()),
             });
         }
         let serials: Vec<Serial> =
@@ -223,7 +225,7 @@ impl DeviceCa {
         let text = state::read(&path).map_err(|source| file_error(&path, source))?;
         let listed = CertificateRevocationListDer::from_pem_slice(&text).ok();
         let revoked: Vec<&IssuedStatus> =
-            self.record.standings().iter().filter(|status| status.revoked.is_some()).collect();
+            self.record.certificates().iter().filter(|status| status.revoked.is_some()).collect();
         if listed.is_some_and(|list| lists(&list, &revoked)) {
             return Ok(());
         }
@@ -241,7 +243,7 @@ impl DeviceCa {
     }
 }
 
-impl std::fmt::Display for Which {
+impl std::fmt::Display for RevocationTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Phone(mac) => write!(f, "{mac}"),
@@ -298,7 +300,7 @@ mod tests {
     fn issue(ca: &mut DeviceCa) -> Serial {
         let wanted = DeviceCertificateRequest { mac: MAC.parse().unwrap(), organization: None, lifetime: Some(YEAR) };
         let signed = ca.sign(&wanted, crate::clock::now()).unwrap();
-        ca.put_on_record(&signed).unwrap();
+        ca.add_to_record(&signed).unwrap();
         signed.serial
     }
 
@@ -317,7 +319,7 @@ mod tests {
         assert_eq!(listed(&ca), []);
         let before = std::fs::read(ca.bundle()).unwrap();
         let now = crate::clock::now();
-        assert_eq!(ca.revoke(&Which::Serial(one.clone()), now).unwrap(), std::slice::from_ref(&one));
+        assert_eq!(ca.revoke(&RevocationTarget::Serial(one.clone()), now).unwrap(), std::slice::from_ref(&one));
         assert_eq!(listed(&ca), std::slice::from_ref(&one));
         // As after a power failure between the writes of the record and the CRL.
         state::write_private(&ca.bundle(), &before).unwrap();
@@ -325,11 +327,11 @@ mod tests {
         let mut ca = DeviceCa::open(&path, now).unwrap();
         assert_eq!(listed(&ca), std::slice::from_ref(&one));
         // Only the phone's other certificate is left to revoke; then none, which is not an error.
-        assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), std::slice::from_ref(&two));
-        assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), []);
+        assert_eq!(ca.revoke(&RevocationTarget::Phone(MAC.parse().unwrap()), now).unwrap(), std::slice::from_ref(&two));
+        assert_eq!(ca.revoke(&RevocationTarget::Phone(MAC.parse().unwrap()), now).unwrap(), []);
         assert_eq!(listed(&ca), [one, two]);
         assert!(matches!(
-            ca.revoke(&Which::Serial(Serial::random().unwrap()), now),
+            ca.revoke(&RevocationTarget::Serial(Serial::random().unwrap()), now),
             Err(CaError::NeitherMacNorSerial(_))
         ));
     }
@@ -342,23 +344,26 @@ mod tests {
         let mac = MAC.parse().unwrap();
         let wanted = DeviceCertificateRequest { mac, organization: None, lifetime: Some(11 * YEAR) };
         let now = crate::clock::now();
-        assert!(matches!(ca.sign(&wanted, now), Err(CaError::Outlived { .. })));
+        assert!(matches!(ca.sign(&wanted, now), Err(CaError::OutlivesCa { .. })));
         let longest = DeviceCertificateRequest { lifetime: None, ..wanted };
         let signed = ca.sign(&longest, now).unwrap();
-        assert_eq!(ca.record().standings().len(), 0, "what is only signed was never issued");
-        ca.put_on_record(&signed).unwrap();
-        assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
+        assert_eq!(ca.record().certificates().len(), 0, "what is only signed was never issued");
+        ca.add_to_record(&signed).unwrap();
+        assert_eq!(ca.record().certificates()[0].not_after, ca.not_after());
         assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Expired { .. })));
         let multicast = DeviceCertificateRequest { mac: "ffffffffffff".parse().unwrap(), ..longest };
         assert!(matches!(ca.sign(&multicast, now), Err(CaError::NotAPhone(_))));
-        assert_eq!(ca.record().standings().len(), 1);
+        assert_eq!(ca.record().certificates().len(), 1);
         drop(ca);
         let key = std::fs::read(path.join(KEY)).unwrap();
-        assert!(matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::There { .. })));
+        assert!(matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::AlreadyExists { .. })));
         assert_eq!(std::fs::read(path.join(KEY)).unwrap(), key);
         std::fs::remove_file(path.join(CERTIFICATE)).unwrap();
-        assert!(matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::There { .. })), "a key alone is a CA");
-        assert!(matches!(DeviceCa::open(folder.path(), now), Err(CaError::Absent { .. })));
+        assert!(
+            matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::AlreadyExists { .. })),
+            "a key alone is a CA"
+        );
+        assert!(matches!(DeviceCa::open(folder.path(), now), Err(CaError::NotFound { .. })));
     }
 
     #[test]

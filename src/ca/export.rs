@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
 use rustls::pki_types::CertificateDer;
 
-use super::{CaError, Issued};
+use super::{CaError, IssuedCertificate};
 
 /// `der` as a PEM block.
 #[must_use]
@@ -19,13 +19,13 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 /// The certificate followed by its key (PKCS#8), in PEM.
 #[must_use]
-pub fn to_pem(issued: &Issued) -> String {
+pub fn to_pem(issued: &IssuedCertificate) -> String {
     to_pem_blocks(issued).concat()
 }
 
 /// The certificate and its key (PKCS#8), each as a PEM block.
 #[must_use]
-pub fn to_pem_blocks(issued: &Issued) -> [String; 2] {
+pub fn to_pem_blocks(issued: &IssuedCertificate) -> [String; 2] {
     [pem("CERTIFICATE", &issued.certificate), pem("PRIVATE KEY", issued.key.secret_der())]
 }
 
@@ -34,7 +34,7 @@ pub fn to_pem_blocks(issued: &Issued) -> [String; 2] {
 /// # Errors
 /// If it cannot be encoded.
 pub fn to_pkcs12(
-    issued: &Issued,
+    issued: &IssuedCertificate,
     ca: &CertificateDer<'_>,
     name: &str,
     serial: &super::record::Serial,

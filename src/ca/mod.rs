@@ -45,13 +45,13 @@ pub enum CaError {
     /// A CA would be created where one exists.
     #[error("{path} already exists, and a new CA would make the certificates of the old one invalid; name another folder (--dir). \
          If the old CA has issued no certificate, remove its folder and run provost ca init again", path = .path.display())]
-    There {
+    AlreadyExists {
         /// The file that exists.
         path: PathBuf,
     },
     /// There is no CA.
     #[error("there is no CA in {folder}; make one with provost ca init, or name its folder (--dir)", folder = .folder.display())]
-    Absent {
+    NotFound {
         /// Where it was expected.
         folder: PathBuf,
     },
@@ -60,7 +60,7 @@ pub enum CaError {
     BadRecord(SettingsError),
     /// A certificate would outlive its CA.
     #[error("the CA expires at {}, and a certificate must not be valid longer than its CA; use fewer --days", rfc3339(*.not_after))]
-    Outlived {
+    OutlivesCa {
         /// The CA's last second, in Unix seconds.
         not_after: i64,
     },
@@ -130,7 +130,7 @@ pub struct CertificateAuthority {
 }
 
 /// A new certificate with its key.
-pub struct Issued {
+pub struct IssuedCertificate {
     /// The certificate, issued directly by the CA.
     pub certificate: CertificateDer<'static>,
     /// Its private key.
@@ -143,7 +143,7 @@ impl std::fmt::Debug for CertificateAuthority {
     }
 }
 
-impl std::fmt::Debug for Issued {
+impl std::fmt::Debug for IssuedCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Issued")
     }
@@ -188,7 +188,12 @@ impl CertificateAuthority {
     /// Issues a server certificate for `names`, valid for `lifetime`, with the RSA-2048 key that phones need.
     ///
     /// Takes about 100 ms of CPU.
-    pub fn issue_server(&self, names: &[String], now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
+    pub fn issue_server(
+        &self,
+        names: &[String],
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<IssuedCertificate, CaError> {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256)?;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = named(names.first().map_or("", String::as_str));
@@ -198,7 +203,12 @@ impl CertificateAuthority {
     }
 
     /// Issues a device certificate as Polycom's factory does: the MAC address in upper case as the only CN.
-    pub fn issue_device(&self, mac: MacAddress, now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
+    pub fn issue_device(
+        &self,
+        mac: MacAddress,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<IssuedCertificate, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&mac.to_upper_hex());
@@ -214,12 +224,15 @@ impl CertificateAuthority {
         key: &KeyPair,
         now: SystemTime,
         lifetime: Duration,
-    ) -> Result<Issued, CaError> {
+    ) -> Result<IssuedCertificate, CaError> {
         params.not_before = (now - BACKDATED).into();
         params.not_after = (now + lifetime).into();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer)?;
-        Ok(Issued { certificate: certificate.der().clone(), key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) })
+        Ok(IssuedCertificate {
+            certificate: certificate.der().clone(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        })
     }
 }
 

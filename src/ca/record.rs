@@ -129,7 +129,7 @@ pub struct IssuedStatus {
 impl IssuedStatus {
     /// Whether it is neither revoked nor expired at `now`.
     #[must_use]
-    pub fn counts(&self, now: i64) -> bool {
+    pub fn is_valid(&self, now: i64) -> bool {
         self.revoked.is_none() && now <= self.not_after
     }
 }
@@ -140,14 +140,14 @@ pub struct Record {
     path: PathBuf,
     text: String,
     events: usize,
-    standings: Vec<IssuedStatus>,
+    certificates: Vec<IssuedStatus>,
 }
 
 impl Record {
     /// Reads the record at `path`.
     pub(super) fn read(path: &Path) -> Result<Self, CaError> {
         let text = state::read_text(path).map_err(|source| file_error(path, source))?;
-        let mut record = Self { path: path.to_owned(), text: String::new(), events: 0, standings: Vec::new() };
+        let mut record = Self { path: path.to_owned(), text: String::new(), events: 0, certificates: Vec::new() };
         for (line, number) in text.lines().zip(1..) {
             let event = settings::read_line(path, number, line).map_err(CaError::BadRecord)?;
             let damaged = |reason| CaError::BadRecord(SettingsError::of_line(path, number, reason));
@@ -159,8 +159,8 @@ impl Record {
 
     /// The status of every certificate that was issued, in order.
     #[must_use]
-    pub fn standings(&self) -> &[IssuedStatus] {
-        &self.standings
+    pub fn certificates(&self) -> &[IssuedStatus] {
+        &self.certificates
     }
 
     /// The number of events.
@@ -190,10 +190,10 @@ impl Record {
         self.events += 1;
         match event {
             RecordEvent::Issued { at, serial, mac, not_after, sha256 } => {
-                self.standings.push(IssuedStatus { serial, mac, issued: at, not_after, sha256, revoked: None });
+                self.certificates.push(IssuedStatus { serial, mac, issued: at, not_after, sha256, revoked: None });
             }
             RecordEvent::Revoked { at, serial } => {
-                let revoked = self.standings.iter_mut().find(|status| status.serial == serial);
+                let revoked = self.certificates.iter_mut().find(|status| status.serial == serial);
                 let revoked = revoked.ok_or_else(|| format!("{serial} is revoked but was never issued"))?;
                 revoked.revoked.get_or_insert(at);
             }
@@ -244,6 +244,6 @@ mod tests {
             assert!(error.contains(&format!("record.jsonl:{expected}")), "{bad}: {error}");
         }
         state::write_private(&path, format!("{issued}\n").as_bytes()).unwrap();
-        assert!(Record::read(&path).unwrap().standings()[0].counts(2));
+        assert!(Record::read(&path).unwrap().certificates()[0].is_valid(2));
     }
 }

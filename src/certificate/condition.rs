@@ -227,7 +227,7 @@ impl Condition {
 
     /// Its name in the API.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Valid => "valid",
             Self::Missing { .. } => "missing",
@@ -432,12 +432,12 @@ mod tests {
             let intermediates = [ending(1000), ending(end)];
             let facts = CertificateFacts { intermediates: &intermediates, ..valid(90 * DAY) };
             let condition = Condition::of(begin + day * DAY, &facts, is_planned.then_some(plan));
-            assert_eq!((condition.level(), condition.word()), (level, word), "day {day}, end {end}: {condition}");
+            assert_eq!((condition.level(), condition.label()), (level, word), "day {day}, end {end}: {condition}");
             assert_eq!(condition.to_string().contains("\"R3\""), level != ConditionLevel::Ok, "{condition}");
         }
         let early = [Intermediate { ca: "R3".to_owned(), not_before: begin + DAY, not_after: begin + 900 * DAY }];
         let facts = CertificateFacts { intermediates: &early, ..valid(90 * DAY) };
-        assert_eq!(Condition::of(begin, &facts, None).word(), "not_yet_valid");
+        assert_eq!(Condition::of(begin, &facts, None).label(), "not_yet_valid");
     }
 
     #[test]
@@ -450,7 +450,7 @@ mod tests {
             (broken, "files_unusable", "own.key: not found"),
         ] {
             let condition = Condition::of(1_000_000_060, &facts, None);
-            assert_eq!((condition.level(), condition.word()), (ConditionLevel::Error, word));
+            assert_eq!((condition.level(), condition.label()), (ConditionLevel::Error, word));
             assert!(condition.to_string().contains(text), "{condition}");
         }
     }

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::constituency::MacAddress;
-use crate::virtual_phone::{BootReport, FleetSummary, Remark, RequestOutcome, RequestReport, VirtualPhone, Watch};
+use crate::virtual_phone::{BootObserver, BootOutcome, BootReport, FleetSummary, Remark, RequestReport, VirtualPhone};
 use crate::wording::counted;
 
 /// The format of the output.
@@ -118,7 +118,7 @@ impl BootTableRows {
     }
 }
 
-impl Watch for BootTableRows {
+impl BootObserver for BootTableRows {
     fn progress(&mut self, received: u64, expected: Option<u64>) {
         let for_a_person = self.alone && self.printer.format == OutputFormat::Table && io::stderr().is_terminal();
         if for_a_person {
@@ -193,8 +193,8 @@ fn exchange_json(mac: MacAddress, exchange: &RequestReport) -> Value {
 
 fn report_json(report: &BootReport) -> Value {
     let (reason, lacking) = match &report.outcome {
-        RequestOutcome::Provisioned(lacking) => (None, Some(lacking)),
-        RequestOutcome::NotProvisioned(reason) => (Some(reason.to_string()), None),
+        BootOutcome::Provisioned(lacking) => (None, Some(lacking)),
+        BootOutcome::NotProvisioned(reason) => (Some(reason.to_string()), None),
     };
     let (sent, received) = report.bytes();
     json!({
@@ -238,7 +238,7 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::virtual_phone::{BootStep, Lacking, Program};
+    use crate::virtual_phone::{BootStep, IncompleteFiles, Program};
 
     #[derive(Clone, Default)]
     struct SharedOutput(Arc<Mutex<Vec<u8>>>);
@@ -270,7 +270,7 @@ mod tests {
         VirtualPhone::new("00005e00530c".parse().unwrap())
     }
 
-    fn show(watch: &mut BootTableRows, lacking: Lacking) {
+    fn show(watch: &mut BootTableRows, lacking: IncompleteFiles) {
         let exchange = RequestReport {
             step: BootStep::Master,
             method: Method::GET,
@@ -283,14 +283,16 @@ mod tests {
             remark: Some(Remark::Skipped),
         };
         watch.exchanged(&exchange);
-        let (exchanges, outcome) = (vec![exchange], RequestOutcome::Provisioned(lacking));
+        let (exchanges, outcome) = (vec![exchange], BootOutcome::Provisioned(lacking));
         watch.ended(&BootReport { phone: phone(), exchanges, tls: None, duration: Duration::from_millis(2), outcome });
     }
 
     fn printed(format: OutputFormat, missing: &[&str], watch: impl Fn(&BootTable) -> BootTableRows) -> String {
         let paper = SharedOutput::default();
-        let lacking =
-            Lacking { missing: missing.iter().map(|file| (*file).to_owned()).collect(), ..Lacking::default() };
+        let lacking = IncompleteFiles {
+            missing: missing.iter().map(|file| (*file).to_owned()).collect(),
+            ..IncompleteFiles::default()
+        };
         show(&mut watch(&BootTable::to(Box::new(paper.clone()), format)), lacking);
         let bytes = paper.0.lock().unwrap().clone();
         anstream::adapter::strip_bytes(&bytes).into_vec().try_into().unwrap()
@@ -338,6 +340,9 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_away_harms_nobody() {
-        show(&mut BootTable::to(Box::new(Gone), OutputFormat::Table).for_one_phone(&phone()), Lacking::default());
+        show(
+            &mut BootTable::to(Box::new(Gone), OutputFormat::Table).for_one_phone(&phone()),
+            IncompleteFiles::default(),
+        );
     }
 }

@@ -200,7 +200,7 @@ fn with_conditions(status: &AcmeStatus) -> anyhow::Result<Value> {
 
 fn add_condition(object: &mut Value, condition: &Condition) {
     object["level"] = json!(condition.level());
-    object["state"] = json!(condition.word());
+    object["state"] = json!(condition.label());
     object["problem"] = json!(condition.problem());
 }
 

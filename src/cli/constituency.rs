@@ -202,7 +202,7 @@ impl Copy<'_> {
             let mut file = from.open_file(POLICY_FILE).map_err(within(POLICY_FILE))?;
             let mut text = String::new();
             file.read_to_string(&mut text)?;
-            let text = edit::for_others(&text).map_err(io::Error::other)?;
+            let text = edit::template(&text).map_err(io::Error::other)?;
             store(&mut text.as_bytes(), file.metadata()?.mode(), to, POLICY_FILE.as_ref())?;
         }
         Ok(count)

@@ -118,7 +118,7 @@ async fn boot_many(
 ) -> anyhow::Result<FleetSummary> {
     let first = args.phone();
     let phones = (0..u64::from(count)).map(|steps| {
-        let phone = first.neighbour(steps);
+        let phone = first.neighbor(steps);
         certificate(args, local, phone.mac).map(|certificate| (phone, certificate))
     });
     let phones = phones.collect::<anyhow::Result<Vec<_>>>()?;
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn without_a_certificate_the_way_out_is_said() {
-        let error = certificate(&parse("").unwrap(), None, MacAddress::NOBODY).unwrap_err();
+        let error = certificate(&parse("").unwrap(), None, MacAddress::ZERO).unwrap_err();
         assert!(error.to_string().contains("--certificate"));
-        assert!(certificate(&parse("--no-certificate").unwrap(), None, MacAddress::NOBODY).unwrap().is_none());
+        assert!(certificate(&parse("--no-certificate").unwrap(), None, MacAddress::ZERO).unwrap().is_none());
     }
 }

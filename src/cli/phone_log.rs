@@ -54,7 +54,7 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
 }
 
 fn request_line(request: &StoredRequest) -> String {
-    let asked = match &request.asked {
+    let asked = match &request.request {
         Some((method, target)) => {
             format!("\"{} {}\"", escaped(method.as_bytes()), escaped(target.as_bytes()))
         }
@@ -75,7 +75,7 @@ fn request_line(request: &StoredRequest) -> String {
 
 fn request_json(request: &StoredRequest) -> Value {
     let (method, path) =
-        request.asked.as_ref().map(|(method, path)| (method, escaped(path.as_bytes()).to_string())).unzip();
+        request.request.as_ref().map(|(method, path)| (method, escaped(path.as_bytes()).to_string())).unzip();
     json!({
         "time": time(request.time), "constituency": request.constituency, "address": request.address,
         "method": method, "path": path, "status": request.status, "bytes": request.bytes,

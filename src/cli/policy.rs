@@ -9,7 +9,7 @@ use super::{ConfigArg, code, complain, denials, passwords, pins, say, server, sh
 use crate::app::named_files;
 use crate::config::Config;
 use crate::constituency::edit::PolicyChange;
-use crate::constituency::edit_file::{Changed, EditError, change};
+use crate::constituency::edit_file::{EditError, EditResult, change};
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 
 /// What `provost allow` takes.
@@ -68,7 +68,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     };
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
-        let when = if changed == Changed::Now { "within a second" } else { "already" };
+        let when = if changed == EditResult::Now { "within a second" } else { "already" };
         let say_accepted = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
         if args.digest {
             let given = passwords::give(&config, constituency, *mac).with_context(|| {
@@ -98,7 +98,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
             }
         }
         let warned = match args.certificate_sha256 {
-            Some(_) if changed != Changed::Now => Ok(()),
+            Some(_) if changed != EditResult::Now => Ok(()),
             Some(certificate) => pins::warn_of_pin(&config, *mac, certificate),
             None => pins::warn_of_unproven(&config, constituency, *mac),
         };
@@ -129,9 +129,9 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     let mac = args.mac;
     let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
     match passwords::take(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
-        Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
-        Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
-        Ok(Changed::AsksNobody) => {
+        Ok(EditResult::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
+        Ok(EditResult::Already) => say(&format_args!("{mac} is kept out of {name} already")),
+        Ok(EditResult::NoClientAuth) => {
             say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
         }
         Err(error) => {
@@ -151,7 +151,7 @@ pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<Ex
     Ok(code(denials::lift(&config, args.mac)))
 }
 
-fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<Changed> {
+fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<EditResult> {
     let bundles = config.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Ok(change(&config.constituencies, name, wanted, &bundles, &waiting)?)

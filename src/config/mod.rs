@@ -116,7 +116,7 @@ pub struct ConfigFile {
     /// `phones.example.com`.
     domain: String,
     /// One address or a list of addresses to listen on, each with its port. An IPv6 address takes IPv6 only.
-    #[serde(default = "Config::usual_listen", deserialize_with = "one_or_several")]
+    #[serde(default = "Config::default_listen", deserialize_with = "one_or_several")]
     #[schemars(with = "OneOrSeveral")]
     listen: Vec<SocketAddr>,
     /// Plain HTTP on a trusted LAN, for firmware that is too old for TLS. Default: off.
@@ -191,7 +191,7 @@ impl Config {
         settings::check_without_controls(file, text)?;
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
         let base = file.parent().unwrap_or(Path::new(""));
-        let domain = host::normalise(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {
+        let domain = host::normalize(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {
             wrong("domain", format!("invalid domain name {:?}: write one such as phones.example.com", typed.domain))
         })?;
         let listen = typed.listen;
@@ -280,7 +280,7 @@ impl Config {
 
     /// The default addresses to listen on.
     #[must_use]
-    pub fn usual_listen() -> Vec<SocketAddr> {
+    pub fn default_listen() -> Vec<SocketAddr> {
         vec![(Ipv4Addr::UNSPECIFIED, 443).into(), (Ipv6Addr::UNSPECIFIED, 443).into()]
     }
 

@@ -33,7 +33,7 @@ fn single_listen_address_needs_no_list() {
     let one = listen(r#", "listen": "0.0.0.0:443""#);
     assert_eq!(one, ["0.0.0.0:443".parse().unwrap()]);
     assert_eq!(listen(r#", "listen": ["0.0.0.0:443"]"#), one);
-    assert_eq!(listen(""), Config::usual_listen());
+    assert_eq!(listen(""), Config::default_listen());
 }
 
 #[test]

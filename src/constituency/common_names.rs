@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::MacAddress;
-use super::spelled_macs::{is_within, other_shapes, spelled_in};
+use super::spelled_macs::{is_within, mac_spellings, other_shapes};
 
 /// The patterns of `common`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ fn guarded(path: &str) -> Vec<(char, bool)> {
     let mut characters = Vec::with_capacity(path.len());
     for segment in path.split('/') {
         let shapes = other_shapes(segment);
-        let spellings = spelled_in(segment);
+        let spellings = mac_spellings(segment);
         let macs = spellings.iter().filter(|it| !it.mac.has_zero_prefix() && !is_within(&it.span, &shapes));
         let macs: Vec<_> = macs.collect();
         let is_guarded = |at: usize| macs.iter().any(|spelling| spelling.span.contains(&at));
@@ -136,7 +136,7 @@ fn spelled_literally(pattern: &[Part]) -> Vec<MacAddress> {
             .filter_map(|part| if let Part::Literal(character) = part { Some(*character) } else { None })
             .collect()
     };
-    literals.flat_map(|literal| spelled_in(&text(literal))).map(|spelling| spelling.mac).collect()
+    literals.flat_map(|literal| mac_spellings(&text(literal))).map(|spelling| spelling.mac).collect()
 }
 
 impl fmt::Display for InvalidPattern {

@@ -65,7 +65,7 @@ pub struct DenialsFile {
 
 /// The difference that a refresh found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct DenialChanges {
     /// Phones with a new or changed denial.
     pub denied: DeniedPhones,
     /// Phones whose denial was lifted.
@@ -180,14 +180,14 @@ impl DenialsFile {
     }
 
     /// Reads the file again at `now` if it changed. On an error, the denials that were read last stay in force.
-    pub fn refresh(&mut self, now: SystemTime) -> Changes {
+    pub fn refresh(&mut self, now: SystemTime) -> DenialChanges {
         let reading =
             folder_of(&self.state).and_then(|folder| read_in(&folder, &self.state.join(FILE), self.seen.as_ref(), now));
         let phones = match reading {
-            Ok(Read::Same) => return Changes::default(),
+            Ok(Read::Same) => return DenialChanges::default(),
             // The file may be missing only briefly: some editors rename it before they write a new one.
             Ok(Read::Absent) if !self.denials.phones.load().is_empty() && !self.absence.note_missing(now) => {
-                return Changes::default();
+                return DenialChanges::default();
             }
             Ok(Read::Absent) => {
                 self.seen = None;
@@ -200,7 +200,7 @@ impl DenialsFile {
             Err(error) => {
                 self.seen = None;
                 self.error = Some(error.to_string());
-                return Changes::default();
+                return DenialChanges::default();
             }
         };
         self.absence.note_present();
@@ -208,12 +208,12 @@ impl DenialsFile {
         let is_removed = phones.is_none();
         let (before, after) = (self.denials.phones(), phones.unwrap_or_default());
         if *before == after {
-            return Changes::default();
+            return DenialChanges::default();
         }
         let is_new = |(mac, denial): &(&MacAddress, &ServerDenial)| before.get(mac) != Some(denial);
         let is_lifted = |(mac, _): &(&MacAddress, &ServerDenial)| !after.contains_key(mac);
         let copy = |(mac, denial): (&MacAddress, &ServerDenial)| (*mac, denial.clone());
-        let changes = Changes {
+        let changes = DenialChanges {
             denied: after.iter().filter(is_new).map(copy).collect(),
             lifted: before.iter().filter(is_lifted).map(copy).collect(),
             is_removed,
@@ -439,14 +439,14 @@ mod tests {
         let mut followed = DenialsFile::open(path).unwrap();
         let at = |milliseconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds);
         let denials = followed.denials();
-        assert_eq!(followed.refresh(at(0)), Changes::default());
+        assert_eq!(followed.refresh(at(0)), DenialChanges::default());
         deny(path, mac(), denial("stolen"), &quiet).unwrap();
         let changes = followed.refresh(at(1));
         assert_eq!((changes.denied.len(), changes.lifted.len(), denials.has(mac())), (1, 0, true));
         let generation = denials.generation();
         state::write_private(&file, b"{").unwrap();
         for _ in 0..2 {
-            assert_eq!(followed.refresh(at(2)), Changes::default());
+            assert_eq!(followed.refresh(at(2)), DenialChanges::default());
             assert!(
                 followed
                     .error()
@@ -456,11 +456,11 @@ mod tests {
         }
         // A file that is missing briefly is not removed. If its folder is missing too, the denials are unknown.
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(followed.refresh(at(3)), Changes::default());
+        assert_eq!(followed.refresh(at(3)), DenialChanges::default());
         assert!(denials.has(mac()) && denials.generation() == generation);
         let (aside, here) = (tempfile::tempdir().unwrap(), path.to_owned());
         std::fs::rename(&here, aside.path().join("state")).unwrap();
-        assert_eq!(followed.refresh(at(1000)), Changes::default());
+        assert_eq!(followed.refresh(at(1000)), DenialChanges::default());
         assert!(followed.error().is_some() && denials.has(mac()));
         std::fs::rename(aside.path().join("state"), &here).unwrap();
         let changes = followed.refresh(at(1001));

@@ -6,7 +6,7 @@ use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectPr
 use super::{Fingerprint, MacAddress};
 
 /// The text that stands for a missing policy file.
-pub(super) const EMPTY: &str = "{\n}\n";
+pub(super) const EMPTY_POLICY: &str = "{\n}\n";
 
 /// The keys of a phone's object.
 const NOTE: &str = "note";
@@ -63,7 +63,7 @@ impl PolicyChange<'_> {
 ///
 /// # Errors
 /// If the text is not a JSON object.
-pub fn for_others(text: &str) -> Result<String, String> {
+pub fn template(text: &str) -> Result<String, String> {
     let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| error.to_string())?;
     let policy = root.object_value().ok_or("is not a JSON object")?;
     for key in ["description", "denied", "aliases", "shared"] {
@@ -203,8 +203,8 @@ mod tests {
     #[test]
     fn allow_adds_first_phone_to_empty_policy() {
         let expected = "{\n  \"phones\": {\n    \"00005e00530c\": \"the kitchen\"\n  }\n}\n";
-        assert_eq!(allow(EMPTY, Some("the kitchen")), expected);
-        assert_eq!(deny(EMPTY), "{\n  \"denied\": [\"00005e00530c\"]\n}\n");
+        assert_eq!(allow(EMPTY_POLICY, Some("the kitchen")), expected);
+        assert_eq!(deny(EMPTY_POLICY), "{\n  \"denied\": [\"00005e00530c\"]\n}\n");
         assert_eq!(
             allow("{}", Some("a \"quoted\" ä\\")).parse::<serde_json::Value>().unwrap()["phones"]["00005e00530c"],
             "a \"quoted\" ä\\"
@@ -260,15 +260,15 @@ mod tests {
         assert_eq!(deny(&pinned), denied);
         assert_eq!(allow(&deny(&pinned), None), plain);
         assert_eq!(value(&pin(&denied, None).unwrap()), expected);
-        assert_eq!(value(&pin(EMPTY, Some("x")).unwrap())["phones"]["00005e00530c"]["note"], "x");
+        assert_eq!(value(&pin(EMPTY_POLICY, Some("x")).unwrap())["phones"]["00005e00530c"]["note"], "x");
         assert!(pin(r#"{"phones": "any"}"#, None).unwrap_err().contains("list the phones"));
     }
 
     #[test]
     fn template_drops_phones_and_names() {
         let text = "{\n  \"description\": \"d\",\n  \"trust\": [\"acme\"],\n  \"phones\": { \"00005e00530c\": \"a\" },\n  \"aliases\": [\"b\"]\n}\n";
-        assert_eq!(for_others(text).unwrap(), "{\n  \"trust\": [\"acme\"],\n  \"phones\": {}\n}\n");
-        assert_eq!(for_others(r#"{"phones": "any", "denied": []}"#).unwrap(), r#"{"phones": "any"}"#);
+        assert_eq!(template(text).unwrap(), "{\n  \"trust\": [\"acme\"],\n  \"phones\": {}\n}\n");
+        assert_eq!(template(r#"{"phones": "any", "denied": []}"#).unwrap(), r#"{"phones": "any"}"#);
     }
 
     #[test]

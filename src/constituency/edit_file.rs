@@ -21,13 +21,13 @@ const DRAFT: &str = ".constituency-";
 
 /// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Changed {
+pub enum EditResult {
     /// The file was changed.
     Now,
     /// The policy already had this content.
     Already,
     /// The constituency does not authenticate clients, so it cannot deny a phone.
-    AsksNobody,
+    NoClientAuth,
 }
 
 /// Why a policy was not changed. The file is untouched.
@@ -68,7 +68,7 @@ pub fn change(
     change: PolicyChange<'_>,
     bundles: &[&str],
     notify: &dyn Fn(&str),
-) -> Result<Changed, EditError> {
+) -> Result<EditResult, EditError> {
     let path = constituencies.join(name.as_str());
     let file = path.join(POLICY_FILE);
     let failed = |source| EditError::Io { path: file.clone(), source };
@@ -84,21 +84,21 @@ pub fn change(
     folder.sweep(DRAFT, clock::now());
     loop {
         let before = read(&folder, &file)?;
-        let text = before.as_deref().unwrap_or(edit::EMPTY);
+        let text = before.as_deref().unwrap_or(edit::EMPTY_POLICY);
         let policy = Policy::parse(&file, text, bundles)?;
         if policy.tls.client_auth == ClientAuth::None && matches!(change, PolicyChange::Deny { .. }) {
-            return Ok(Changed::AsksNobody);
+            return Ok(EditResult::NoClientAuth);
         }
         let after = change.apply(text).map_err(|reason| SettingsError::of_file(&file, reason))?;
         if after == text {
-            return Ok(Changed::Already);
+            return Ok(EditResult::Already);
         }
         Policy::parse(&file, &after, bundles)?;
         let new = prepare(&folder, &after).map_err(failed)?;
         // If an editor saved the file in the meantime, start again, so that its change is kept.
         if read(&folder, &file)? == before {
             new.put(POLICY_FILE).map_err(failed)?;
-            return Ok(Changed::Now);
+            return Ok(EditResult::Now);
         }
     }
 }

@@ -31,7 +31,7 @@ pub enum NotAPhone {
 
 impl MacAddress {
     /// `000000000000`: the name of Polycom's fallback files, never a phone.
-    pub const NOBODY: Self = Self([0; 6]);
+    pub const ZERO: Self = Self([0; 6]);
 
     /// Parses exactly twelve hex digits of either case.
     ///
@@ -57,7 +57,7 @@ impl MacAddress {
     /// If it is all zeros, or a group address.
     pub fn check_phone(self) -> Result<(), NotAPhone> {
         match self {
-            Self::NOBODY => Err(NotAPhone::Fallback),
+            Self::ZERO => Err(NotAPhone::Fallback),
             Self([first, ..]) if first & 1 == 1 => Err(NotAPhone::Group(self)),
             _ => Ok(()),
         }
@@ -192,7 +192,7 @@ mod tests {
     fn plus_counts_up_and_wraps() {
         let first: MacAddress = "00005e0053ff".parse().unwrap();
         assert_eq!(first.plus(1).to_string(), "00005e005400");
-        assert_eq!("ffffffffffff".parse::<MacAddress>().unwrap().plus(1), MacAddress::NOBODY);
+        assert_eq!("ffffffffffff".parse::<MacAddress>().unwrap().plus(1), MacAddress::ZERO);
     }
 
     proptest::proptest! {

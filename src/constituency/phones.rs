@@ -196,7 +196,7 @@ impl<'de> Deserialize<'de> for UniqueAddresses {
 fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
     if is_known {
         Err(format!("{mac} is listed twice (perhaps in two spellings); remove one entry"))
-    } else if mac == MacAddress::NOBODY {
+    } else if mac == MacAddress::ZERO {
         Err(NotAPhone::Fallback.to_string())
     } else {
         Ok(())

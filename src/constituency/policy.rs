@@ -198,7 +198,7 @@ pub struct PolicyFile {
 impl TlsPolicy {
     /// Whether sessions that were made under `self` may be resumed under `other`. This ignores [`TlsPolicy::level`]:
     /// its effective value depends on `provost.json` too, so code that knows both compares it.
-    pub(super) fn admits_sessions_of(&self, other: &Self) -> bool {
+    pub(super) fn accepts_sessions_of(&self, other: &Self) -> bool {
         Self { level: None, ..self.clone() } == Self { level: None, ..other.clone() }
     }
 }

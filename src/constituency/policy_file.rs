@@ -86,7 +86,7 @@ impl PolicySource {
     }
 
     /// Whether the file is missing, but not long enough to count as removed. The policy stays in force until then.
-    pub(super) fn is_away(&self) -> bool {
+    pub(super) fn is_missing(&self) -> bool {
         self.absence.is_pending()
     }
 
@@ -112,7 +112,7 @@ impl PolicySource {
         self.note_presence(matches!(reading, Ok(ReadingState::Absent)), now);
         match reading {
             Ok(ReadingState::Unchanged) => SeenPolicy::Same,
-            Ok(ReadingState::Absent) if self.is_away() => SeenPolicy::Same,
+            Ok(ReadingState::Absent) if self.is_missing() => SeenPolicy::Same,
             Ok(ReadingState::Absent) => {
                 self.seen = None;
                 let removed = self.good.clone().filter(|_| was_there);
@@ -264,7 +264,7 @@ mod tests {
         let mut source = PolicySource::default();
         let mut look = |milliseconds| {
             source.refresh(&handle, &path, &[], start + Duration::from_millis(milliseconds));
-            (source.policy().unwrap().aliases.len(), source.is_away())
+            (source.policy().unwrap().aliases.len(), source.is_missing())
         };
         assert_eq!(look(0), (0, false), "a policy that never existed is not waited for");
         crate::state::write_private(&path, br#"{ "aliases": ["second"] }"#).unwrap();

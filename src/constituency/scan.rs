@@ -362,10 +362,10 @@ impl Scanner {
             cached.follow(seen, last_good, name, &file, &bundles, self.is_first);
         }
         self.is_incomplete |= cached.source.is_unread();
-        self.needs_rescan |= cached.source.is_away();
+        self.needs_rescan |= cached.source.is_missing();
         // A new folder is used together with its own policy. While that policy may still appear, keep the old state as
         // a whole.
-        if cached.identity != identity && cached.source.is_away() {
+        if cached.identity != identity && cached.source.is_missing() {
             return;
         }
         cached.identity = identity;
@@ -486,7 +486,7 @@ impl CachedConstituency {
             return listed;
         }
         let tls_generation = match &self.current {
-            Some(current) if current.policy.tls.admits_sessions_of(&policy.tls) => current.tls_generation,
+            Some(current) if current.policy.tls.accepts_sessions_of(&policy.tls) => current.tls_generation,
             _ => {
                 *next_generation += 1;
                 *next_generation
@@ -577,7 +577,7 @@ fn own_files(folder: &OwnedFd) -> Result<HashSet<MacAddress>, Errno> {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if let Some(mac) = name.strip_suffix(b".cfg").and_then(MacAddress::from_hex)
-            && mac != MacAddress::NOBODY
+            && mac != MacAddress::ZERO
             && kind_of(folder, &entry) == FileType::RegularFile
         {
             macs.insert(mac);

@@ -27,7 +27,7 @@ pub struct Spelling {
 /// Every part of `segment` that reads as a MAC address: 12 hex digits, or equal groups of 2, 4 or 6 digits, separated
 /// by one `-`, `:`, `.`, `_` or space. Parts may overlap, and other hex digits may precede or follow.
 #[must_use]
-pub fn spelled_in(segment: &str) -> Vec<Spelling> {
+pub fn mac_spellings(segment: &str) -> Vec<Spelling> {
     let bytes = segment.as_bytes();
     if bytes.iter().filter(|byte| byte.is_ascii_hexdigit()).count() < DIGITS {
         return Vec::new();

@@ -31,7 +31,7 @@ enum Written {
 
 impl TlsLevel {
     /// Whether this build includes OpenSSL, which the levels above modern need.
-    pub const HAS_OLD: bool = cfg!(feature = "old-tls");
+    pub const HAS_LEGACY: bool = cfg!(feature = "old-tls");
 
     /// The log's name for TLS 1.2 with a client that supports only SHA-1 signatures.
     pub const TLS12_WITH_SHA1: &str = "TLSv1.2-sha1";
@@ -69,7 +69,7 @@ impl TryFrom<Written> for TlsLevel {
             Written::Compatible => Self::Compatible,
             Written::Legacy => Self::Legacy,
         };
-        if Self::HAS_OLD {
+        if Self::HAS_LEGACY {
             Ok(level)
         } else {
             let level = level.as_str();

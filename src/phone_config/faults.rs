@@ -1,4 +1,4 @@
-//! Errors and departures of configuration files, with their positions.
+//! Errors and deviations of configuration files, with their positions.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 const NAME: usize = 80;
 
 /// The most levels of nested elements. No real configuration comes near it.
-pub(super) const MOST_DEPTH: usize = 1000;
+pub(super) const MAX_DEPTH: usize = 1000;
 /// The remark on a file that strict XML readers refuse: it is not known whether phones accept it.
 pub(super) const UNKNOWN: &str = "strict XML readers refuse such a file; what phones do with it is not known";
 
@@ -44,14 +44,14 @@ pub enum UnreadableXml {
         /// Where its start tag is.
         place: TextPosition,
     },
-    /// Elements are nested deeper than `MOST_DEPTH`, as in a hostile file.
-    #[error("elements are nested more than {MOST_DEPTH} deep at {0}")]
+    /// Elements are nested deeper than `MAX_DEPTH`, as in a hostile file.
+    #[error("elements are nested more than {MAX_DEPTH} deep at {0}")]
     TooDeep(TextPosition),
 }
 
-/// A departure from strict XML, before its message is written.
+/// A deviation from strict XML, before its message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Departed {
+pub(super) enum DeviationKind {
     /// Bytes that are not UTF-8, without a declared encoding.
     NotUtf8,
     /// UTF-16.
@@ -62,23 +62,27 @@ pub(super) enum Departed {
 
 /// A construct that strict XML readers refuse, and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Departure {
+pub struct Deviation {
     /// Its position.
     pub place: TextPosition,
     /// The construct, and what is known about phones that read it.
     pub message: String,
 }
 
-impl Departure {
-    pub(super) fn new(place: TextPosition, departed: Departed) -> Self {
-        let message = match departed {
-            Departed::NotUtf8 => {
+impl Deviation {
+    pub(super) fn new(place: TextPosition, kind: DeviationKind) -> Self {
+        let message = match kind {
+            DeviationKind::NotUtf8 => {
                 format!("the file is not UTF-8 and declares no other encoding: {UNKNOWN}; save it as UTF-8")
             }
-            Departed::Utf16 => "the file is UTF-16; whether phones read that is not known; save it as UTF-8".to_owned(),
-            Departed::Doctype => "a DOCTYPE: some XML readers refuse a file that has one, and what it declares is not \
+            DeviationKind::Utf16 => {
+                "the file is UTF-16; whether phones read that is not known; save it as UTF-8".to_owned()
+            }
+            DeviationKind::Doctype => {
+                "a DOCTYPE: some XML readers refuse a file that has one, and what it declares is not \
                                   read here; what phones do with it is not known"
-                .to_owned(),
+                    .to_owned()
+            }
         };
         Self { place, message }
     }

@@ -13,7 +13,7 @@ use crate::constituency::MacAddress;
 
 /// The kind of thing that an attribute names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamesWhat {
+pub enum ReferenceKind {
     /// A firmware image.
     Firmware,
     /// Files, separated by commas, that the phone fetches at boot.
@@ -24,34 +24,34 @@ pub enum NamesWhat {
     ReadDirectory,
 }
 
-const ATTRIBUTES: [(&str, NamesWhat); 14] = [
-    ("APP_FILE_PATH", NamesWhat::Firmware),
-    ("DECT_FILE_PATH", NamesWhat::Firmware),
-    ("CONFIG_FILES", NamesWhat::Files),
-    ("MISC_FILES", NamesWhat::Files),
-    ("SERVICE_FILES", NamesWhat::Files),
-    ("LOG_FILE_DIRECTORY", NamesWhat::UploadDirectory),
-    ("OVERRIDES_DIRECTORY", NamesWhat::UploadDirectory),
-    ("CONTACTS_DIRECTORY", NamesWhat::UploadDirectory),
-    ("CALL_LISTS_DIRECTORY", NamesWhat::UploadDirectory),
-    ("COREFILE_DIRECTORY", NamesWhat::UploadDirectory),
-    ("CERTIFICATE_DIRECTORY", NamesWhat::UploadDirectory),
-    ("FLK_DIRECTORY", NamesWhat::UploadDirectory),
-    ("USER_PROFILES_DIRECTORY", NamesWhat::ReadDirectory),
-    ("LICENSE_DIRECTORY", NamesWhat::ReadDirectory),
+const ATTRIBUTES: [(&str, ReferenceKind); 14] = [
+    ("APP_FILE_PATH", ReferenceKind::Firmware),
+    ("DECT_FILE_PATH", ReferenceKind::Firmware),
+    ("CONFIG_FILES", ReferenceKind::Files),
+    ("MISC_FILES", ReferenceKind::Files),
+    ("SERVICE_FILES", ReferenceKind::Files),
+    ("LOG_FILE_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("OVERRIDES_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("CONTACTS_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("CALL_LISTS_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("COREFILE_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("CERTIFICATE_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("FLK_DIRECTORY", ReferenceKind::UploadDirectory),
+    ("USER_PROFILES_DIRECTORY", ReferenceKind::ReadDirectory),
+    ("LICENSE_DIRECTORY", ReferenceKind::ReadDirectory),
 ];
 
 /// One attribute with the paths that it names. Placeholders are not filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct FileReference {
     /// The attribute, without the model: `CONFIG_FILES`.
     pub attribute: &'static str,
-    pub what: NamesWhat,
+    pub what: ReferenceKind,
     /// The model that it is for; `None`: every model without an attribute of its own.
     pub model: Option<String>,
     /// Its line in the file.
     pub line: u32,
-    /// The paths: several for [`NamesWhat::Files`], else at most one.
+    /// The paths: several for [`ReferenceKind::Files`], else at most one.
     pub paths: Vec<String>,
 }
 
@@ -94,7 +94,7 @@ pub struct Directories {
     pub call_lists: String,
 }
 
-impl Named {
+impl FileReference {
     /// All names in `file`; empty for a parameter file.
     #[must_use]
     pub fn all_in(file: &XmlFile<'_>) -> Vec<Self> {
@@ -105,7 +105,7 @@ impl Named {
                 (rest.is_empty() || model.is_some()).then_some((*name, *what, model))
             })?;
             let value = attribute.value.trim();
-            let paths: Vec<&str> = if what == NamesWhat::Files { value.split(',').collect() } else { vec![value] };
+            let paths: Vec<&str> = if what == ReferenceKind::Files { value.split(',').collect() } else { vec![value] };
             let paths = paths.into_iter().map(str::trim).filter(|path| !path.is_empty()).map(str::to_owned).collect();
             let line = file.line(attribute.at);
             Some(Self { attribute: name, what, model: model.map(str::to_owned), line, paths })
@@ -121,7 +121,7 @@ impl Named {
 
     /// The attribute as written in the file.
     #[must_use]
-    pub fn written(&self) -> String {
+    pub fn attribute_name(&self) -> String {
         self.model.as_ref().map_or_else(|| self.attribute.to_owned(), |model| format!("{}_{model}", self.attribute))
     }
 }
@@ -138,9 +138,10 @@ pub fn is_same_model(one: &str, other: &str) -> bool {
 /// The attributes `attribute` for a phone of `model`, in order: those for its model, else those for all models. A file
 /// may have several elements with the attribute.
 #[must_use]
-pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> Vec<&'a Named> {
+pub fn references_for<'a>(named: &'a [FileReference], attribute: &str, model: Option<&str>) -> Vec<&'a FileReference> {
     let of_attribute = || named.iter().filter(|it| it.attribute == attribute);
-    let of_model: Vec<&Named> = of_attribute().filter(|it| model.is_some_and(|model| it.is_for(model))).collect();
+    let of_model: Vec<&FileReference> =
+        of_attribute().filter(|it| model.is_some_and(|model| it.is_for(model))).collect();
     if of_model.is_empty() { of_attribute().filter(|it| it.model.is_none()).collect() } else { of_model }
 }
 
@@ -148,9 +149,9 @@ impl MasterConfiguration {
     /// The master configuration `named` for a phone with these `own` names. Paths with an unknown placeholder are left
     /// out.
     #[must_use]
-    pub fn of(named: &[Named], own: &PhoneNames) -> Self {
+    pub fn of(named: &[FileReference], own: &PhoneNames) -> Self {
         let paths = |attribute| {
-            let chosen = chosen(named, attribute, own.model.as_deref());
+            let chosen = references_for(named, attribute, own.model.as_deref());
             let named = chosen.into_iter().flat_map(|named| &named.paths).filter_map(|path| own.fill_in(path));
             named.fold(Vec::new(), |mut paths: Vec<String>, path| {
                 if !paths.contains(&path) {
@@ -236,9 +237,9 @@ mod tests {
           <APPLICATION_SPIP550 CONFIG_FILES_SPIP550="[MACADDRESS].[PHONE_PART_NUMBER].cfg"/>
         </APPLICATION>"#;
 
-    fn named(text: &str) -> Vec<Named> {
+    fn named(text: &str) -> Vec<FileReference> {
         let text = Text::decode(text.as_bytes()).unwrap();
-        Named::all_in(&XmlFile::read(&text).unwrap())
+        FileReference::all_in(&XmlFile::read(&text).unwrap())
     }
 
     fn names(model: &str) -> PhoneNames {
@@ -299,7 +300,10 @@ mod tests {
             ]
         );
         assert_eq!(all[1].paths, ["[PHONE_MAC_ADDRESS]-user.cfg", "site.cfg"]);
-        assert_eq!((all[1].written(), all[6].written()), ("CONFIG_FILES".to_owned(), "CONFIG_FILES_VVX501".to_owned()));
+        assert_eq!(
+            (all[1].attribute_name(), all[6].attribute_name()),
+            ("CONFIG_FILES".to_owned(), "CONFIG_FILES_VVX501".to_owned())
+        );
     }
 
     #[test]

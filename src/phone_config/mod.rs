@@ -14,7 +14,7 @@ mod strict;
 mod text;
 pub mod xml;
 
-pub use faults::{Departure, TextPosition, UnreadableXml};
-pub use master::{MasterConfiguration, Named, NamesWhat, PhoneNames, in_directory};
+pub use faults::{Deviation, TextPosition, UnreadableXml};
+pub use master::{FileReference, MasterConfiguration, PhoneNames, ReferenceKind, in_directory};
 pub use text::Text;
 pub use xml::XmlFile;

@@ -1,13 +1,13 @@
 //! Reports what strict XML readers refuse in a file that the lenient reader accepted.
 //!
 //! Phones' own readers are lenient, and only the vendor knows what each of them accepts. So a report says only what is
-//! known about a departure, and makes no claim about phones.
+//! known about a deviation, and makes no claim about phones.
 
 use std::ops::Range;
 
 use roxmltree::Error;
 
-use super::faults::{Departure, TextPosition, UNKNOWN, shown};
+use super::faults::{Deviation, TextPosition, UNKNOWN, shown};
 
 /// Limits above which the strict reader is not run: attributes in one element, and namespaces in one file. The strict
 /// reader compares each with all others, so its time is quadratic. Real configurations stay far below.
@@ -15,7 +15,7 @@ const MOST_ATTRIBUTES: usize = 10_000;
 const MOST_NAMESPACES: usize = 100;
 
 /// The strict reader's error for `text`, ignoring its `doctypes`; `None` also if the text exceeds the limits.
-pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure> {
+pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Deviation> {
     if is_extreme(text) {
         return None;
     }
@@ -25,7 +25,7 @@ pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure
     }?;
     let position = error.pos();
     let place = TextPosition { line: position.row, column: position.col };
-    Some(Departure { place, message: format!("{}: {UNKNOWN}", reason(&error)) })
+    Some(Deviation { place, message: format!("{}: {UNKNOWN}", reason(&error)) })
 }
 
 /// Whether `text` exceeds the limits, so that the strict reader would be slow.

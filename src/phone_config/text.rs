@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::faults::{Departed, UnreadableXml};
+use super::faults::{DeviationKind, UnreadableXml};
 
 /// The length of the text in which an XML declaration is searched.
 const DECLARATION: usize = 1024;
@@ -10,8 +10,8 @@ const DECLARATION: usize = 1024;
 #[derive(Debug)]
 pub struct Text<'a> {
     text: Cow<'a, str>,
-    /// The departure in the encoding, and its byte in the text.
-    pub(super) departure: Option<(usize, Departed)>,
+    /// The deviation in the encoding, and its byte in the text.
+    pub(super) deviation: Option<(usize, DeviationKind)>,
 }
 
 impl<'a> Text<'a> {
@@ -21,15 +21,15 @@ impl<'a> Text<'a> {
     /// # Errors
     /// If `bytes` are binary data.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, UnreadableXml> {
-        let (text, departure) = match bytes {
+        let (text, deviation) = match bytes {
             [0xef, 0xbb, 0xbf, rest @ ..] => utf8_or_latin1(rest),
-            [0xfe, 0xff, rest @ ..] => (utf16(rest, u16::from_be_bytes), Some((0, Departed::Utf16))),
-            [0xff, 0xfe, rest @ ..] => (utf16(rest, u16::from_le_bytes), Some((0, Departed::Utf16))),
-            [0, b'<', ..] => (utf16(bytes, u16::from_be_bytes), Some((0, Departed::Utf16))),
-            [b'<', 0, ..] => (utf16(bytes, u16::from_le_bytes), Some((0, Departed::Utf16))),
+            [0xfe, 0xff, rest @ ..] => (utf16(rest, u16::from_be_bytes), Some((0, DeviationKind::Utf16))),
+            [0xff, 0xfe, rest @ ..] => (utf16(rest, u16::from_le_bytes), Some((0, DeviationKind::Utf16))),
+            [0, b'<', ..] => (utf16(bytes, u16::from_be_bytes), Some((0, DeviationKind::Utf16))),
+            [b'<', 0, ..] => (utf16(bytes, u16::from_le_bytes), Some((0, DeviationKind::Utf16))),
             _ => utf8_or_latin1(bytes),
         };
-        if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, departure }) }
+        if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, deviation: deviation }) }
     }
 
     #[must_use]
@@ -43,15 +43,15 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'_, str> {
     char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>().into()
 }
 
-fn utf8_or_latin1(bytes: &[u8]) -> (Cow<'_, str>, Option<(usize, Departed)>) {
+fn utf8_or_latin1(bytes: &[u8]) -> (Cow<'_, str>, Option<(usize, DeviationKind)>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.into(), None),
         Err(error) => {
             let text: String = bytes.iter().copied().map(char::from).collect();
             // The bytes before the first invalid one can take more room in the text than in the file.
             let at = bytes.iter().take(error.valid_up_to()).map(|byte| char::from(*byte).len_utf8()).sum();
-            let departure = (!declares_another_encoding(&text)).then_some((at, Departed::NotUtf8));
-            (text.into(), departure)
+            let deviation = (!declares_another_encoding(&text)).then_some((at, DeviationKind::NotUtf8));
+            (text.into(), deviation)
         }
     }
 }
@@ -72,9 +72,9 @@ fn declares_another_encoding(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn decoded(bytes: &[u8]) -> (String, Option<(usize, Departed)>) {
+    fn decoded(bytes: &[u8]) -> (String, Option<(usize, DeviationKind)>) {
         let text = Text::decode(bytes).unwrap();
-        (text.as_str().to_owned(), text.departure)
+        (text.as_str().to_owned(), text.deviation)
     }
 
     #[test]
@@ -84,11 +84,11 @@ mod tests {
         assert!(decoded(latin1).0.ends_with("<a b='\u{e4}'/>"));
         assert_eq!(decoded(b"\xef\xbb\xbf<a/>"), ("<a/>".to_owned(), None));
         assert_eq!(decoded("<a b='\u{e4}'/>".as_bytes()), ("<a b='\u{e4}'/>".to_owned(), None));
-        assert_eq!(decoded(b"<a b='\xe4'/>").1, Some((6, Departed::NotUtf8)), "not declared");
-        assert_eq!(decoded(b"<?xml encoding='UTF-8'?><a b='\xe4'/>").1, Some((30, Departed::NotUtf8)));
+        assert_eq!(decoded(b"<a b='\xe4'/>").1, Some((6, DeviationKind::NotUtf8)), "not declared");
+        assert_eq!(decoded(b"<?xml encoding='UTF-8'?><a b='\xe4'/>").1, Some((30, DeviationKind::NotUtf8)));
         let utf16: Vec<u8> = "<a b='\u{e4}'/>".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for bytes in [[&[0xff, 0xfe], utf16.as_slice()].concat(), utf16] {
-            assert_eq!(decoded(&bytes), ("<a b='\u{e4}'/>".to_owned(), Some((0, Departed::Utf16))));
+            assert_eq!(decoded(&bytes), ("<a b='\u{e4}'/>".to_owned(), Some((0, DeviationKind::Utf16))));
         }
     }
 
@@ -107,7 +107,7 @@ mod tests {
 
         #[test]
         fn deviation_lies_inside_the_text(bytes: Vec<u8>) {
-            if let Ok(text) = Text::decode(&bytes) && let Some((at, _)) = text.departure {
+            if let Ok(text) = Text::decode(&bytes) && let Some((at, _)) = text.deviation {
                 proptest::prop_assert!(text.as_str().is_char_boundary(at));
             }
         }

@@ -13,7 +13,7 @@ use quick_xml::Reader;
 use quick_xml::errors::{Error, SyntaxError};
 use quick_xml::events::{BytesStart, Event};
 
-use super::faults::{Departed, Departure, MOST_DEPTH, TextPosition, UnreadableXml, shown};
+use super::faults::{Deviation, DeviationKind, MAX_DEPTH, TextPosition, UnreadableXml, shown};
 use super::strict;
 use super::text::Text;
 
@@ -28,7 +28,7 @@ pub struct XmlFile<'t> {
     /// Every element text except white space, in order.
     pub texts: Vec<ElementText<'t>>,
     /// The constructs that strict XML readers refuse.
-    pub departures: Vec<Departure>,
+    pub deviations: Vec<Deviation>,
     /// Where and why reading stopped before the end. Everything before it was read.
     pub broken_off: Option<UnreadableXml>,
 }
@@ -61,10 +61,10 @@ impl<'t> XmlFile<'t> {
     /// # Errors
     /// If it contains no element. If the file breaks off later, the part before is read, see [`Self::broken_off`].
     pub fn read(text: &'t Text<'_>) -> Result<Self, UnreadableXml> {
-        let departed = text.departure;
+        let of_encoding = text.deviation;
         let text = text.as_str();
         let lines = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-        let file = Self { text, lines, attributes: vec![], texts: vec![], departures: vec![], broken_off: None };
+        let file = Self { text, lines, attributes: vec![], texts: vec![], deviations: vec![], broken_off: None };
         let mut scan = Scan { file, open: Open::default(), pending: None, doctypes: vec![], has_element: false };
         scan.run();
         let Scan { mut file, doctypes, has_element, .. } = scan;
@@ -74,10 +74,10 @@ impl<'t> XmlFile<'t> {
         if let (false, Some(unreadable)) = (has_element, &file.broken_off) {
             return Err(unreadable.clone());
         }
-        let departed = departed.into_iter().chain(doctypes.iter().map(|range| (range.start, Departed::Doctype)));
-        file.departures = departed.map(|(at, departed)| Departure::new(file.place(at), departed)).collect();
+        let found = of_encoding.into_iter().chain(doctypes.iter().map(|range| (range.start, DeviationKind::Doctype)));
+        file.deviations = found.map(|(at, kind)| Deviation::new(file.place(at), kind)).collect();
         if file.broken_off.is_none() {
-            file.departures.extend(strict::refusal(text, &doctypes));
+            file.deviations.extend(strict::refusal(text, &doctypes));
         }
         Ok(file)
     }
@@ -151,7 +151,7 @@ impl<'t> Scan<'t> {
             match reader.read_event() {
                 Ok(Event::Start(tag)) => {
                     self.end_text();
-                    if self.open.elements.len() == MOST_DEPTH {
+                    if self.open.elements.len() == MAX_DEPTH {
                         self.file.broken_off = Some(UnreadableXml::TooDeep(self.file.place(begin)));
                         return None;
                     }
@@ -330,10 +330,10 @@ mod tests {
         attributes.chain(texts).collect()
     }
 
-    fn departures(text: &str) -> Vec<String> {
+    fn deviations(text: &str) -> Vec<String> {
         let text = Text::decode(text.as_bytes()).unwrap();
         let file = XmlFile::read(&text).unwrap();
-        file.departures
+        file.deviations
             .iter()
             .map(|it| format!("{} {}", it.place, it.message.split([':', ';']).next().unwrap()))
             .collect()
@@ -351,15 +351,15 @@ mod tests {
     fn well_formed_file_gives_no_deviation() {
         let text = "<?xml version=\"1.0\"?>\n<!-- x -->\n<a xmlns:p='u' p:b='1'>\n <c d=\"&lt;&#65;&#x42;&amp;\"/>x &amp; y<![CDATA[<z>]]>\n</a>\n";
         assert_eq!(read(text), ["xmlns:p=u", "p:b=1", "d=<AB&", "<a>x & y<z>\n"]);
-        assert_eq!(departures(text), [""; 0]);
-        assert_eq!(departures("\u{feff}<a/>"), [""; 0]);
-        assert_eq!(departures("\u{feff}<?xml version='1.0'?><a/>"), [""; 0]);
+        assert_eq!(deviations(text), [""; 0]);
+        assert_eq!(deviations("\u{feff}<a/>"), [""; 0]);
+        assert_eq!(deviations("\u{feff}<?xml version='1.0'?><a/>"), [""; 0]);
     }
 
     /// Each occurs in public configuration trees or templates.
     #[test]
     fn malformed_file_is_read_with_positioned_deviation() {
-        for (text, expected, departure) in [
+        for (text, expected, deviation) in [
             ("<a b='1'\n b='2'/>", vec!["b=1", "b=2"], "2:2 the attribute b is repeated in one element"),
             ("<a xsi:b='1'/>", vec!["xsi:b=1"], "1:4 the prefix xsi"),
             ("<a b='x & y'/>", vec!["b=x & y"], "1:9 an & without an entity name"),
@@ -389,7 +389,7 @@ mod tests {
             ),
         ] {
             assert_eq!(read(text), expected, "{text}");
-            assert_eq!(departures(text), [departure], "{text}");
+            assert_eq!(deviations(text), [deviation], "{text}");
         }
     }
 
@@ -397,7 +397,7 @@ mod tests {
     fn deviation_after_a_doctype_is_found() {
         let text = "<!DOCTYPE a [\n<!ENTITY b 'c'>]>\n<a d='&b;' d='2'/>";
         assert_eq!(read(text), ["d=&b;", "d=2"]);
-        assert_eq!(departures(text), ["1:1 a DOCTYPE", "3:7 the entity &b"]);
+        assert_eq!(deviations(text), ["1:1 a DOCTYPE", "3:7 the entity &b"]);
     }
 
     #[test]
@@ -460,15 +460,15 @@ mod tests {
         assert_eq!(unreadable(&deep), "elements are nested more than 1000 deep at 1:3001");
         let wide = format!("<a {}/>", (0..100_000).map(|number| format!("p{number}='' ")).collect::<String>());
         assert_eq!(read(&wide).len(), 100_000);
-        assert_eq!(departures(&wide), [""; 0]);
+        assert_eq!(deviations(&wide), [""; 0]);
         let ends = "<b>".repeat(900) + &"</a>".repeat(200_000) + "<c d='1'/>";
         assert!(unreadable(&ends).starts_with("the file ends before </b>"));
         let bangs = "<a>".to_owned() + &"<!b>".repeat(200_000) + "</a>";
-        assert_eq!(departures(&bangs).len(), 1);
+        assert_eq!(deviations(&bangs).len(), 1);
         let ampersands = format!("<a b='{}'/>", "&".repeat(500_000));
         assert_eq!(read(&ampersands)[0].len(), 500_002);
         let namespaces: String = (0..50_000).map(|number| format!("<a xmlns:p{number}='u'/>")).collect();
-        assert_eq!(departures(&format!("<r>{namespaces}</r>")), [""; 0]);
+        assert_eq!(deviations(&format!("<r>{namespaces}</r>")), [""; 0]);
     }
 
     proptest::proptest! {
@@ -494,7 +494,7 @@ mod tests {
                 let file = XmlFile::read(&text).unwrap();
                 let lenient: Vec<String> = file.attributes.iter().map(|it| format!("{}={}", it.name, it.value)).collect();
                 proptest::prop_assert_eq!(strict, lenient);
-                proptest::prop_assert_eq!((&file.departures, &file.broken_off), (&vec![], &None));
+                proptest::prop_assert_eq!((&file.deviations, &file.broken_off), (&vec![], &None));
             }
         }
     }

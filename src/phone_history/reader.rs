@@ -117,7 +117,7 @@ pub struct StoredRequest {
     /// The client address.
     pub address: String,
     /// Method and target. `None` if no request was read.
-    pub asked: Option<(String, String)>,
+    pub request: Option<(String, String)>,
     pub status: Option<u16>,
     /// Bytes of the response body that were sent.
     pub bytes: u64,
@@ -336,7 +336,7 @@ fn request(row: &Row<'_>) -> rusqlite::Result<StoredRequest> {
         constituency: row.get("constituency")?,
         time: row.get("time")?,
         address: row.get("address")?,
-        asked: asked.0.zip(asked.1),
+        request: asked.0.zip(asked.1),
         status: row.get("status")?,
         bytes: row.get("bytes")?,
         duration: Duration::from_micros(row.get("duration_us")?),

@@ -311,7 +311,7 @@ fn texts_of_strangers_are_cut() {
     let request = Some((Method::GET, format!("/{long}.cfg").into()));
     bench.write(&[PhoneEvent { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..event(1, 1) }]);
     let request = bench.reader().requests(mac(1)).unwrap().remove(0);
-    assert!(request.asked.unwrap().1.len() <= 512);
+    assert!(request.request.unwrap().1.len() <= 512);
     assert!(request.reason.unwrap().len() <= 512);
     assert!(bench.phones().remove(0).refusal.unwrap().what.len() <= 512);
 }

@@ -75,7 +75,7 @@ impl Discard {
                 *self.reading() = None;
                 timeouts.end_discard();
                 if !has_ended {
-                    linger.say();
+                    linger.request();
                 }
             }
             Poll::Pending

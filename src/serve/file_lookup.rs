@@ -34,14 +34,14 @@ pub fn open(
     let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
     let name = UploadName::stored(grant.path(), mac);
     let upload = || uploads.open(&constituency.name, mac, &name);
-    if name.lies_over_the_folder() {
+    if name.overrides_folder() {
         return match upload() {
             Err(Denial::NotFound) => open_in_folder(grant, constituency, registry),
             found => found,
         };
     }
     match open_in_folder(grant, constituency, registry) {
-        Err(Denial::NotFound) if name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
+        Err(Denial::NotFound) if name.is_write_only() => upload().and(Err(Denial::WriteOnly)),
         Err(Denial::NotFound) => upload(),
         found => found,
     }
@@ -75,7 +75,7 @@ fn open_spelling(
         return Ok(cached);
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    match open_beneath::open(folder.as_fd(), spelling, open_beneath::READ, strict) {
+    match open_beneath::open(folder.as_fd(), spelling, open_beneath::READ_FLAGS, strict) {
         Ok(handle) => open_beneath::opened(handle).inspect(|file| fd_cache::insert(file, spelling)),
         Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
         Err(errno) => Err(open_beneath::denial(errno)),
@@ -91,20 +91,22 @@ fn open_through_links(
 ) -> Result<OpenFile, Denial> {
     let root = constituency.folder.root();
     let below_root = format!("{}/{spelling}", constituency.name);
-    let handle =
-        open_beneath::open(root, &below_root, open_beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
-            .map_err(|errno| match errno {
-                Errno::XDEV => Denial::Link(
-                    path_of(root)
-                        .ok()
-                        .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
-                        .unwrap_or_else(|| {
-                            "a symlink in the path leads out of the folder of the constituencies".to_owned()
-                        }),
-                ),
-                Errno::LOOP => Denial::Link("symlinks form a loop".to_owned()),
-                errno => open_beneath::denial(errno),
-            })?;
+    let handle = open_beneath::open(
+        root,
+        &below_root,
+        open_beneath::READ_FLAGS,
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(|errno| match errno {
+        Errno::XDEV => Denial::Link(
+            path_of(root)
+                .ok()
+                .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
+                .unwrap_or_else(|| "a symlink in the path leads out of the folder of the constituencies".to_owned()),
+        ),
+        Errno::LOOP => Denial::Link("symlinks form a loop".to_owned()),
+        errno => open_beneath::denial(errno),
+    })?;
     let real = real_path(handle.as_fd(), root)?;
     let (owner, real) = real.split_once('/').ok_or(Denial::NotRegular)?;
     if owner == constituency.name.as_str() {

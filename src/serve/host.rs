@@ -25,7 +25,7 @@ pub enum BadHost {
     Malformed,
     /// An absolute-form target that names another host than the header.
     #[error("the request target names another host than the Host header")]
-    Contradiction,
+    Mismatch,
 }
 
 /// The host in a Host header.
@@ -60,7 +60,7 @@ pub fn of_request<'a>(
     }
     let named = parse(value.to_str().map_err(|_| BadHost::Malformed)?).ok_or(BadHost::Malformed)?;
     match of_target() {
-        Some(target) if target.as_ref() != Some(&named) => Err(BadHost::Contradiction),
+        Some(target) if target.as_ref() != Some(&named) => Err(BadHost::Mismatch),
         _ => Ok(Some(named)),
     }
 }
@@ -81,7 +81,7 @@ pub fn parse(text: &str) -> Option<NamedHost<'_>> {
     if let Ok(address) = host.parse() {
         return Some(NamedHost::Address(IpAddr::V4(address)));
     }
-    normalise(host).map(NamedHost::Name)
+    normalize(host).map(NamedHost::Name)
 }
 
 /// Normalizes a DNS name for comparison: lower case, one trailing dot removed.
@@ -89,7 +89,7 @@ pub fn parse(text: &str) -> Option<NamedHost<'_>> {
 /// `None` if it has other characters than letters, digits, `-`, `_` and dots between labels, or if a label is empty, a
 /// label is longer than 63 bytes, or the name is longer than 253.
 #[must_use]
-pub fn normalise(name: &str) -> Option<Cow<'_, str>> {
+pub fn normalize(name: &str) -> Option<Cow<'_, str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(check("/", &[]), Err(BadHost::Missing));
         assert_eq!(check("/", &["a", "a"]), Err(BadHost::Several));
         assert_eq!(check("/", &["a b"]), Err(BadHost::Malformed));
-        assert_eq!(check("https://b.example/", &["a.example"]), Err(BadHost::Contradiction));
+        assert_eq!(check("https://b.example/", &["a.example"]), Err(BadHost::Mismatch));
         assert_eq!(check("https://A.example./", &["a.example"]), Ok(()));
         assert_eq!(check("/x", &["a.example"]), Ok(()));
     }
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(named("https://A.example:/x", &none), Ok(Some("Name(\"a.example\")".to_owned())));
         assert_eq!(named("https://me@a.example/x", &none), Err(BadHost::Malformed));
         let elsewhere = HeaderMap::from_iter([(HOST, "b.example".parse().unwrap())]);
-        assert_eq!(named("https://a.example/x", &elsewhere), Err(BadHost::Contradiction));
+        assert_eq!(named("https://a.example/x", &elsewhere), Err(BadHost::Mismatch));
         assert_eq!(named("/x", &elsewhere), Ok(Some("Name(\"b.example\")".to_owned())));
     }
 
@@ -201,8 +201,8 @@ mod tests {
 
         #[test]
         fn normalizing_twice_changes_nothing(text in "[a-zA-Z0-9.-]{1,40}") {
-            if let Some(once) = normalise(&text) {
-                proptest::prop_assert_eq!(normalise(&once), Some(once.clone()));
+            if let Some(once) = normalize(&text) {
+                proptest::prop_assert_eq!(normalize(&once), Some(once.clone()));
             }
         }
     }

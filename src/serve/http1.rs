@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::connection_limits::Eviction;
 use super::request::{HttpClient, RequestService};
 use super::request_line;
-use super::shutdown::{CloseReason, ShutdownPhase, told};
+use super::shutdown::{CloseReason, ShutdownPhase, wait_for};
 use super::timeouts::RequestStream;
 use crate::clock;
 
@@ -44,7 +44,7 @@ pub fn serve_connection<C: ClientStream>(
     connection: HttpClient,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> impl Future<Output = CloseReason> {
-    let stream = Box::new(RequestStream::new(stream, connection.pace.clone(), connection.farewell.clone()));
+    let stream = Box::new(RequestStream::new(stream, connection.timeouts.clone(), connection.linger.clone()));
     serve_until_idle(stream, Arc::new(connection), shutdown)
 }
 
@@ -61,8 +61,8 @@ async fn serve_until_idle<C: ClientStream>(
             result = http.as_mut() => return close(&connection, result, http),
             never = connection.discard() => match never {},
             eviction = connection.evicted() => return evicted(&connection, &eviction),
-            () = connection.pace.wait_idle(SUSPEND_AFTER) => {}
-            () = told(&mut shutdown, ShutdownPhase::Drain) => {
+            () = connection.timeouts.wait_idle(SUSPEND_AFTER) => {}
+            () = wait_for(&mut shutdown, ShutdownPhase::Drain) => {
                 return Box::pin(drain(http, &connection, &mut shutdown)).await;
             }
         }
@@ -73,20 +73,20 @@ async fn serve_until_idle<C: ClientStream>(
         tracing::trace!(address = %connection.address, "HTTP suspended");
         connection.permit().note_idle();
         tokio::select! {
-            has_data = stream.spoken() => match has_data {
+            has_data = stream.wait_readable() => match has_data {
                 Ok(true) => {}
                 Ok(false) => break,
                 // The idle timeout has passed, or the connection broke.
                 Err(_) => return CloseReason::Closed,
             },
             eviction = connection.evicted() => return evicted(&connection, &eviction),
-            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
+            () = wait_for(&mut shutdown, ShutdownPhase::Drain) => break,
         }
     }
     tokio::select! {
         // A client may not even read TLS's close_notify: the wait is bounded.
         _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => CloseReason::Closed,
-        () = told(&mut shutdown, ShutdownPhase::Now) => CloseReason::CutOff,
+        () = wait_for(&mut shutdown, ShutdownPhase::Now) => CloseReason::CutOff,
     }
 }
 
@@ -120,7 +120,7 @@ async fn drain<C: ClientStream>(
         result = http.as_mut() => close(connection, result, http),
         never = connection.discard() => match never {},
         why = end_of_drain(shutdown, connection.server.limits.drain()) => {
-            connection.pace.break_off(why);
+            connection.timeouts.abort(why);
             CloseReason::CutOff
         }
     }
@@ -130,7 +130,7 @@ async fn drain<C: ClientStream>(
 async fn end_of_drain(shutdown: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
     tokio::select! {
         () = tokio::time::sleep(drain) => "closed at the end of the drain time (limits.drain_s)",
-        () = told(shutdown, ShutdownPhase::Now) => "closed because of a second stop signal",
+        () = wait_for(shutdown, ShutdownPhase::Now) => "closed because of a second stop signal",
     }
 }
 
@@ -141,11 +141,11 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
         let parts = Pin::into_inner(http).into_parts();
         refused_line(&parts.io.into_inner(), &parts.read_buf, &error)
     };
-    let (now, lasted) = (clock::now(), connection.pace.header_lasted());
+    let (now, lasted) = (clock::now(), connection.timeouts.header_lasted());
     let mut record = connection.record(now.checked_sub(lasted).unwrap_or(now));
     record.duration = lasted;
-    match connection.pace.broken_off() {
-        Some(why) if connection.pace.is_in_header() => {
+    match connection.timeouts.abort_reason() {
+        Some(why) if connection.timeouts.is_in_header() => {
             record.reason = Some(match line() {
                 Some(line) => format!("{why}; it starts with {line}"),
                 None => why.to_owned(),
@@ -184,7 +184,7 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
 /// gives the length of the body.
 fn refused_line<C>(stream: &RequestStream<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
     let error = error.to_string();
-    match stream.beginning() {
+    match stream.request_start() {
         Some(beginning) => request_line::shown(beginning),
         None if ["content-length", "transfer-encoding"].iter().any(|field| error.contains(field)) => None,
         None => request_line::shown_if_whole(rest),

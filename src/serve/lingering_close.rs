@@ -46,18 +46,18 @@ pub struct LingeringStream<S> {
 impl LingerControl {
     /// Requests a lingering close: the next response is the last, and the client may still be sending. The first
     /// request of a connection stands.
-    pub fn say(&self) {
+    pub fn request(&self) {
         self.request_with(MAX_READ, false);
     }
 
     /// Requests a lingering close that ends as soon as `bytes` were read.
-    pub fn say_within(&self, bytes: u64) {
+    pub fn request_within(&self, bytes: u64) {
         self.request_with(bytes, true);
     }
 
     fn request_with(&self, bytes: u64, closes_at_limit: bool) {
         // A second request must not grant the client more to send: a shutdown can be polled many times.
-        if self.is_said() {
+        if self.is_requested() {
             return;
         }
         self.0.left.store(bytes, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl LingerControl {
 
     /// Whether a lingering close is requested.
     #[must_use]
-    pub fn is_said(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.0.is_requested.load(Ordering::Relaxed)
     }
 
@@ -96,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<S> {
         if this.until.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
-        if !this.linger.is_said() {
+        if !this.linger.is_requested() {
             return Poll::Ready(Ok(()));
         }
         let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
@@ -172,14 +172,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lingering_close_reads_for_five_seconds() {
-        assert_eq!(lingers(LingerControl::say, 2).await, 2);
-        assert_eq!(lingers(LingerControl::say, 600).await, 5);
+        assert_eq!(lingers(LingerControl::request, 2).await, 2);
+        assert_eq!(lingers(LingerControl::request, 600).await, 5);
         assert_eq!(lingers(|_| {}, 600).await, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn lingering_close_ends_at_the_byte_limit() {
-        let within = |bytes| move |linger: &LingerControl| linger.say_within(bytes);
+        let within = |bytes| move |linger: &LingerControl| linger.request_within(bytes);
         assert_eq!(lingers(within(0), 600).await, 0);
         assert_eq!(lingers(within(64), 600).await, 0);
         assert_eq!(lingers(within(65), 600).await, 1);
@@ -190,13 +190,13 @@ mod tests {
     async fn flood_is_read_up_to_the_limit_even_if_requested_again() {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let (mut stream, linger) = LingeringStream::new(ours);
-        linger.say();
+        linger.request();
         let start = Instant::now();
         let mut sent = 0;
         let flood = async {
             while theirs.write_all(&[0; 64]).await.is_ok() {
                 sent += 64;
-                linger.say();
+                linger.request();
             }
             std::future::pending::<()>().await;
         };

@@ -14,12 +14,12 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::access_log::{AccessRecord, TlsResult};
 use super::connection_limits::{ConnectionKind, ConnectionLimits, ConnectionPermit, Eviction};
-use super::crypto_queue::{Turn, TurnStream};
+use super::crypto_queue::{HandshakeTurn, TurnStream};
 use super::handshake::{self, Close, ReceivedHello, RejectedHandshake, TlsClient};
 use super::http1::serve_connection;
 use super::lingering_close::{LingerControl, LingeringStream};
 use super::request::HttpClient;
-use super::shutdown::{CloseReason, ShutdownPhase, told};
+use super::shutdown::{CloseReason, ShutdownPhase, wait_for};
 use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
 use super::{PlainHttp, Server};
 use crate::clock;
@@ -56,7 +56,7 @@ pub async fn serve_plain(
     let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
     let elsewhere = || "the client is outside the networks for plain HTTP (plain_http.networks)".to_owned();
     let admit = |address| {
-        if plain.admits(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
+        if plain.allows(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
     };
     let handle = |stream, arrival, permit| {
         handle_plain_connection(stream, arrival, permit, Arc::clone(&server), receiver.clone())
@@ -118,7 +118,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
         }
         let entered = tokio::select! {
             entered = limits.enter(address.ip(), |full| shortage.note(full)) => entered,
-            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
+            () = wait_for(&mut shutdown, ShutdownPhase::Drain) => break,
         };
         match entered {
             Ok(permit) => {
@@ -157,7 +157,7 @@ async fn next_event(
 ) -> ListenerEvent {
     tokio::select! {
         biased;
-        () = told(shutdown, ShutdownPhase::Drain) => ListenerEvent::Drain,
+        () = wait_for(shutdown, ShutdownPhase::Drain) => ListenerEvent::Drain,
         Some(ended) = connections.join_next() => ListenerEvent::Ended(ended),
         accepted = listener.accept() => ListenerEvent::Accepted(accepted),
     }
@@ -259,13 +259,13 @@ impl PendingConnection {
     async fn wait_for_handshake(
         &mut self,
         stream: &mut TimedTcpStream,
-    ) -> Result<(ReceivedHello, Turn), RejectedHandshake> {
+    ) -> Result<(ReceivedHello, HandshakeTurn), RejectedHandshake> {
         let received = self.receive_hello(stream).await?;
         let turn = self.server.crypto_queue.enter(self.timeouts.clone());
         tokio::select! {
             biased;
             () = turn.begin() => Ok((received, turn)),
-            () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
+            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
         }
     }
 
@@ -275,7 +275,7 @@ impl PendingConnection {
             biased;
             received = handshake::receive_hello(stream) => self.with_timeout_reason(received),
             eviction = self.permit.evicted() => Err(evicted(&eviction)),
-            () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
+            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
         }?;
         self.permit.note_hello().map_err(|eviction| evicted(&eviction))?;
         Ok(received)
@@ -287,7 +287,7 @@ impl PendingConnection {
         mut self,
         stream: TimedTcpStream,
         mut received: ReceivedHello,
-        turn: Turn,
+        turn: HandshakeTurn,
     ) -> Option<ConnectionFuture> {
         let stream = TurnStream::new(stream, received.take_rest(), turn.clone());
         let finished = {
@@ -296,7 +296,7 @@ impl PendingConnection {
                 biased;
                 finished = turn.run(handshake) => self.with_timeout_reason(finished),
                 // The drain does not wait for this client, because it has no request in progress.
-                () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
+                () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
             }
         };
         match finished {
@@ -314,7 +314,7 @@ impl PendingConnection {
 
     /// Gives the timeout as the reason of a refusal, if the handshake timed out.
     fn with_timeout_reason<T>(&self, result: Result<T, RejectedHandshake>) -> Result<T, RejectedHandshake> {
-        result.map_err(|refused| match self.timeouts.broken_off() {
+        result.map_err(|refused| match self.timeouts.abort_reason() {
             Some(_) => {
                 let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
                 RejectedHandshake { kind: "slow", reason, close: None, ..refused }
@@ -331,12 +331,12 @@ impl PendingConnection {
         let connection = HttpClient::new(Arc::clone(&server), Some(peer), arrival.address, timeouts, linger, permit);
         let kind = if connection.is_of_known_phone() { ConnectionKind::Proven } else { ConnectionKind::Anonymous };
         let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-        let moved = connection.permit().become_kind(kind, phone);
+        let moved = connection.permit().set_kind(kind, phone);
         if let Err(full) = moved {
             log_refusal(&server, arrival, RejectedHandshake::because(Some(constituency), NO_PLACE, full.to_string()));
             return None;
         }
-        connection.pace.enter(Phase::FirstRequest);
+        connection.timeouts.enter(Phase::FirstRequest);
         Some(connection)
     }
 
@@ -344,12 +344,12 @@ impl PendingConnection {
     /// not read the alert. It lasts for the rest of the handshake timeout at most, and the connection may be evicted
     /// meanwhile.
     async fn linger(mut self, close: Close) -> CloseReason {
-        self.linger.say_within(LINGER_BYTES);
+        self.linger.request_within(LINGER_BYTES);
         tokio::select! {
             biased;
             _ = tokio::time::timeout_at(self.timeouts.handshake_deadline(), close.finish()) => {}
             _ = self.permit.evicted() => {}
-            () = told(&mut self.shutdown, ShutdownPhase::Drain) => {}
+            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => {}
         }
         CloseReason::Closed
     }
@@ -371,7 +371,7 @@ async fn handle_plain_connection(
     server: Arc<Server>,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> CloseReason {
-    if let Err(full) = permit.become_kind(ConnectionKind::Anonymous, None) {
+    if let Err(full) = permit.set_kind(ConnectionKind::Anonymous, None) {
         log_refusal(&server, arrival, RejectedHandshake::because(None, NO_PLACE, full.to_string()));
         return CloseReason::Closed;
     }
@@ -396,7 +396,7 @@ fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHa
         user_agent: None,
         reason: Some(refused.reason),
         kind: Some(refused.kind),
-        tls: refused.is_of_old_lane.then_some(TlsResult::OldLane),
+        tls: refused.is_openssl.then_some(TlsResult::OpensslFailed),
         certificate_not_after: None,
         is_by_password: false,
         claim: refused.claim.map(Box::new),

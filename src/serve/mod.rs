@@ -70,7 +70,7 @@ pub struct Server {
     pub certificates: Arc<crate::certificate::LiveCertificates>,
     pub uploads: Arc<upload::store::UploadStore>,
     /// Verifies passwords, in constituencies that use them instead of device certificates.
-    pub gate: crate::identity::digest::DigestAuthenticator,
+    pub authenticator: crate::identity::digest::DigestAuthenticator,
     /// The access log.
     pub access: access_log::AccessLog,
     /// Counts finished handshakes.
@@ -87,7 +87,7 @@ impl Server {
     async fn scan_folders(&self) {
         let Some(scanner) = self.scanner.get() else { return };
         let (scanned, done) = oneshot::channel::<()>();
-        scanner.look(move || drop(scanned));
+        scanner.rescan(move || drop(scanned));
         // The sender is dropped after the scan, or at shutdown.
         let _ = done.await;
     }

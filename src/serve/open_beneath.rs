@@ -65,7 +65,8 @@ pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Co
 }
 
 /// NONBLOCK: opening a FIFO must not wait for a writer.
-pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+pub(super) const READ_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
 /// 9999-12-31T23:59:59Z, in Unix seconds.
 const END_OF_HTTP_DATES: u64 = 253_402_300_799;

@@ -7,7 +7,7 @@ use super::access_control::Denial;
 use super::connection_limits::ConnectionKind;
 use super::request::HttpClient;
 use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
-use crate::identity::digest::{LoginAttempt, UnprovenLogin};
+use crate::identity::digest::{LoginAttempt, LoginFailure};
 
 impl HttpClient {
     /// The phone whose password this request proves, or the denial; `None` if the constituency uses no passwords.
@@ -18,7 +18,7 @@ impl HttpClient {
         let constituency = &peer.constituency;
         let attempt =
             LoginAttempt { constituency, realm, method: &head.method, target: &head.uri, headers: &head.headers };
-        let proven = self.server.gate.admit(&attempt);
+        let proven = self.server.authenticator.authenticate(&attempt);
         Some(
             proven
                 .map_err(|unproven| self.challenge_denial(constituency, realm, head, &unproven))
@@ -31,16 +31,16 @@ impl HttpClient {
         constituency: &ConstituencyName,
         realm: &str,
         head: &Parts,
-        unproven: &UnprovenLogin,
+        unproven: &LoginFailure,
     ) -> Denial {
         let reason = unproven.why.to_string();
         let claimed = unproven.why.claimed();
-        if unproven.is_too_much {
+        if unproven.is_rate_limited {
             return Denial::TooManyAttempts { reason, claimed };
         }
         let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         let md5_first = !agent.is_some_and(knows_sha256);
-        let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
+        let challenges = self.server.authenticator.challenge(constituency, realm, unproven.is_stale, md5_first);
         Denial::Unauthenticated { reason, claimed, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
     }
 
@@ -55,8 +55,8 @@ impl HttpClient {
         if constituency.is_some_and(|constituency| constituency.standing(mac) == PhoneStanding::Known) {
             let phone = (name.clone(), mac);
             permit
-                .become_kind(ConnectionKind::Proven, Some(phone))
-                .map_err(|full| Denial::NoPlace(full.to_string()))?;
+                .set_kind(ConnectionKind::Proven, Some(phone))
+                .map_err(|full| Denial::ConnectionLimit(full.to_string()))?;
         }
         Ok(mac)
     }

@@ -4,7 +4,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::constituency::file_names::spelled_in;
+use crate::constituency::file_names::mac_spellings;
 use crate::constituency::{MacAddress, POLICY_FILE};
 
 /// The longest segment and the longest path that are looked up, in bytes: Linux accepts no longer ones.
@@ -27,7 +27,7 @@ pub enum BadPath {
     NotAPath,
     /// `..` as a segment.
     #[error("the path contains \"..\"")]
-    Climbs,
+    ParentSegment,
     /// `%2F`, which would become a separator of segments when it is decoded.
     #[error("the path has an encoded slash")]
     EncodedSlash,
@@ -68,7 +68,7 @@ impl ServedPath {
         for segment in decoded.split('/') {
             match segment {
                 "" | "." => {}
-                ".." => return Err(BadPath::Climbs),
+                ".." => return Err(BadPath::ParentSegment),
                 segment => {
                     if !path.is_empty() {
                         path.push('/');
@@ -121,7 +121,7 @@ impl ServedPath {
 /// Whether a segment of `path` spells `mac`.
 #[must_use]
 pub fn spells(path: &str, mac: MacAddress) -> bool {
-    path.split('/').any(|segment| spelled_in(segment).iter().any(|spelling| spelling.mac == mac))
+    path.split('/').any(|segment| mac_spellings(segment).iter().any(|spelling| spelling.mac == mac))
 }
 
 /// Whether `path`, relative to a constituency's folder, is never served: policies, phone lists, dotfiles, leftovers of
@@ -151,7 +151,7 @@ fn recased(path: &str, mac: MacAddress, case: fn(&u8) -> u8) -> Option<String> {
     let mut segments = Vec::new();
     for segment in path.split('/') {
         let mut bytes = segment.as_bytes().to_vec();
-        for spelling in spelled_in(segment).into_iter().filter(|spelling| spelling.mac == mac) {
+        for spelling in mac_spellings(segment).into_iter().filter(|spelling| spelling.mac == mac) {
             bytes.get_mut(spelling.span)?.iter_mut().for_each(|byte| *byte = case(byte));
         }
         segments.push(String::from_utf8(bytes).ok()?);
@@ -171,7 +171,7 @@ mod tests {
     fn spellings_that_phones_use_give_one_path() {
         for raw in ["/logs/x.log", "//logs/x.log", "/./logs/x.log", "/logs//x.log", "/logs/./x.log", "/logs%2e/../x"] {
             if raw.contains("..") {
-                assert_eq!(parse(raw), Err(BadPath::Climbs));
+                assert_eq!(parse(raw), Err(BadPath::ParentSegment));
             } else {
                 assert_eq!(parse(raw).unwrap(), "logs/x.log", "{raw}");
             }
@@ -186,9 +186,9 @@ mod tests {
         let cases = [
             ("*", BadPath::NotAPath),
             ("", BadPath::NotAPath),
-            ("/..", BadPath::Climbs),
-            ("/a/../b", BadPath::Climbs),
-            ("/%2e%2e/b", BadPath::Climbs),
+            ("/..", BadPath::ParentSegment),
+            ("/a/../b", BadPath::ParentSegment),
+            ("/%2e%2e/b", BadPath::ParentSegment),
             ("/a%2fb", BadPath::EncodedSlash),
             ("/a%2F..%2Fb", BadPath::EncodedSlash),
             ("/a%5cb", BadPath::Backslash),

@@ -74,7 +74,7 @@ impl PlainHttp {
 
     /// Whether a client at `address` is served.
     #[must_use]
-    pub fn admits(&self, address: IpAddr) -> bool {
+    pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
@@ -124,7 +124,7 @@ mod tests {
             ("2001:db8::1", false),
             ("::192.168.0.1", false),
         ] {
-            assert_eq!(lan.admits(address.parse().unwrap()), is_in, "{address}");
+            assert_eq!(lan.allows(address.parse().unwrap()), is_in, "{address}");
         }
     }
 

@@ -47,9 +47,9 @@ pub struct HttpClient {
     /// The client's address.
     pub address: SocketAddr,
     /// The connection's timeouts, by the phase that it is in.
-    pub pace: TimeoutControl,
+    pub timeouts: TimeoutControl,
     /// Controls the lingering close, and with it whether the next response is the last.
-    pub farewell: LingerControl,
+    pub linger: LingerControl,
     /// The connection's permit.
     permit: Mutex<ConnectionPermit>,
     /// The latest verdict on the device, if it was verified again after the handshake.
@@ -119,16 +119,16 @@ impl HttpClient {
         server: Arc<Server>,
         peer: Option<TlsClient>,
         address: SocketAddr,
-        pace: TimeoutControl,
-        farewell: LingerControl,
+        timeouts: TimeoutControl,
+        linger: LingerControl,
         permit: ConnectionPermit,
     ) -> Self {
         Self {
             server,
             peer,
             address,
-            pace,
-            farewell,
+            timeouts,
+            linger,
             permit: Mutex::new(permit),
             reverified: Mutex::default(),
             discard: Discard::default(),
@@ -137,7 +137,7 @@ impl HttpClient {
 
     /// Discards unused request bodies for as long as the connection lasts.
     pub async fn discard(&self) -> Infallible {
-        self.discard.run(&self.pace, &self.farewell).await
+        self.discard.run(&self.timeouts, &self.linger).await
     }
 
     pub(super) fn permit(&self) -> MutexGuard<'_, ConnectionPermit> {
@@ -199,7 +199,7 @@ impl HttpClient {
         let time = clock::now();
         let mut record = self.record(time);
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
-        record.ask(request.method(), request.uri(), user_agent);
+        record.set_request(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
         let password = self.check_password(&head);
@@ -207,7 +207,7 @@ impl HttpClient {
             record.mac = Some(mac);
             record.is_by_password = true;
         }
-        let mut request_log = RequestLog::begin(record, &self.server.access, &self.pace);
+        let mut request_log = RequestLog::begin(record, &self.server.access, &self.timeouts);
         let body = RequestBody::new(body, &head.headers);
         let decided = match self.decide(&head, password.as_ref(), time, &mut request_log) {
             Ok(Decided::Answer(response)) => {
@@ -220,7 +220,7 @@ impl HttpClient {
         };
         let connection = Arc::clone(self);
         ResponseFuture::Later(Box::pin(async move {
-            let mut upload = UploadBody::new(body, &connection.pace);
+            let mut upload = UploadBody::new(body, &connection.timeouts);
             let decided = match decided {
                 Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut request_log).await,
                 decided => decided,
@@ -274,11 +274,11 @@ impl HttpClient {
                     tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
-                    request_log.disown(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
+                    request_log.set_claim(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
                 }
                 Denial::Unauthenticated { claimed: Some(mac), .. }
                 | Denial::TooManyAttempts { claimed: Some(mac), .. } => {
-                    request_log.disown(ClaimedIdentity { mac: *mac, fingerprint: None });
+                    request_log.set_claim(ClaimedIdentity { mac: *mac, fingerprint: None });
                 }
                 _ => {}
             }
@@ -286,12 +286,12 @@ impl HttpClient {
         });
         if !body.has_ended() {
             if body.ends_connection() || response::closes(&response) {
-                self.farewell.say();
+                self.linger.request();
             } else {
-                self.discard.begin(body, &self.pace);
+                self.discard.begin(body, &self.timeouts);
             }
         }
-        if self.farewell.is_said() {
+        if self.linger.is_requested() {
             response::close(&mut response);
         }
         response::logged(response, is_head, request_log)
@@ -310,7 +310,7 @@ impl HttpClient {
             Some(peer) => (check_host(head, peer, &site), site.get(&peer.constituency)),
             None => match plain_host(head, &site) {
                 Ok(found) => {
-                    request_log.is_for(&found.0.name);
+                    request_log.set_constituency(&found.0.name);
                     (Ok(()), Some(found))
                 }
                 Err(denial) => (Err(denial), None),

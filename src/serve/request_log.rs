@@ -24,7 +24,7 @@ impl RequestLog {
     /// Starts with the known facts of the request.
     #[must_use]
     pub fn begin(record: Box<AccessRecord>, log: &AccessLog, timeouts: &TimeoutControl) -> Self {
-        timeouts.enter(Phase::Answering);
+        timeouts.enter(Phase::Responding);
         let (log, timeouts) = (log.clone(), timeouts.clone());
         Self { record: Some(record), started: clock::monotonic(), announced: None, log, timeouts }
     }
@@ -45,14 +45,14 @@ impl RequestLog {
     }
 
     /// Sets the constituency, if the connection did not determine it.
-    pub fn is_for(&mut self, constituency: &ConstituencyName) {
+    pub fn set_constituency(&mut self, constituency: &ConstituencyName) {
         if let Some(record) = &mut self.record {
             record.constituency = Some(constituency.clone());
         }
     }
 
     /// Withdraws the client's authentication: it only claims to be that phone.
-    pub fn disown(&mut self, claim: ClaimedIdentity) {
+    pub fn set_claim(&mut self, claim: ClaimedIdentity) {
         if let Some(record) = &mut self.record {
             record.mac = None;
             record.certificate_not_after = None;
@@ -61,7 +61,7 @@ impl RequestLog {
     }
 
     /// Records the response: its `status` and, if known, the `announced` length of its body.
-    pub fn answered(&mut self, status: u16, announced: Option<u64>) {
+    pub fn set_response(&mut self, status: u16, announced: Option<u64>) {
         self.announced = announced;
         if let Some(record) = &mut self.record {
             record.status = Some(status);
@@ -77,7 +77,7 @@ impl RequestLog {
 
     /// Why the request ended early, if it did.
     fn cut_short(&self, record: &AccessRecord) -> Option<String> {
-        let why = match self.timeouts.broken_off() {
+        let why = match self.timeouts.abort_reason() {
             _ if std::thread::panicking() => "a bug in provost (panic)",
             Some(why) => why,
             None => "the client disconnected",

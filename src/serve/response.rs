@@ -183,7 +183,7 @@ pub fn logged(
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     response.map(|content| {
-        request_log.answered(status, content.size_hint().exact().filter(|_| !is_head));
+        request_log.set_response(status, content.size_hint().exact().filter(|_| !is_head));
         LoggedBody { content: if is_head { ResponseContent::empty() } else { content }, request_log }
     })
 }

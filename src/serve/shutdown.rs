@@ -24,6 +24,6 @@ pub enum CloseReason {
 }
 
 /// Waits until the shutdown reaches `phase` or a later one. Returns at once if the sender is gone.
-pub async fn told(shutdown: &mut watch::Receiver<ShutdownPhase>, phase: ShutdownPhase) {
+pub async fn wait_for(shutdown: &mut watch::Receiver<ShutdownPhase>, phase: ShutdownPhase) {
     let _ = shutdown.wait_for(|current| *current >= phase).await;
 }

@@ -60,7 +60,7 @@ pub struct TlsGeneration {
     /// Verifies the client's chain; `None` if the constituency requests none.
     pub verifier: Option<Arc<DeviceVerifier>>,
     /// OpenSSL, for phones that rustls cannot serve; `None` if the level does not allow them.
-    pub old_lane: Option<LegacyTls>,
+    pub legacy_tls: Option<LegacyTls>,
     /// The realm of passwords; `None` if the constituency requests none.
     pub realm: Option<String>,
 }
@@ -236,7 +236,7 @@ impl Site {
     /// The constituency of a host name: exactly one label under the domain, which is a name or an alias.
     #[must_use]
     pub fn by_host(&self, name: &str) -> Option<&Arc<Constituency>> {
-        let name = host::normalise(name)?;
+        let name = host::normalize(name)?;
         self.registry.find(host::label_under(&name, &self.domain)?)
     }
 }
@@ -261,7 +261,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
     for (one, other) in
         bundles.iter().enumerate().flat_map(|(at, one)| bundles.iter().take(at).map(move |it| (one, it)))
     {
-        if let Some(ca) = one.disputed(other) {
+        if let Some(ca) = one.conflicting_ca(other) {
             let (one, other) = (&one.name, &other.name);
             return Err(format!(
                 "the trust bundles \"{one}\" and \"{other}\" assign {ca} to different device families"
@@ -313,7 +313,7 @@ impl TlsGeneration {
             bundles,
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
-            old_lane: LegacyTls::new(level, verifier.as_deref()),
+            legacy_tls: LegacyTls::new(level, verifier.as_deref()),
             certificates,
             verifier,
             realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),

@@ -17,17 +17,17 @@ use super::openssl::LegacyStream;
 )]
 pub enum ClientTlsStream<S> {
     /// By rustls.
-    Modern(TlsStream<S>),
+    Rustls(TlsStream<S>),
     /// By OpenSSL.
-    Old(LegacyStream<S>),
+    Openssl(LegacyStream<S>),
 }
 
 /// Evaluates `$do` with the stream of either variant.
 macro_rules! either {
     ($tls:expr, $stream:ident => $do:expr) => {
         match $tls.get_mut() {
-            ClientTlsStream::Modern($stream) => $do,
-            ClientTlsStream::Old($stream) => $do,
+            ClientTlsStream::Rustls($stream) => $do,
+            ClientTlsStream::Openssl($stream) => $do,
         }
     };
 }
@@ -63,8 +63,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientTlsStream<S> {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Modern(stream) => stream.is_write_vectored(),
-            Self::Old(stream) => stream.is_write_vectored(),
+            Self::Rustls(stream) => stream.is_write_vectored(),
+            Self::Openssl(stream) => stream.is_write_vectored(),
         }
     }
 

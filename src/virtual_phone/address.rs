@@ -48,7 +48,7 @@ pub struct Location {
 
 /// A URL that this phone cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableUrl {
+pub enum InvalidUrl {
     /// Not a URL.
     #[error("invalid URL {0:?}: write https://HOST/ or https://HOST:PORT/")]
     NotAUrl(String),
@@ -94,7 +94,7 @@ impl ServerUrl {
     /// the server's URL.
     ///
     /// As on real phones, an entry that begins with a slash follows the URL's own slash: `//logs/x`.
-    pub fn locate(&self, entry: &str) -> Result<Location, UnusableUrl> {
+    pub fn locate(&self, entry: &str) -> Result<Location, InvalidUrl> {
         if entry.contains("://") {
             let (origin, path) = parse(entry)?;
             return Ok(Location { origin, path });
@@ -105,7 +105,7 @@ impl ServerUrl {
 }
 
 impl FromStr for ServerUrl {
-    type Err = UnusableUrl;
+    type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (origin, mut folder) = parse(text)?;
@@ -116,19 +116,19 @@ impl FromStr for ServerUrl {
     }
 }
 
-fn parse(text: &str) -> Result<(UrlOrigin, String), UnusableUrl> {
-    let not_a_url = || UnusableUrl::NotAUrl(text.chars().take(128).collect());
+fn parse(text: &str) -> Result<(UrlOrigin, String), InvalidUrl> {
+    let not_a_url = || InvalidUrl::NotAUrl(text.chars().take(128).collect());
     let escaped = utf8_percent_encode(text, NOT_IN_A_PATH).to_string();
     let url: http::Uri = escaped.parse().map_err(|_| not_a_url())?;
     let authority = url.authority().ok_or_else(not_a_url)?;
     let secure = match url.scheme_str() {
         Some("https") => true,
         Some("http") => false,
-        Some(other) => return Err(UnusableUrl::Scheme(other.chars().take(16).collect())),
+        Some(other) => return Err(InvalidUrl::Scheme(other.chars().take(16).collect())),
         None => return Err(not_a_url()),
     };
     if authority.as_str().contains('@') {
-        return Err(UnusableUrl::UserName);
+        return Err(InvalidUrl::UserName);
     }
     if authority.host().is_empty() {
         return Err(not_a_url());
@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn invalid_url_is_rejected_with_reason() {
-        assert!(matches!("phones.example.com".parse::<ServerUrl>(), Err(UnusableUrl::NotAUrl(_))));
-        assert_eq!("tftp://h/".parse::<ServerUrl>(), Err(UnusableUrl::Scheme("tftp".to_owned())));
-        assert_eq!("https://a:b@h/".parse::<ServerUrl>(), Err(UnusableUrl::UserName));
-        assert_eq!(url("https://h/").locate("ftp://h/x"), Err(UnusableUrl::Scheme("ftp".to_owned())));
+        assert!(matches!("phones.example.com".parse::<ServerUrl>(), Err(InvalidUrl::NotAUrl(_))));
+        assert_eq!("tftp://h/".parse::<ServerUrl>(), Err(InvalidUrl::Scheme("tftp".to_owned())));
+        assert_eq!("https://a:b@h/".parse::<ServerUrl>(), Err(InvalidUrl::UserName));
+        assert_eq!(url("https://h/").locate("ftp://h/x"), Err(InvalidUrl::Scheme("ftp".to_owned())));
     }
 
     #[test]

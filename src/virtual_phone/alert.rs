@@ -6,7 +6,7 @@ use crate::wording::certificate_error;
 
 /// The likely cause when a server sends this alert.
 #[must_use]
-pub fn meaning(alert: AlertDescription) -> &'static str {
+pub fn describe_alert(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnrecognisedName => "the server has no constituency of that name",
         AlertDescription::CertificateExpired => "the device certificate has expired",
@@ -32,7 +32,7 @@ pub fn meaning(alert: AlertDescription) -> &'static str {
 
 /// Why this phone does not trust the server's certificate.
 #[must_use]
-pub fn distrust(error: &CertificateError) -> String {
+pub fn describe_certificate_error(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => {
             "its issuer is not among the trusted roots; name the CA's certificate with --ca".to_owned()

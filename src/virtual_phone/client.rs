@@ -15,9 +15,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::address::{Location, UnusableUrl, UrlOrigin};
-use super::connect::{self, ClientTlsFacts, ConnectError, SpeaksTls, TlsFailure};
-use super::password::Prover;
+use super::address::{InvalidUrl, Location, UrlOrigin};
+use super::connect::{self, ClientTlsFacts, ConnectError, TlsFailure, UnexpectedTls};
+use super::password::DigestCredentials;
 use super::upload::{PutBody, UploadHandle};
 use crate::constituency::MacAddress;
 use crate::wording::{counted, find_tls_error};
@@ -62,7 +62,7 @@ pub(super) enum BodySink<'a> {
 pub enum ExchangeError {
     /// The master configuration names a URL that cannot be requested.
     #[error(transparent)]
-    Unusable(#[from] UnusableUrl),
+    Unusable(#[from] InvalidUrl),
     /// The connection could not be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -107,7 +107,7 @@ pub enum ExchangeError {
 pub(super) struct Client<'a> {
     target: &'a super::BootTarget,
     tls: Arc<rustls::ClientConfig>,
-    prover: Option<Prover>,
+    prover: Option<DigestCredentials>,
     connection: Option<ClientConnection>,
     facts: Option<ClientTlsFacts>,
 }
@@ -129,7 +129,7 @@ enum Driver {
 impl<'a> Client<'a> {
     /// The client of the phone `mac`.
     pub(super) fn new(target: &'a super::BootTarget, tls: rustls::ClientConfig, mac: MacAddress) -> Self {
-        let prover = target.password.clone().map(|password| Prover::new(mac.to_string(), password));
+        let prover = target.password.clone().map(|password| DigestCredentials::new(mac.to_string(), password));
         Self { target, tls: Arc::new(tls), prover, connection: None, facts: None }
     }
 
@@ -146,7 +146,7 @@ impl<'a> Client<'a> {
     ) -> Result<ClientResponse, ExchangeError> {
         let mut answered = self.ask(request).await?;
         if answered.head.status == StatusCode::UNAUTHORIZED
-            && self.prover_for(&request.location.origin).is_some_and(|it| it.is_asked(&answered.head.headers))
+            && self.prover_for(&request.location.origin).is_some_and(|it| it.store_challenge(&answered.head.headers))
         {
             self.connection = answered.read(BodySink::Keep).await?.0;
             answered = self.ask(request).await?;
@@ -177,7 +177,7 @@ impl<'a> Client<'a> {
     }
 
     /// The password belongs to one server. It is not proved to any other server, and never over plain HTTP.
-    fn prover_for(&mut self, origin: &UrlOrigin) -> Option<&mut Prover> {
+    fn prover_for(&mut self, origin: &UrlOrigin) -> Option<&mut DigestCredentials> {
         let is_home = origin.secure && origin == self.target.url.origin();
         self.prover.as_mut().filter(|_| is_home)
     }
@@ -299,7 +299,7 @@ fn explain(error: hyper::Error) -> ExchangeError {
 
 fn met_tls(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<SpeaksTls>()).is_some()
+    source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<UnexpectedTls>()).is_some()
 }
 
 /// Whether the peer had already closed the connection.

@@ -30,7 +30,7 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 /// The server answered plain HTTP with TLS.
 #[derive(Debug, thiserror::Error)]
 #[error("the server expects TLS there; use https://")]
-pub(super) struct SpeaksTls;
+pub(super) struct UnexpectedTls;
 
 /// A device certificate as the factory installed it, with its key.
 pub struct DeviceCertificate {
@@ -89,10 +89,10 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
     /// The server refused with an alert.
-    #[error("the server refused with the TLS alert {}: {}", alert_name(*.0), alert::meaning(*.0))]
+    #[error("the server refused with the TLS alert {}: {}", alert_name(*.0), alert::describe_alert(*.0))]
     Alert(rustls::AlertDescription),
     /// The phone does not trust the server's certificate.
-    #[error("the server's certificate is not trusted: {}", alert::distrust(.0))]
+    #[error("the server's certificate is not trusted: {}", alert::describe_certificate_error(.0))]
     NotTrusted(rustls::CertificateError),
     /// The response is not a TLS record.
     #[error("the server does not speak TLS there; if it is a port for plain HTTP, use http://")]
@@ -231,7 +231,7 @@ impl AsyncRead for Transport {
                 ready!(Pin::new(tcp).poll_read(cx, buf))?;
                 let is_first = !std::mem::replace(was_read, true);
                 let is_alert = is_first && buf.filled()[before..].starts_with(&TLS_ALERT);
-                Poll::Ready(if is_alert { Err(io::Error::other(SpeaksTls)) } else { Ok(()) })
+                Poll::Ready(if is_alert { Err(io::Error::other(UnexpectedTls)) } else { Ok(()) })
             }
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }

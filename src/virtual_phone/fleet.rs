@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{BootReport, BootTarget, DeviceCertificate, VirtualPhone, Watch, boot};
+use super::{BootObserver, BootReport, BootTarget, DeviceCertificate, VirtualPhone, boot};
 use crate::clock;
 use crate::constituency::MacAddress;
 
@@ -62,7 +62,7 @@ impl FleetSummary {
 /// Boots `phones`, at most `at_once` at a time. `watch` makes the observer of each phone.
 ///
 /// The certificates are made before, so that the time measured is the server's. Dropping the future stops every boot.
-pub async fn boot_fleet<W: Watch + 'static>(
+pub async fn boot_fleet<W: BootObserver + 'static>(
     phones: Vec<(VirtualPhone, Option<DeviceCertificate>)>,
     target: &BootTarget,
     at_once: usize,

@@ -14,7 +14,7 @@
 //! 6. **Application log.** HEAD returns the log's size, PUT appends there.
 //!
 //! `SoundPoint` phones do less, see [`BootOrder`]. All requests use one connection as long as the server keeps it open.
-//! A boot ends with a [`BootReport`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
+//! A boot ends with a [`BootReport`]: provisioned, perhaps with [named files missing](IncompleteFiles), or the exact [`BootFailure`]
 //! why not. The same lenient reader as in `provost check` reads the files ([`phone_config`](crate::phone_config)).
 
 pub mod address;
@@ -36,13 +36,15 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 
-pub use address::{ServerUrl, UnusableUrl};
+pub use address::{InvalidUrl, ServerUrl};
 pub use client::ExchangeError;
 pub use connect::{ClientTlsFacts, ConnectError, DeviceCertificate, TlsFailure};
 pub use fleet::{FleetSummary, boot_fleet};
 pub use model::{BootOrder, Program, VirtualPhone};
 pub use password::Password;
-pub use report::{BootReport, BootStep, Lacking, Reason, Remark, RequestOutcome, RequestReport, Watch};
+pub use report::{
+    BootFailure, BootObserver, BootOutcome, BootReport, BootStep, IncompleteFiles, Remark, RequestReport,
+};
 
 use crate::clock;
 use steps::Boot;
@@ -67,11 +69,11 @@ pub async fn boot(
     phone: &VirtualPhone,
     target: &BootTarget,
     certificate: Option<&DeviceCertificate>,
-    watch: &mut dyn Watch,
+    watch: &mut dyn BootObserver,
 ) -> BootReport {
     let started = clock::monotonic();
     let (exchanges, tls, outcome) = match connect::tls_config(Arc::clone(&target.server_roots), certificate) {
-        Err(error) => (Vec::new(), None, RequestOutcome::NotProvisioned(Reason::DeviceCertificate(error))),
+        Err(error) => (Vec::new(), None, BootOutcome::NotProvisioned(BootFailure::DeviceCertificate(error))),
         Ok(tls) => {
             let mut boot = Boot::new(phone, target, tls, watch);
             let result = match phone.boot_order() {
@@ -79,11 +81,7 @@ pub async fn boot(
                 BootOrder::UcSoftware4 => boot_uc_software_4(&mut boot).await,
             };
             let (exchanges, tls, lacking) = boot.finish();
-            (
-                exchanges,
-                tls,
-                result.map_or_else(RequestOutcome::NotProvisioned, |()| RequestOutcome::Provisioned(lacking)),
-            )
+            (exchanges, tls, result.map_or_else(BootOutcome::NotProvisioned, |()| BootOutcome::Provisioned(lacking)))
         }
     };
     let report = BootReport { phone: phone.clone(), exchanges, tls, duration: started.elapsed(), outcome };
@@ -91,7 +89,7 @@ pub async fn boot(
     report
 }
 
-async fn boot_uc_software_5(boot: &mut Boot<'_>) -> Result<(), Reason> {
+async fn boot_uc_software_5(boot: &mut Boot<'_>) -> Result<(), BootFailure> {
     let mac = boot.phone().mac;
     boot.put_boot_log().await?;
     let master = boot.get_master().await?;
@@ -109,7 +107,7 @@ async fn boot_uc_software_5(boot: &mut Boot<'_>) -> Result<(), Reason> {
     boot.append_app_log(&directories.logs).await
 }
 
-async fn boot_uc_software_4(boot: &mut Boot<'_>) -> Result<(), Reason> {
+async fn boot_uc_software_4(boot: &mut Boot<'_>) -> Result<(), BootFailure> {
     let mac = boot.phone().mac;
     let master = boot.get_master().await?;
     let directories = &master.directories;

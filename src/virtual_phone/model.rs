@@ -57,7 +57,7 @@ impl VirtualPhone {
 
     /// The same phone with an address that is `steps` higher.
     #[must_use]
-    pub fn neighbour(&self, steps: u64) -> Self {
+    pub fn neighbor(&self, steps: u64) -> Self {
         Self { mac: self.mac.plus(steps), ..self.clone() }
     }
 

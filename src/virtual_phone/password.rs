@@ -26,14 +26,14 @@ impl fmt::Debug for Password {
 }
 
 /// Answers digest challenges for one phone.
-pub(super) struct Prover {
+pub(super) struct DigestCredentials {
     user: String,
     password: Password,
     /// The last challenge, and how many answers it got.
     challenge: Option<(DigestChallenge, u32)>,
 }
 
-impl Prover {
+impl DigestCredentials {
     /// For the phone with this `user` name and `password`.
     pub(super) fn new(user: String, password: Password) -> Self {
         Self { user, password, challenge: None }
@@ -52,7 +52,7 @@ impl Prover {
 
     /// Stores the challenge of a 401 response. Returns whether to repeat the request with an answer. A second challenge
     /// after an answer means that the password is wrong, unless it is marked stale.
-    pub(super) fn is_asked(&mut self, headers: &HeaderMap) -> bool {
+    pub(super) fn store_challenge(&mut self, headers: &HeaderMap) -> bool {
         let has_answered = self.challenge.is_some();
         let challenge = DigestChallenge::first(headers).filter(|challenge| !has_answered || challenge.is_stale);
         self.challenge = challenge.map(|challenge| (challenge, 0));

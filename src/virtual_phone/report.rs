@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::client::ExchangeError;
 use super::connect::ClientTlsFacts;
 use super::model::{Program, VirtualPhone};
-use crate::phone_config::{Departure, UnreadableXml};
+use crate::phone_config::{Deviation, UnreadableXml};
 
 /// The most file names in one message.
 const NAMES: usize = 5;
@@ -56,7 +56,7 @@ pub enum Remark {
     /// A configuration cannot be parsed, or breaks off.
     Unreadable(UnreadableXml),
     /// A configuration that strict XML readers refuse.
-    Departs(Departure),
+    Deviates(Deviation),
     /// The log was appended at this byte.
     AppendedAt(u64),
     /// The server's file has another size than its HEAD response said.
@@ -90,16 +90,16 @@ pub struct RequestReport {
 
 /// How a boot ended.
 #[derive(Debug)]
-pub enum RequestOutcome {
+pub enum BootOutcome {
     /// The phone has a configuration. It may lack some of the named files.
-    Provisioned(Lacking),
+    Provisioned(IncompleteFiles),
     /// The phone has no configuration, for this reason.
-    NotProvisioned(Reason),
+    NotProvisioned(BootFailure),
 }
 
 /// The files that a master configuration names and the phone did not get: as named there, with placeholders filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lacking {
+pub struct IncompleteFiles {
     /// Files that do not exist.
     pub missing: Vec<String>,
     /// Files that cannot be read.
@@ -108,7 +108,7 @@ pub struct Lacking {
 
 /// Why a phone was not provisioned.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum BootFailure {
     /// The device certificate's chain and key do not match, or cannot be read.
     #[error("the device certificate cannot be used: {}", tls_error(.0))]
     DeviceCertificate(rustls::Error),
@@ -188,11 +188,11 @@ pub struct BootReport {
     /// The duration of the boot.
     pub duration: Duration,
     /// The result.
-    pub outcome: RequestOutcome,
+    pub outcome: BootOutcome,
 }
 
 /// Observes a boot.
-pub trait Watch: Send {
+pub trait BootObserver: Send {
     /// Part of a firmware image came: the bytes so far, and the total if the server sent a length.
     fn progress(&mut self, received: u64, expected: Option<u64>) {
         let _ = (received, expected);
@@ -210,19 +210,19 @@ pub trait Watch: Send {
 }
 
 /// Observes nothing.
-impl Watch for () {}
+impl BootObserver for () {}
 
 impl BootReport {
     /// Whether the phone has a configuration.
     #[must_use]
     pub fn is_provisioned(&self) -> bool {
-        matches!(self.outcome, RequestOutcome::Provisioned(_))
+        matches!(self.outcome, BootOutcome::Provisioned(_))
     }
 
     /// Whether it also has every file that its master configuration names.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        matches!(&self.outcome, RequestOutcome::Provisioned(lacking) if *lacking == Lacking::default())
+        matches!(&self.outcome, BootOutcome::Provisioned(lacking) if *lacking == IncompleteFiles::default())
     }
 
     /// The bytes of all request and response bodies.
@@ -261,7 +261,7 @@ impl fmt::Display for Remark {
             Self::LogLost(status) => write!(f, "the server refused this log ({status}); only the log is lost"),
             Self::Missing => write!(f, "missing: the master configuration names it"),
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
-            Self::Departs(departure) => write!(f, "{}: {}", departure.place, departure.message),
+            Self::Deviates(deviation) => write!(f, "{}: {}", deviation.place, deviation.message),
             Self::AppendedAt(size) => write!(f, "appended at byte {size}"),
             Self::SizeIs(size) => write!(f, "the server's file has {}; appending there", counted(*size, "byte")),
             Self::Failed(reason) => f.write_str(reason),
@@ -269,7 +269,7 @@ impl fmt::Display for Remark {
     }
 }
 
-impl fmt::Display for RequestOutcome {
+impl fmt::Display for BootOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Provisioned(lacking) => write!(f, "provisioned{lacking}"),
@@ -278,7 +278,7 @@ impl fmt::Display for RequestOutcome {
     }
 }
 
-impl fmt::Display for Lacking {
+impl fmt::Display for IncompleteFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (files, what) in [(&self.missing, "missing"), (&self.unreadable, "not readable")] {
             match files.as_slice() {

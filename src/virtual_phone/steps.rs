@@ -9,9 +9,9 @@ use super::client::{BodySink, Client, ClientRequest, ClientResponse, ExchangeErr
 use super::connect::ClientTlsFacts;
 use super::log;
 use super::model::{Program, VirtualPhone};
-use super::report::{BootStep, Lacking, Reason, Remark, RequestReport, Watch};
+use super::report::{BootFailure, BootObserver, BootStep, IncompleteFiles, Remark, RequestReport};
 use crate::clock;
-use crate::phone_config::{MasterConfiguration, Named, Text, UnreadableXml, XmlFile, in_directory};
+use crate::phone_config::{FileReference, MasterConfiguration, Text, UnreadableXml, XmlFile, in_directory};
 
 /// The size at which a phone starts its log anew (`log.render.file.upload.append.sizeLimit`, 512 KB).
 const MAX_LOG: u64 = 512 << 10;
@@ -22,9 +22,9 @@ pub(super) struct Boot<'a> {
     url: &'a ServerUrl,
     client: Client<'a>,
     has_password: bool,
-    watch: &'a mut dyn Watch,
+    watch: &'a mut dyn BootObserver,
     exchanges: Vec<RequestReport>,
-    lacking: Lacking,
+    lacking: IncompleteFiles,
     app_log: Vec<String>,
 }
 
@@ -52,12 +52,12 @@ impl<'a> Boot<'a> {
         phone: &'a VirtualPhone,
         target: &'a BootTarget,
         tls: rustls::ClientConfig,
-        watch: &'a mut dyn Watch,
+        watch: &'a mut dyn BootObserver,
     ) -> Self {
         let client = Client::new(target, tls, phone.mac);
         let app_log = vec![log::opening(clock::now(), phone, Program::Application)];
         let has_password = target.password.is_some();
-        let (exchanges, lacking) = (Vec::new(), Lacking::default());
+        let (exchanges, lacking) = (Vec::new(), IncompleteFiles::default());
         Self { phone, url: &target.url, client, has_password, watch, exchanges, lacking, app_log }
     }
 
@@ -66,13 +66,13 @@ impl<'a> Boot<'a> {
     }
 
     /// The requests, the parameters of the last TLS handshake, and the named files that the phone lacks.
-    pub(super) fn finish(self) -> (Vec<RequestReport>, Option<ClientTlsFacts>, Lacking) {
+    pub(super) fn finish(self) -> (Vec<RequestReport>, Option<ClientTlsFacts>, IncompleteFiles) {
         let facts = self.client.tls_facts().cloned();
         (self.exchanges, facts, self.lacking)
     }
 
     /// Uploads the boot log. If the server refuses it, the boot continues.
-    pub(super) async fn put_boot_log(&mut self) -> Result<(), Reason> {
+    pub(super) async fn put_boot_log(&mut self) -> Result<(), BootFailure> {
         let text = log::whole([log::opening(clock::now(), self.phone, Program::Updater)]);
         let ask = StepRequest::put(BootStep::BootLog, Program::Updater, text);
         let file = format!("{}-boot.log", self.phone.mac);
@@ -80,7 +80,7 @@ impl<'a> Boot<'a> {
     }
 
     /// Fetches the phone's own master configuration, or the common one.
-    pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, Reason> {
+    pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, BootFailure> {
         let mac = self.phone.mac;
         for file in [format!("{mac}.cfg"), "000000000000.cfg".to_owned()] {
             let remark = |answer: &ClientResponse| skipped(answer).or_else(|| remark_on_content(answer));
@@ -89,14 +89,14 @@ impl<'a> Boot<'a> {
                 continue;
             }
             let path = self.found(&answer)?;
-            let named = named_in(&answer.body).map_err(|source| Reason::UnreadableMaster { path, source })?;
+            let named = named_in(&answer.body).map_err(|source| BootFailure::UnreadableMaster { path, source })?;
             return Ok(MasterConfiguration::of(&named, &self.phone.names()));
         }
-        Err(Reason::NoMaster { mac })
+        Err(BootFailure::NoMaster { mac })
     }
 
     /// Fetches the firmware image. The phone can keep its firmware, so only a broken connection ends the boot.
-    pub(super) async fn get_firmware(&mut self, image: Option<&str>) -> Result<(), Reason> {
+    pub(super) async fn get_firmware(&mut self, image: Option<&str>) -> Result<(), BootFailure> {
         let Some(image) = image else { return Ok(()) };
         let remark = |answer: &ClientResponse| match answer.status {
             status if status.is_success() => None,
@@ -108,7 +108,7 @@ impl<'a> Boot<'a> {
 
     /// Fetches each of `files`, which the master configuration names. The boot continues without a missing file, and
     /// ends at a refused one.
-    pub(super) async fn get_named(&mut self, step: BootStep, files: &[String]) -> Result<(), Reason> {
+    pub(super) async fn get_named(&mut self, step: BootStep, files: &[String]) -> Result<(), BootFailure> {
         for file in files {
             let remark = |answer: &ClientResponse| match answer.status {
                 StatusCode::NOT_FOUND => Some(Remark::Missing),
@@ -128,18 +128,23 @@ impl<'a> Boot<'a> {
     }
 
     /// Fetches a file that may be missing.
-    pub(super) async fn get_optional(&mut self, step: BootStep, directory: &str, file: &str) -> Result<(), Reason> {
+    pub(super) async fn get_optional(
+        &mut self,
+        step: BootStep,
+        directory: &str,
+        file: &str,
+    ) -> Result<(), BootFailure> {
         let answer = self.request(StepRequest::get(step), &in_directory(directory, file), skipped).await?;
         self.found_or_missing(&answer)
     }
 
     /// Uploads the whole application log.
-    pub(super) async fn put_app_log(&mut self, directory: &str) -> Result<(), Reason> {
+    pub(super) async fn put_app_log(&mut self, directory: &str) -> Result<(), BootFailure> {
         self.put_log_part(directory, None).await.map(drop)
     }
 
     /// Appends to the application log on the server.
-    pub(super) async fn append_app_log(&mut self, directory: &str) -> Result<(), Reason> {
+    pub(super) async fn append_app_log(&mut self, directory: &str) -> Result<(), BootFailure> {
         let file = self.app_log_file(directory);
         let ask = StepRequest { method: Method::HEAD, ..StepRequest::get(BootStep::AppLog) };
         let head = self.request(ask, &file, skipped).await?;
@@ -154,7 +159,7 @@ impl<'a> Boot<'a> {
         }
     }
 
-    async fn put_log_part(&mut self, directory: &str, at: Option<u64>) -> Result<ClientResponse, Reason> {
+    async fn put_log_part(&mut self, directory: &str, at: Option<u64>) -> Result<ClientResponse, BootFailure> {
         let body = log::whole(std::mem::take(&mut self.app_log));
         let kept = body.clone();
         let content_range = at.and_then(|start| content_range(start, body.len() as u64));
@@ -181,7 +186,7 @@ impl<'a> Boot<'a> {
         ask: StepRequest,
         entry: &str,
         remark: impl FnOnce(&ClientResponse) -> Option<Remark> + Send,
-    ) -> Result<ClientResponse, Reason> {
+    ) -> Result<ClientResponse, BootFailure> {
         let started = clock::monotonic();
         let location = self.url.locate(entry);
         let path = location.as_ref().map_or_else(|_| entry.escape_debug().to_string(), |location| self.shown(location));
@@ -207,7 +212,7 @@ impl<'a> Boot<'a> {
             duration,
             remark,
         });
-        result.map_err(|source| Reason::NoAnswer { path, source })
+        result.map_err(|source| BootFailure::NoAnswer { path, source })
     }
 
     async fn exchange(&mut self, ask: &StepRequest, location: &Location) -> Result<ClientResponse, ExchangeError> {
@@ -233,24 +238,24 @@ impl<'a> Boot<'a> {
         if location.origin == *self.url.origin() { location.path.clone() } else { location.to_string() }
     }
 
-    fn found_or_missing(&self, answer: &ClientResponse) -> Result<(), Reason> {
+    fn found_or_missing(&self, answer: &ClientResponse) -> Result<(), BootFailure> {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { self.found(answer).map(drop) }
     }
 
     /// The path of a complete file, or why the phone cannot continue without it.
-    fn found(&self, answer: &ClientResponse) -> Result<String, Reason> {
+    fn found(&self, answer: &ClientResponse) -> Result<String, BootFailure> {
         let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
         match answer.status {
             StatusCode::OK => Ok(path),
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
                 // For another server, the path is the whole URL.
                 let has_password = self.has_password && !path.contains("://");
-                Err(Reason::Unauthorized { path, has_password })
+                Err(BootFailure::Unauthorized { path, has_password })
             }
-            StatusCode::FORBIDDEN => Err(Reason::Refused { path }),
-            StatusCode::MISDIRECTED_REQUEST => Err(Reason::Misdirected { path }),
-            status if status.is_server_error() => Err(Reason::ServerFailed { path, status }),
-            status => Err(Reason::Unexpected { path, status }),
+            StatusCode::FORBIDDEN => Err(BootFailure::Refused { path }),
+            StatusCode::MISDIRECTED_REQUEST => Err(BootFailure::Misdirected { path }),
+            status if status.is_server_error() => Err(BootFailure::ServerFailed { path, status }),
+            status => Err(BootFailure::Unexpected { path, status }),
         }
     }
 }
@@ -262,19 +267,19 @@ fn remark_on_content(answer: &ClientResponse) -> Option<Remark> {
     }
     let read = |text: &Text<'_>| {
         let file = XmlFile::read(text)?;
-        file.broken_off.map_or(Ok(file.departures), Err)
+        file.broken_off.map_or(Ok(file.deviations), Err)
     };
     match Text::decode(&answer.body).and_then(|text| read(&text)) {
-        Ok(departures) => departures.into_iter().next().map(Remark::Departs),
+        Ok(deviations) => deviations.into_iter().next().map(Remark::Deviates),
         Err(error) => Some(Remark::Unreadable(error)),
     }
 }
 
 /// The names in the master configuration `bytes`.
-fn named_in(bytes: &[u8]) -> Result<Vec<Named>, UnreadableXml> {
+fn named_in(bytes: &[u8]) -> Result<Vec<FileReference>, UnreadableXml> {
     let text = Text::decode(bytes)?;
     let file = XmlFile::read(&text)?;
-    let named = Named::all_in(&file);
+    let named = FileReference::all_in(&file);
     file.broken_off.map_or(Ok(named), Err)
 }
 

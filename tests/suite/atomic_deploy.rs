@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 
 use provost::virtual_phone::{
-    BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, Watch, boot_fleet,
+    BootObserver, BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, boot_fleet,
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustls::{AlertDescription, RootCertStore};
@@ -214,7 +214,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
 /// Sends the outcome of each failed boot.
 struct Counting(mpsc::Sender<Option<String>>);
 
-impl Watch for Counting {
+impl BootObserver for Counting {
     fn ended(&mut self, report: &BootReport) {
         let failure = (!report.is_provisioned()).then(|| format!("{:?}", report.outcome));
         self.0.send(failure).unwrap();

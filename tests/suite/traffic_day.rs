@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use provost::phone_history::{HistoryReader, StoredClaim, StoredPhone as Known, StoredRequest};
 use provost::virtual_phone::{
-    BootOrder, BootReport, BootTarget, DeviceCertificate, RequestReport, VirtualPhone, Watch, boot,
+    BootObserver, BootOrder, BootReport, BootTarget, DeviceCertificate, RequestReport, VirtualPhone, boot,
 };
 use rustls::RootCertStore;
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ struct Writing {
     diary: Arc<Mutex<Diary>>,
 }
 
-impl Watch for Writing {
+impl BootObserver for Writing {
     fn exchanged(&mut self, exchange: &RequestReport) {
         let Some(status) = exchange.status else { return };
         let is_updater = exchange.program == provost::virtual_phone::Program::Updater;
@@ -388,7 +388,7 @@ fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool
             (day.milliseconds(entry.tick), asked, Some(entry.status), entry.bytes)
         })
         .collect();
-    let found: Vec<_> = requests.iter().map(|it| (it.time, it.asked.clone(), it.status, it.bytes)).collect();
+    let found: Vec<_> = requests.iter().map(|it| (it.time, it.request.clone(), it.status, it.bytes)).collect();
     assert_eq!(found, reported, "{}", member.mac());
 }
 

@@ -24,7 +24,7 @@ use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest}
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
-use crate::constituency::edit_file::Changed;
+use crate::constituency::edit_file::EditResult;
 use crate::constituency::{
     ClientAuth, Constituency, ConstituencyName, PhoneStanding, Phones, ServerDenial, ServerDenials, Severity, denials,
     edit, edit_file,
@@ -200,8 +200,8 @@ impl LiveAdminData {
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
         match changed.map_err(|error| error.to_string())? {
-            Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
-            changed => Ok(changed == Changed::Now),
+            EditResult::NoClientAuth => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
+            changed => Ok(changed == EditResult::Now),
         }
     }
 

@@ -162,7 +162,7 @@ fn network(from: ClaimAddress) -> NetworkView {
 
 /// A view of a request.
 pub(super) fn request(request: StoredRequest) -> PhoneRequestView {
-    let (method, target) = request.asked.unzip();
+    let (method, target) = request.request.unzip();
     PhoneRequestView {
         time_ms: request.time,
         address: request.address,

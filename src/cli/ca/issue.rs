@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
 
 use super::{days, lifetime, name};
-use crate::ca::device::{DeviceCa, DeviceCertificateRequest, Signed};
+use crate::ca::device::{DeviceCa, DeviceCertificateRequest, SignedCertificate};
 use crate::ca::export;
 use crate::ca::record::IssuedStatus;
 use crate::cli::parameters::{Group, parameter_file};
@@ -69,8 +69,13 @@ impl Issue {
         let files = self.files(form)?;
         let folders = files.iter().map(|file| folder_of(file)).collect::<anyhow::Result<Vec<FolderHandle>>>()?;
         let seconds = unix_seconds(now);
-        let earlier: Vec<IssuedStatus> =
-            ca.record().standings().iter().filter(|it| it.mac == self.mac && it.counts(seconds)).cloned().collect();
+        let earlier: Vec<IssuedStatus> = ca
+            .record()
+            .certificates()
+            .iter()
+            .filter(|it| it.mac == self.mac && it.is_valid(seconds))
+            .cloned()
+            .collect();
         let wanted = DeviceCertificateRequest {
             mac: self.mac,
             organization: self.organization.as_deref(),
@@ -82,7 +87,7 @@ impl Issue {
         for ((file, folder), content) in files.iter().zip(&folders).zip(contents) {
             drafts.push(state::draft_private(folder, &content).with_context(|| nothing_issued(file))?);
         }
-        ca.put_on_record(&signed)?;
+        ca.add_to_record(&signed)?;
         let serial = &signed.serial;
         for (file, draft) in files.iter().zip(drafts) {
             draft.put(file.file_name().unwrap_or_default()).with_context(|| {
@@ -92,7 +97,7 @@ impl Issue {
                 )
             })?;
         }
-        let end = ca.record().standings().last().map_or(0, |standing| standing.not_after);
+        let end = ca.record().certificates().last().map_or(0, |certificate| certificate.not_after);
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         let (mac, end) = (self.mac, rfc3339(end));
         say(&format_args!("{mac}: certificate {serial}, valid until {end}, in {}", files.join(" and ")));
@@ -154,11 +159,11 @@ impl Issue {
     fn contents(
         &self,
         form: IssueForm,
-        signed: &Signed,
+        signed: &SignedCertificate,
         ca: &DeviceCa,
         password: &str,
     ) -> anyhow::Result<Vec<Vec<u8>>> {
-        let Signed { issued, serial, .. } = signed;
+        let SignedCertificate { issued, serial, .. } = signed;
         Ok(match form {
             IssueForm::Phone => vec![self.parameters(signed).into_bytes()],
             IssueForm::Pem => vec![export::to_pem(issued).into_bytes()],
@@ -171,7 +176,7 @@ impl Issue {
     }
 
     /// The parameters for the first of the two custom certificate slots of a phone, and its use for provisioning.
-    fn parameters(&self, signed: &Signed) -> String {
+    fn parameters(&self, signed: &SignedCertificate) -> String {
         let heading = format!(
             "Gives the phone {} a certificate of its own. This file holds its PRIVATE KEY: who has it can pass for that phone. \
              Import it on the phone's web page, or let the phone fetch it once where nobody else can, and remove it. For UC \

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::print::systemd;
 use super::{ConfigArg, code, say, say_json};
-use crate::ca::device::{DeviceCa, Which};
+use crate::ca::device::{DeviceCa, RevocationTarget};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
 use crate::constituency::MacAddress;
@@ -52,7 +52,7 @@ pub(super) enum Command {
         place: CaPlace,
         /// A MAC address: all of its certificates. A serial number: that certificate. It cannot be undone.
         #[arg(value_name = "MAC|SERIAL", value_parser = which)]
-        which: Which,
+        which: RevocationTarget,
     },
 }
 
@@ -76,9 +76,9 @@ fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn which(text: &str) -> Result<Which, String> {
-    let mac = text.parse().map(Which::Phone);
-    mac.or_else(|_| text.parse().map(Which::Serial))
+fn which(text: &str) -> Result<RevocationTarget, String> {
+    let mac = text.parse().map(RevocationTarget::Phone);
+    mac.or_else(|_| text.parse().map(RevocationTarget::Serial))
         .map_err(|error: crate::ca::record::InvalidSerial| error.to_string())
 }
 
@@ -147,26 +147,26 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
     let now = clock::now();
     let ca = DeviceCa::open(folder, now)?;
     let now = unix_seconds(now);
-    for standing in ca.record().standings() {
+    for certificate in ca.record().certificates() {
         if as_json {
             say_json(&json!({
-                "mac": standing.mac, "serial": standing.serial, "issued": rfc3339(standing.issued),
-                "not_after": rfc3339(standing.not_after), "sha256": standing.sha256,
-                "revoked": standing.revoked.map(rfc3339), "counts": standing.counts(now),
+                "mac": certificate.mac, "serial": certificate.serial, "issued": rfc3339(certificate.issued),
+                "not_after": rfc3339(certificate.not_after), "sha256": certificate.sha256,
+                "revoked": certificate.revoked.map(rfc3339), "counts": certificate.is_valid(now),
             }));
         } else {
-            let state = match standing.revoked {
+            let state = match certificate.revoked {
                 Some(at) => format!("revoked at {}", rfc3339(at)),
-                None if !standing.counts(now) => format!("expired at {}", rfc3339(standing.not_after)),
-                None => format!("valid until {}", rfc3339(standing.not_after)),
+                None if !certificate.is_valid(now) => format!("expired at {}", rfc3339(certificate.not_after)),
+                None => format!("valid until {}", rfc3339(certificate.not_after)),
             };
-            say(&format_args!("{}  {}  {state}", standing.mac, standing.serial));
+            say(&format_args!("{}  {}  {state}", certificate.mac, certificate.serial));
         }
     }
     Ok(())
 }
 
-fn revoke(folder: &Path, is_elsewhere: bool, which: &Which) -> anyhow::Result<()> {
+fn revoke(folder: &Path, is_elsewhere: bool, which: &RevocationTarget) -> anyhow::Result<()> {
     let now = clock::now();
     let mut ca = DeviceCa::open(folder, now)?;
     let revoked = ca.revoke(which, now)?;
@@ -186,10 +186,10 @@ fn revoke(folder: &Path, is_elsewhere: bool, which: &Which) -> anyhow::Result<()
     }
     let place = if is_elsewhere { format!(" --dir {}", folder.display()) } else { String::new() };
     let now = unix_seconds(now);
-    let standings = ca.record().standings();
+    let certificates = ca.record().certificates();
     let lost: BTreeSet<MacAddress> =
-        standings.iter().filter(|it| revoked.contains(&it.serial)).map(|it| it.mac).collect();
-    for mac in lost.into_iter().filter(|mac| !standings.iter().any(|it| it.mac == *mac && it.counts(now))) {
+        certificates.iter().filter(|it| revoked.contains(&it.serial)).map(|it| it.mac).collect();
+    for mac in lost.into_iter().filter(|mac| !certificates.iter().any(|it| it.mac == *mac && it.is_valid(now))) {
         say(&format_args!("{mac} has no certificate now; provost ca issue {mac} --out FILE{place} makes another"));
     }
     Ok(())

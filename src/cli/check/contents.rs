@@ -8,10 +8,10 @@ use super::master_configs::ReadMaster;
 use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
 use super::summarize::report;
 use super::{Finding, FindingLevel};
-use crate::constituency::file_names::{ForeignMac, Spelling, spelled_in};
+use crate::constituency::file_names::{ForeignMac, Spelling, mac_spellings};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};
 use crate::phone_config::secrets::{FoundSecret, each_secret, private_key};
-use crate::phone_config::{Departure, Text, UnreadableXml, XmlFile};
+use crate::phone_config::{Deviation, Text, UnreadableXml, XmlFile};
 use crate::serve::path::ServedPath;
 use crate::wording::counted;
 
@@ -55,7 +55,7 @@ fn reader(view: &ServedView<'_>, file: &str) -> Result<Option<MacAddress>, Forei
     }
     let is_reader =
         |mac: &MacAddress| constituency.standing(*mac) == PhoneStanding::Known && rules.check(file, Some(*mac)).is_ok();
-    let spelled = file.split('/').flat_map(spelled_in).map(|spelling| spelling.mac);
+    let spelled = file.split('/').flat_map(mac_spellings).map(|spelling| spelling.mac);
     spelled.filter(is_reader).map(Some).next().ok_or(foreign)
 }
 
@@ -104,7 +104,7 @@ fn not_served(view: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding
 fn is_phones(mac: MacAddress, files: &[&str]) -> bool {
     let segments = files.iter().flat_map(|file| file.split('/'));
     let spelled: Vec<_> =
-        segments.flat_map(|segment| spelled_in(segment).into_iter().map(move |it| (segment, it))).collect();
+        segments.flat_map(|segment| mac_spellings(segment).into_iter().map(move |it| (segment, it))).collect();
     let is_alone = |(segment, it): &(&str, Spelling)| it.mac == mac && !is_part_of_number(segment, &it.span);
     mac.check_phone().is_ok() && !spelled.is_empty() && spelled.iter().all(is_alone)
 }
@@ -205,9 +205,9 @@ fn check_content(
             Err(error) => found.extend(unreadable(view, file, error, named)),
             Ok(read) => {
                 found.extend(read.broken_off.as_ref().and_then(|error| unreadable(view, file, error, named)));
-                let departs =
-                    |it: &Departure| view.finding(FindingLevel::Warning, &format!("{file}:{}", it.place), &it.message);
-                found.extend(read.departures.iter().map(departs));
+                let deviates =
+                    |it: &Deviation| view.finding(FindingLevel::Warning, &format!("{file}:{}", it.place), &it.message);
+                found.extend(read.deviations.iter().map(deviates));
             }
         }
     }

@@ -14,7 +14,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 use super::served_view::ServedView;
 use super::{Finding, FindingLevel, contents, master_configs, overlay, vendors};
 use crate::config::Config;
-use crate::constituency::file_names::{NameRules, spelled_in};
+use crate::constituency::file_names::{NameRules, mac_spellings};
 use crate::constituency::{Constituency, MacAddress};
 use crate::phone_history::StoredPhone;
 use crate::serve::access_control::check_shared;
@@ -101,7 +101,7 @@ impl Walk<'_> {
         for mut names in spellings.into_values().filter(|names| names.len() > 1) {
             names.sort();
             // The server tries the other case only for the digits of the phone's own MAC address.
-            let owner = spelled_in(&names[0]).into_iter().map(|it| it.mac).find(|mac| are_one_but_for(&names, *mac));
+            let owner = mac_spellings(&names[0]).into_iter().map(|it| it.mac).find(|mac| are_one_but_for(&names, *mac));
             let message = match owner {
                 Some(_) => "the case of the MAC address; a phone gets the one it spells, else the lower-case one",
                 None => "case; a phone gets the one that it spells like that",

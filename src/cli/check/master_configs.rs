@@ -13,12 +13,12 @@ use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
 use super::summarize::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
-use crate::phone_config::master::{chosen, holds_mac, holds_model, is_same_model};
+use crate::phone_config::master::{holds_mac, holds_model, is_same_model, references_for};
 use crate::phone_config::secrets::has_password_in_url;
-use crate::phone_config::{Named, NamesWhat, PhoneNames, Text, XmlFile, in_directory};
+use crate::phone_config::{FileReference, PhoneNames, ReferenceKind, Text, XmlFile, in_directory};
 use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
-use crate::virtual_phone::{ServerUrl, UnusableUrl};
+use crate::virtual_phone::{InvalidUrl, ServerUrl};
 
 /// The master configuration of phones without their own.
 const COMMON: &str = "000000000000.cfg";
@@ -123,7 +123,7 @@ struct MasterWalk<'a> {
     /// The files in the folder, by their lower-case paths.
     in_any_case: HashMap<String, &'a str>,
     /// The names in each possible master configuration; `None`: it does not exist.
-    masters: HashMap<String, Option<Arc<Vec<Named>>>>,
+    masters: HashMap<String, Option<Arc<Vec<FileReference>>>>,
     /// The results for paths that are the same for every phone.
     checked: HashMap<String, Option<Problem>>,
     read: ReadMaster,
@@ -150,7 +150,7 @@ impl MasterWalk<'_> {
     }
 
     /// The names in `file`, if it exists.
-    fn named_in(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Arc<Vec<Named>>> {
+    fn named_in(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Arc<Vec<FileReference>>> {
         if let Some(known) = self.masters.get(file) {
             return known.clone();
         }
@@ -160,7 +160,7 @@ impl MasterWalk<'_> {
     }
 
     /// The names in `file`, if it exists. If it is malformed, those before the error; the error becomes a finding.
-    fn open(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Vec<Named>> {
+    fn open(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Vec<FileReference>> {
         let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
         let (named, problem) = match self.view.find(&path, phone) {
             ServedFile::Absent => return None,
@@ -191,7 +191,7 @@ impl MasterWalk<'_> {
         let models: BTreeSet<&str> = named.iter().filter_map(|one| one.model.as_deref()).collect();
         let (seen, unseen_models): (Vec<&str>, Vec<&str>) =
             models.into_iter().partition(|model| self.is_seen(phones, model));
-        let is_read = |one: &&Named| one.model.as_deref().is_none_or(|model| seen.contains(&model));
+        let is_read = |one: &&FileReference| one.model.as_deref().is_none_or(|model| seen.contains(&model));
         for one in named.iter().filter(is_read) {
             let readers = self.readers(&named, one, phones);
             self.check_named(folder, file, one, &readers);
@@ -206,7 +206,12 @@ impl MasterWalk<'_> {
 
     /// Those of `phones` that read the attribute `one`: the phones of its model, or those whose model has no attribute
     /// of its own.
-    fn readers(&self, named: &[Named], one: &Named, phones: &[Option<MacAddress>]) -> Vec<Option<MacAddress>> {
+    fn readers(
+        &self,
+        named: &[FileReference],
+        one: &FileReference,
+        phones: &[Option<MacAddress>],
+    ) -> Vec<Option<MacAddress>> {
         let has_own = |model: &str| named.iter().any(|other| other.attribute == one.attribute && other.is_for(model));
         let reads = |phone: &&Option<MacAddress>| {
             let model = phone.and_then(|mac| self.around.models.get(&mac));
@@ -225,20 +230,20 @@ impl MasterWalk<'_> {
         seen.any(|(_, seen)| is_same_model(seen, model))
     }
 
-    fn check_named(&mut self, folder: &str, file: &str, one: &Named, readers: &[Option<MacAddress>]) {
+    fn check_named(&mut self, folder: &str, file: &str, one: &FileReference, readers: &[Option<MacAddress>]) {
         for path in &one.paths {
             match one.what {
-                NamesWhat::Files => self.entry(folder, file, one, path, readers),
-                NamesWhat::Firmware if path.contains('[') => {}
-                NamesWhat::Firmware => drop(self.firmware.insert(located(folder, path))),
-                NamesWhat::UploadDirectory => self.upload_directory(folder, file, one, path, readers),
-                NamesWhat::ReadDirectory => {}
+                ReferenceKind::Files => self.entry(folder, file, one, path, readers),
+                ReferenceKind::Firmware if path.contains('[') => {}
+                ReferenceKind::Firmware => drop(self.firmware.insert(located(folder, path))),
+                ReferenceKind::UploadDirectory => self.upload_directory(folder, file, one, path, readers),
+                ReferenceKind::ReadDirectory => {}
             }
         }
     }
 
     /// Checks one of several files.
-    fn entry(&mut self, folder: &str, file: &str, one: &Named, path: &str, readers: &[Option<MacAddress>]) {
+    fn entry(&mut self, folder: &str, file: &str, one: &FileReference, path: &str, readers: &[Option<MacAddress>]) {
         let at = at(file, one);
         if !holds_mac(path) && !holds_model(path) {
             // The path is the same for every phone.
@@ -269,34 +274,42 @@ impl MasterWalk<'_> {
         }
     }
 
-    fn add(&mut self, file: &str, one: &Named, path: &str, problem: Problem, phone: Option<MacAddress>) {
+    fn add(&mut self, file: &str, one: &FileReference, path: &str, problem: Problem, phone: Option<MacAddress>) {
         let (level, why) = problem;
         let shown = if has_password_in_url(path) { "a URL".to_owned() } else { path.to_owned() };
-        let place = (level, file.to_owned(), one.line, one.written(), shown, why);
+        let place = (level, file.to_owned(), one.line, one.attribute_name(), shown, why);
         self.missing.entry(place).or_default().phones.extend(phone);
     }
 
     /// Collects the files that are missing for `model` only. No phone seen here is of this model.
-    fn count_for_unseen(&mut self, folder: &str, file: &str, named: &[Named], model: &str, unseen: &mut Unseen) {
+    fn count_for_unseen(
+        &mut self,
+        folder: &str,
+        file: &str,
+        named: &[FileReference],
+        model: &str,
+        unseen: &mut Unseen,
+    ) {
         let own = PhoneNames { model: Some(model.to_owned()), ..PhoneNames::default() };
         let attributes: BTreeSet<&str> = named.iter().map(|one| one.attribute).collect();
-        for one in attributes.into_iter().flat_map(|attribute| chosen(named, attribute, Some(model))) {
+        for one in attributes.into_iter().flat_map(|attribute| references_for(named, attribute, Some(model))) {
             let of_model = one.paths.iter().filter(|path| one.model.is_some() || holds_model(path));
             let at = at(file, one);
             for path in of_model.filter_map(|path| own.fill_in(path)) {
                 let is_missing = match one.what {
-                    NamesWhat::Files => {
+                    ReferenceKind::Files => {
                         matches!(self.check_path_once(folder, &path, None, &at), Some((FindingLevel::Warning, _)))
                     }
-                    NamesWhat::Firmware => {
+                    ReferenceKind::Firmware => {
                         let image = located(folder, &path);
                         !self.firmware.contains(&image) && self.firmware_problem(&image).is_some()
                     }
-                    NamesWhat::UploadDirectory | NamesWhat::ReadDirectory => false,
+                    ReferenceKind::UploadDirectory | ReferenceKind::ReadDirectory => false,
                 };
                 if is_missing {
                     unseen.models.insert(model.to_owned());
-                    let missing = if one.what == NamesWhat::Files { &mut unseen.files } else { &mut unseen.firmware };
+                    let missing =
+                        if one.what == ReferenceKind::Files { &mut unseen.files } else { &mut unseen.firmware };
                     missing.insert(path);
                 }
             }
@@ -325,10 +338,10 @@ impl MasterWalk<'_> {
                     Err(Some((FindingLevel::Note, "on another server, so it was not checked".to_owned())))
                 }
             }
-            Err(UnusableUrl::Scheme(_)) => Err(unprotected()),
+            Err(InvalidUrl::Scheme(_)) => Err(unprotected()),
             // The password in the URL is reported as a secret.
-            Err(UnusableUrl::UserName) => Err(None),
-            Err(UnusableUrl::NotAUrl(_)) => Err(Some((FindingLevel::Warning, "which is not a URL".to_owned()))),
+            Err(InvalidUrl::UserName) => Err(None),
+            Err(InvalidUrl::NotAUrl(_)) => Err(Some((FindingLevel::Warning, "which is not a URL".to_owned()))),
         }
     }
 
@@ -375,7 +388,7 @@ impl MasterWalk<'_> {
         &mut self,
         folder: &str,
         file: &str,
-        one: &Named,
+        one: &FileReference,
         directory: &str,
         readers: &[Option<MacAddress>],
     ) {
@@ -461,8 +474,8 @@ impl Unseen {
 }
 
 /// The place of an attribute, for messages.
-fn at(file: &str, one: &Named) -> String {
-    format!("{file}:{} in {}", one.line, one.written())
+fn at(file: &str, one: &FileReference) -> String {
+    format!("{file}:{} in {}", one.line, one.attribute_name())
 }
 
 /// The path in the constituency's folder of `path`, which a file in `folder` names.
@@ -475,7 +488,7 @@ fn located(folder: &str, path: &str) -> String {
 }
 
 /// The names in `opened`, and the error that ended reading.
-fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
+fn all_named(opened: File) -> (Vec<FileReference>, Option<Problem>) {
     let bytes = match read(opened) {
         ServedContent::Bytes(bytes) => bytes,
         ServedContent::Unreadable(error) => {
@@ -488,7 +501,7 @@ fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
     };
     let named = |text: &Text<'_>| {
         let file = XmlFile::read(text)?;
-        Ok((Named::all_in(&file), file.broken_off))
+        Ok((FileReference::all_in(&file), file.broken_off))
     };
     let (named, error) = match Text::decode(&bytes).and_then(|text| named(&text)) {
         Ok(read) => read,

@@ -50,7 +50,7 @@ pub(super) fn check(
 /// The finding that `upload` of `mac` in the folder `uploads` hides a file.
 fn hidden_by(view: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
-    if !UploadName::of(&path, mac).ok()?.lies_over_the_folder() {
+    if !UploadName::of(&path, mac).ok()?.overrides_folder() {
         return None;
     }
     let ServedFile::Regular(file) = view.find(&path, Some(mac)) else { return None };
@@ -96,7 +96,7 @@ impl<'a> Overlaid<'a> {
         let mac = MacAddress::from_hex(digits.as_bytes())
             .filter(|mac| constituency.standing(*mac) == PhoneStanding::Known)?;
         let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
-        let lies_over = UploadName::of(&path, mac).ok()?.lies_over_the_folder();
+        let lies_over = UploadName::of(&path, mac).ok()?.overrides_folder();
         lies_over.then(|| Self { file, mac, kind, named: named.named.get(file).map(String::as_str) })
     }
 }

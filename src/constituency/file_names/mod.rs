@@ -1,6 +1,6 @@
 //! Decides which phone may access a file, by the MAC addresses that its path spells.
 //!
-//! 1. [`spelled_in`] finds every part of a path segment that reads as a MAC address.
+//! 1. [`mac_spellings`] finds every part of a path segment that reads as a MAC address.
 //! 2. [`NameRules`] classifies them. A *listed* address is on a list of this server, or is the requesting phone's own.
 //! 3. A file whose path spells a listed address belongs to that phone alone. An unlisted address belongs to no phone,
 //!    so every phone is refused the file, unless the digits are a date, a hash or a UUID, or the policy's `common`
@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::spelled_macs::{DIGITS, hex_runs, is_separator, is_within, other_shapes};
-pub use super::spelled_macs::{Spelling, spelled_in};
+pub use super::spelled_macs::{Spelling, mac_spellings};
 use super::{CommonNames, Constituency, ListedPhones, MacAddress};
 
 /// A MAC address in a path that makes the path inaccessible to the phone.
@@ -67,7 +67,7 @@ impl<'a> NameRules<'a> {
         let mut unlisted = Ok(());
         let mut is_common = None;
         for segment in path.split('/') {
-            let spellings = spelled_in(segment);
+            let spellings = mac_spellings(segment);
             if spellings.is_empty() {
                 continue;
             }

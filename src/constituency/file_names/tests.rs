@@ -48,7 +48,7 @@ fn check(path: &str, own: &str) -> Result<(), ForeignMac> {
 }
 
 fn spelled(segment: &str) -> Vec<String> {
-    spelled_in(segment).into_iter().map(|spelling| spelling.mac.to_string()).collect()
+    mac_spellings(segment).into_iter().map(|spelling| spelling.mac.to_string()).collect()
 }
 
 #[test]

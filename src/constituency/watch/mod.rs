@@ -56,20 +56,20 @@ type FolderIdentity = (u64, u64);
 impl WatcherHandle {
     /// Requests a scan now, with the trust bundles of these names. `then` runs after the scan, on the watcher thread.
     /// At shutdown it may be dropped without being called.
-    pub fn look_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
+    pub fn rescan_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
         // The send fails if the thread has ended.
         let _ = self.0.send(Wake::ScanRequested(Some(bundles), Box::new(then)));
     }
 
-    /// Requests a scan now, like [`Self::look_with`] with the same bundles. Requests that arrive during a scan share
+    /// Requests a scan now, like [`Self::rescan_with`] with the same bundles. Requests that arrive during a scan share
     /// the next one.
-    pub fn look(&self, then: impl FnOnce() + Send + 'static) {
+    pub fn rescan(&self, then: impl FnOnce() + Send + 'static) {
         let _ = self.0.send(Wake::ScanRequested(None, Box::new(then)));
     }
 
     /// Asks the thread for an answer between scans; `None` if the thread has ended. The watchdog uses this.
     #[must_use]
-    pub fn ask(&self) -> Option<Receiver<()>> {
+    pub fn ping(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
         self.0.send(Wake::Ping(answer)).ok().map(|()| answered)
     }
@@ -85,7 +85,7 @@ impl WatcherHandle {
 ///
 /// # Errors
 /// If the system cannot create a thread.
-pub fn follow(
+pub fn spawn_watcher(
     scanner: Scanner,
     first: Registry,
     mut publish: impl FnMut(Registry) + Send + 'static,

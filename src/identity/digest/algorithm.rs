@@ -19,7 +19,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// The algorithm with this name; without a name, MD5 (RFC 7616 §3.4).
-    pub(super) fn named(name: Option<&str>) -> Option<Self> {
+    pub(super) fn from_name(name: Option<&str>) -> Option<Self> {
         match name {
             None => Some(Self::Md5),
             Some(name) => [Self::Md5, Self::Sha256].into_iter().find(|one| one.name().eq_ignore_ascii_case(name)),
@@ -81,7 +81,7 @@ impl Ha1 {
     }
 
     /// Whether `response` is correct (RFC 7616 §3.4.1, with qop "auth"). Compares in constant time.
-    pub(super) fn approves(&self, algorithm: Algorithm, input: &DigestInput<'_>, response: &str) -> bool {
+    pub(super) fn verifies(&self, algorithm: Algorithm, input: &DigestInput<'_>, response: &str) -> bool {
         let expected = self.response(algorithm, input);
         verify_slices_are_equal(expected.as_bytes(), response.as_bytes()).is_ok()
     }
@@ -138,11 +138,11 @@ mod tests {
             count: "00000001",
             client_nonce: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
         };
-        assert!(ha1.approves(Algorithm::Md5, &input, "8ca523f5e9506fed4657c9700eebdbec"));
+        assert!(ha1.verifies(Algorithm::Md5, &input, "8ca523f5e9506fed4657c9700eebdbec"));
         let sha256 = "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1";
-        assert!(ha1.approves(Algorithm::Sha256, &input, sha256));
-        assert!(!ha1.approves(Algorithm::Md5, &input, sha256));
-        assert!(!ha1.approves(Algorithm::Sha256, &DigestInput { method: "PUT", ..input }, sha256));
+        assert!(ha1.verifies(Algorithm::Sha256, &input, sha256));
+        assert!(!ha1.verifies(Algorithm::Md5, &input, sha256));
+        assert!(!ha1.verifies(Algorithm::Sha256, &DigestInput { method: "PUT", ..input }, sha256));
         assert_eq!(format!("{ha1:?}"), "Ha1");
     }
 

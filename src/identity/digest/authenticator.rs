@@ -46,13 +46,13 @@ pub struct LoginAttempt<'a> {
 
 /// A request that is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnprovenLogin {
+pub struct LoginFailure {
     /// The reason, for the operator.
     pub why: AuthError,
     /// Whether only the nonce was invalid, so that the client may retry by itself.
     pub is_stale: bool,
     /// Whether the rate limit for this name is exceeded, so that the client gets no challenge.
-    pub is_too_much: bool,
+    pub is_rate_limited: bool,
 }
 
 /// Why a request is not authenticated.
@@ -60,7 +60,7 @@ pub struct UnprovenLogin {
 pub enum AuthError {
     /// There is no Authorization header.
     #[error("no Authorization header")]
-    Nothing,
+    NoHeader,
     /// The header is invalid.
     #[error("{0}")]
     Bad(#[from] BadAuthorization),
@@ -69,7 +69,7 @@ pub enum AuthError {
     OtherRealm(String),
     /// The user name is not a MAC address. It is not logged, because some users enter the password there.
     #[error("the user name is not a MAC address of 12 lower-case hex digits")]
-    NoPhone,
+    NotMacAddress,
     /// The user name is a MAC address in another spelling.
     #[error("the user name must be written as {0}")]
     OtherSpelling(MacAddress),
@@ -123,18 +123,18 @@ impl AuthError {
     }
 }
 
-impl UnprovenLogin {
+impl LoginFailure {
     /// Whether this happens to every phone in normal operation.
     #[must_use]
     pub fn is_routine(&self) -> bool {
-        self.is_stale || self.why == AuthError::Nothing
+        self.is_stale || self.why == AuthError::NoHeader
     }
 }
 
-impl From<AuthError> for UnprovenLogin {
+impl From<AuthError> for LoginFailure {
     fn from(why: AuthError) -> Self {
         let is_stale = matches!(why, AuthError::OldNonce(_) | AuthError::ForeignNonce(_) | AuthError::Replay(_));
-        Self { why, is_stale, is_too_much: false }
+        Self { why, is_stale, is_rate_limited: false }
     }
 }
 
@@ -188,12 +188,12 @@ impl DigestAuthenticator {
     ///
     /// # Errors
     /// Why it is not authenticated.
-    pub fn admit(&self, attempt: &LoginAttempt<'_>) -> Result<MacAddress, UnprovenLogin> {
+    pub fn authenticate(&self, attempt: &LoginAttempt<'_>) -> Result<MacAddress, LoginFailure> {
         self.verify(attempt, self.now())
     }
 
-    fn verify(&self, attempt: &LoginAttempt<'_>, now: u64) -> Result<MacAddress, UnprovenLogin> {
-        let header = Authorization::read(attempt.headers).ok_or(AuthError::Nothing)?.map_err(AuthError::Bad)?;
+    fn verify(&self, attempt: &LoginAttempt<'_>, now: u64) -> Result<MacAddress, LoginFailure> {
+        let header = Authorization::read(attempt.headers).ok_or(AuthError::NoHeader)?.map_err(AuthError::Bad)?;
         if header.realm != attempt.realm {
             return Err(AuthError::OtherRealm(header.realm).into());
         }
@@ -230,12 +230,12 @@ impl DigestAuthenticator {
         };
         let ha1 = stored.map_or(&dummy, |(_, ha1)| ha1);
         let algorithm = header.algorithm.unwrap_or(Algorithm::Md5);
-        let is_correct = ha1.approves(algorithm, &input, &header.response);
+        let is_correct = ha1.verifies(algorithm, &input, &header.response);
         match stored {
             None => Err(match (mac, header.username.parse()) {
                 (Some(mac), _) => AuthError::UnknownUser { mac, constituency: attempt.constituency.clone() },
                 (None, Ok(mac)) => AuthError::OtherSpelling(mac),
-                (None, Err(_)) => AuthError::NoPhone,
+                (None, Err(_)) => AuthError::NotMacAddress,
             }),
             Some((mac, _)) if is_old => {
                 Err(AuthError::OldRealm { mac, realm: all.map(|all| all.realm.clone()).unwrap_or_default() })
@@ -245,10 +245,10 @@ impl DigestAuthenticator {
         }
     }
 
-    fn fail(&self, attempt: &LoginAttempt<'_>, header: &Authorization, why: AuthError, now: u64) -> UnprovenLogin {
+    fn fail(&self, attempt: &LoginAttempt<'_>, header: &Authorization, why: AuthError, now: u64) -> LoginFailure {
         let hash = self.key.hash(attempt.constituency, &header.username);
         let is_too_much = locked(&self.attempts).fail(hash, now);
-        UnprovenLogin { why, is_stale: false, is_too_much }
+        LoginFailure { why, is_stale: false, is_rate_limited: is_too_much }
     }
 
     /// Milliseconds since the authenticator was created. This clock is monotonic, so that setting the system time back
@@ -301,7 +301,7 @@ mod tests {
             nonce: &str,
             count: u32,
             now: u64,
-        ) -> Result<MacAddress, UnprovenLogin> {
+        ) -> Result<MacAddress, LoginFailure> {
             let ha1 = Ha1::of(user, REALM, password);
             let count = format!("{count:08x}");
             let input = DigestInput { method: "GET", uri: "/a", nonce, count: &count, client_nonce: "c" };
@@ -345,13 +345,13 @@ mod tests {
         for (user, mut answers) in [(USER, Vec::new()), ("00005e0053aa", Vec::new()), ("unknown", Vec::new())] {
             for number in 0..20 {
                 let refused = stage.ask(user, "guess", &stage.nonce(0, number), 1, 0).unwrap_err();
-                answers.push(refused.is_too_much);
+                answers.push(refused.is_rate_limited);
             }
             assert_eq!(answers, [[false; 10], [true; 10]].concat(), "{user}");
         }
         assert!(locked(&stage.authenticator.used).is_empty());
         assert_eq!(stage.ask(USER, "open sesame", &stage.nonce(0, 99), 1, 0), Ok(mac));
-        assert!(!stage.ask(USER, "guess", &stage.nonce(0, 1), 1, 60_000).unwrap_err().is_too_much);
+        assert!(!stage.ask(USER, "guess", &stage.nonce(0, 1), 1, 60_000).unwrap_err().is_rate_limited);
         assert_eq!(locked(&stage.authenticator.used).len(), 1);
     }
 
@@ -359,14 +359,14 @@ mod tests {
     fn user_name_must_be_the_mac_as_written() {
         let stage = Stage::new();
         let phone: MacAddress = USER.parse().unwrap();
-        let unknown = AuthError::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
+        let unknown = AuthError::UnknownUser { mac: MacAddress::ZERO, constituency: stage.name.clone() };
         for (user, why) in [
             ("00005E00530C", AuthError::OtherSpelling(phone)),
             ("00:00:5e:00:53:0c", AuthError::OtherSpelling(phone)),
             ("000000000000", unknown),
-            ("00005e00530c ", AuthError::NoPhone),
-            ("open sesame", AuthError::NoPhone),
-            ("", AuthError::NoPhone),
+            ("00005e00530c ", AuthError::NotMacAddress),
+            ("open sesame", AuthError::NotMacAddress),
+            ("", AuthError::NotMacAddress),
         ] {
             let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
             assert!(!refused.why.to_string().contains("sesame"), "the error shows the password");

@@ -21,7 +21,7 @@ pub enum BadAuthorization {
     Scheme,
     /// The syntax is invalid.
     #[error("the Authorization header cannot be read: {0}")]
-    Form(&'static str),
+    Malformed(&'static str),
     /// A required parameter is missing.
     #[error("the Authorization header has no {0}")]
     Missing(&'static str),
@@ -58,9 +58,9 @@ impl Authorization {
             return Some(Err(BadAuthorization::Several));
         }
         if only.len() > LONGEST {
-            return Some(Err(BadAuthorization::Form("it is too long")));
+            return Some(Err(BadAuthorization::Malformed("it is too long")));
         }
-        let text = only.to_str().map_err(|_| BadAuthorization::Form("it is not ASCII"));
+        let text = only.to_str().map_err(|_| BadAuthorization::Malformed("it is not ASCII"));
         Some(text.and_then(Self::parse))
     }
 
@@ -96,7 +96,7 @@ impl Parameters {
     fn put(&mut self, name: &str, value: String) -> Result<(), BadAuthorization> {
         let name = name.to_ascii_lowercase();
         if self.0.iter().any(|(other, _)| *other == name) {
-            return Err(BadAuthorization::Form("a parameter is repeated"));
+            return Err(BadAuthorization::Malformed("a parameter is repeated"));
         }
         self.0.push((name, value));
         Ok(())
@@ -125,10 +125,10 @@ impl Parameters {
         if self.take("userhash").is_some_and(|hashed| !hashed.eq_ignore_ascii_case("false")) {
             return Err(BadAuthorization::Unknown("userhash"));
         }
-        let algorithm = Algorithm::named(self.take("algorithm").as_deref());
+        let algorithm = Algorithm::from_name(self.take("algorithm").as_deref());
         let algorithm = algorithm.ok_or(BadAuthorization::Unknown("algorithm"))?;
         if read.count.len() != 8 || !read.count.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(BadAuthorization::Form("nc must have 8 hex digits"));
+            return Err(BadAuthorization::Malformed("nc must have 8 hex digits"));
         }
         Ok(Authorization { algorithm: Some(algorithm), ..read })
     }
@@ -144,19 +144,19 @@ impl<'a> ParameterCursor<'a> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let name = self.token().ok_or(BadAuthorization::Form("a name is expected"))?;
+        let name = self.token().ok_or(BadAuthorization::Malformed("a name is expected"))?;
         self.skip_blanks();
-        self.0 = self.0.strip_prefix('=').ok_or(BadAuthorization::Form("a name without a value"))?;
+        self.0 = self.0.strip_prefix('=').ok_or(BadAuthorization::Malformed("a name without a value"))?;
         self.skip_blanks();
         let value = match self.0.strip_prefix('"') {
             Some(quoted) => self.quoted(quoted)?,
-            None => self.token().ok_or(BadAuthorization::Form("a name without a value"))?.to_owned(),
+            None => self.token().ok_or(BadAuthorization::Malformed("a name without a value"))?.to_owned(),
         };
         self.skip_blanks();
         if self.0.is_empty() || self.0.starts_with(',') {
             Ok(Some((name, value)))
         } else {
-            Err(BadAuthorization::Form("a comma is expected"))
+            Err(BadAuthorization::Malformed("a comma is expected"))
         }
     }
 
@@ -189,7 +189,7 @@ impl<'a> ParameterCursor<'a> {
                 plain => value.push(plain),
             }
         }
-        Err(BadAuthorization::Form("a quote is not closed"))
+        Err(BadAuthorization::Malformed("a quote is not closed"))
     }
 }
 
@@ -230,14 +230,18 @@ mod tests {
         for name in ["username", "realm", "nonce", "uri", "response", "cnonce", "nc", "qop"] {
             assert_eq!(replaced(&format!("{name}="), "x="), BadAuthorization::Missing(name), "{name}");
         }
-        let twice = BadAuthorization::Form("a parameter is repeated");
+        let twice = BadAuthorization::Malformed("a parameter is repeated");
         assert_eq!(replaced("nc=00000001", "nc=00000001, nc=00000002"), twice);
         assert_eq!(replaced("nc=00000001", "nc=00000001, USERNAME=x"), twice);
         assert_eq!(replaced("qop=auth", "qop=auth-int"), BadAuthorization::Unknown("qop"));
         assert_eq!(replaced("qop=auth", "qop=auth, algorithm=MD5-sess"), BadAuthorization::Unknown("algorithm"));
         assert_eq!(replaced("qop=auth", "qop=auth, userhash=true"), BadAuthorization::Unknown("userhash"));
         for count in ["1", "000000001", "0000000g", "-0000001"] {
-            assert_eq!(replaced("00000001", count), BadAuthorization::Form("nc must have 8 hex digits"), "{count}");
+            assert_eq!(
+                replaced("00000001", count),
+                BadAuthorization::Malformed("nc must have 8 hex digits"),
+                "{count}"
+            );
         }
         for (old, new) in [
             ("qop=auth", "qop=\"auth"),
@@ -246,7 +250,7 @@ mod tests {
             (", nc", " nc"),
             ("qop=auth", "="),
         ] {
-            assert!(matches!(replaced(old, new), BadAuthorization::Form(_)), "{new}");
+            assert!(matches!(replaced(old, new), BadAuthorization::Malformed(_)), "{new}");
         }
     }
 

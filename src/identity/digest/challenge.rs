@@ -48,7 +48,7 @@ impl DigestChallenge {
         if !has_auth || ![Some(&realm), Some(&nonce), opaque.as_ref()].into_iter().flatten().all(is_plain) {
             return None;
         }
-        let algorithm = Algorithm::named(parameters.take("algorithm").as_deref())?;
+        let algorithm = Algorithm::from_name(parameters.take("algorithm").as_deref())?;
         let is_stale = parameters.take("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
         Some(Self { realm, nonce, opaque, algorithm, is_stale })
     }

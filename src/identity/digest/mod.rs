@@ -25,5 +25,5 @@ pub mod passwords;
 mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
-pub use authenticator::{AuthError, DigestAuthenticator, LoginAttempt, UnprovenLogin};
+pub use authenticator::{AuthError, DigestAuthenticator, LoginAttempt, LoginFailure};
 pub use challenge::{ChallengeRequest, DigestChallenge};

@@ -37,14 +37,14 @@ pub struct PasswordsError {
 /// The passwords of one constituency.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct OfConstituency {
+pub struct ConstituencyPasswords {
     /// The realm that they were made for.
     pub realm: String,
     /// The HA1 of each phone.
     pub phones: BTreeMap<MacAddress, Ha1>,
 }
 
-impl OfConstituency {
+impl ConstituencyPasswords {
     /// Rejects another `realm` if there are passwords: one file holds passwords for one realm.
     fn check_realm(&self, realm: &str) -> Result<(), String> {
         let count = self.phones.len();
@@ -65,7 +65,7 @@ impl OfConstituency {
 #[derive(Debug)]
 pub struct Passwords {
     folder: PathBuf,
-    all: ArcSwap<BTreeMap<ConstituencyName, Arc<OfConstituency>>>,
+    all: ArcSwap<BTreeMap<ConstituencyName, Arc<ConstituencyPasswords>>>,
     seen: Mutex<StampedPasswords>,
 }
 
@@ -88,7 +88,7 @@ impl Passwords {
 
     /// The passwords of `constituency`.
     #[must_use]
-    pub fn of(&self, constituency: &ConstituencyName) -> Option<Arc<OfConstituency>> {
+    pub fn of(&self, constituency: &ConstituencyName) -> Option<Arc<ConstituencyPasswords>> {
         self.all.load().get(constituency).cloned()
     }
 
@@ -100,7 +100,7 @@ impl Passwords {
 
     fn refresh_by(
         &self,
-        read: impl Fn(&Path, &ConstituencyName) -> Result<OfConstituency, PasswordsError>,
+        read: impl Fn(&Path, &ConstituencyName) -> Result<ConstituencyPasswords, PasswordsError>,
     ) -> Vec<PasswordsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = match files(&self.folder) {
@@ -235,11 +235,11 @@ pub fn remove_everywhere(
 ///
 /// # Errors
 /// If they cannot be read.
-pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
+pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<ConstituencyPasswords, PasswordsError> {
     let folder = state.join(FOLDER);
     let path = path(&folder, constituency);
     if !exists(&path)? {
-        return Ok(OfConstituency::default());
+        return Ok(ConstituencyPasswords::default());
     }
     read(&folder, constituency)
 }
@@ -248,20 +248,20 @@ fn change(
     folder: &Path,
     constituency: &ConstituencyName,
     notify: &dyn Fn(&str),
-    change: impl FnOnce(&mut OfConstituency) -> Result<bool, String>,
+    change: impl FnOnce(&mut ConstituencyPasswords) -> Result<bool, String>,
 ) -> Result<bool, PasswordsError> {
     // Serializes with other commands that change passwords.
     let opened = FolderHandle::open(folder).map_err(failed(folder))?;
     let _lock = opened.lock(folder, notify).map_err(|error| failed(folder)(io::Error::other(error)))?;
     let path = path(folder, constituency);
-    let mut all = if exists(&path)? { read(folder, constituency)? } else { OfConstituency::default() };
+    let mut all = if exists(&path)? { read(folder, constituency)? } else { ConstituencyPasswords::default() };
     let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
     let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(&path)(error.into()))?;
     state::write_private(&path, &text).map_err(failed(&path))?;
     Ok(was_there)
 }
 
-fn read(folder: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
+fn read(folder: &Path, constituency: &ConstituencyName) -> Result<ConstituencyPasswords, PasswordsError> {
     let path = path(folder, constituency);
     let bytes = state::read(&path).map_err(failed(&path))?;
     let wrong = |reason| PasswordsError { path: path.clone(), reason };

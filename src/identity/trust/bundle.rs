@@ -97,7 +97,7 @@ impl Bundle {
     /// The subject of a CA that both bundles trust for different families. The form of the MAC address would be
     /// ambiguous.
     #[must_use]
-    pub fn disputed<'a>(&'a self, other: &Self) -> Option<&'a str> {
+    pub fn conflicting_ca<'a>(&'a self, other: &Self) -> Option<&'a str> {
         let is_same = |one: &&Anchor, two: &Anchor| {
             one.anchor.subject == two.anchor.subject
                 && one.anchor.subject_public_key_info == two.anchor.subject_public_key_info

@@ -47,10 +47,10 @@ pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::O
 }
 
 impl DeviceVerifier {
-    /// Verifies `chain` with [`judge`](Self::judge). If it is refused, adds the identity that it claims.
+    /// Verifies `chain` with [`verify`](Self::verify). If it is refused, adds the identity that it claims.
     #[must_use]
     pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> DeviceFinding {
-        let verdict = self.judge(chain, pins, now);
+        let verdict = self.verify(chain, pins, now);
         let claim = if verdict.is_err() { chain.first().and_then(ClaimedIdentity::of) } else { None };
         DeviceFinding { verdict, claim }
     }

@@ -96,7 +96,7 @@ impl ChainRefusal {
     }
 
     /// The same reason for a CA above the device certificate.
-    pub(super) fn of_a_ca(self) -> Self {
+    pub(super) fn for_ca(self) -> Self {
         match self {
             Self::Revoked { subject, serial, ca } => Self::CaRevoked { subject, serial, ca },
             other => other,

@@ -37,20 +37,20 @@ fn pinned_certificate_never_expires_and_fits_one_phone() {
     let pin = Fingerprint::of(&leaf);
     let pins = Pins::from([(mac(), pin)]);
     for seconds in [0, 1_000_000_000, 1_800_000_000, u64::MAX] {
-        let device = verifier.judge(std::slice::from_ref(&leaf), &pins, at(seconds)).unwrap();
+        let device = verifier.verify(std::slice::from_ref(&leaf), &pins, at(seconds)).unwrap();
         assert_eq!((device.mac(), device.pin()), (Ok(mac()), Some(pin)));
         for now in [i64::MIN, 0, i64::MAX] {
             assert_eq!(device.still_valid(now), Ok(()));
         }
     }
     for pins in [Pins::new(), Pins::from([(mac().plus(1), pin)]), Pins::from([(mac(), Fingerprint::of(b""))])] {
-        let refusal = verifier.judge(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap_err();
+        let refusal = verifier.verify(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap_err();
         assert!(matches!(refusal, ChainRefusal::SelfSigned { .. }), "{refusal}");
     }
     // The pin applies to the first certificate, whatever follows.
     let other = self_signed(MAC);
-    assert!(verifier.judge(&[leaf.clone(), other.clone()], &pins, at(0)).is_ok());
-    assert!(verifier.judge(&[other, leaf], &pins, at(0)).is_err());
+    assert!(verifier.verify(&[leaf.clone(), other.clone()], &pins, at(0)).is_ok());
+    assert!(verifier.verify(&[other, leaf], &pins, at(0)).is_err());
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn chain_is_stored_only_if_its_bundle_can_change() {
     let kept = |bundle: &Bundle| {
         let algorithms = *verifier().algorithms();
         let verifier = DeviceVerifier::new([bundle], ExpiredDeviceCertificates::Refuse, algorithms);
-        let device = verifier.judge(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap();
+        let device = verifier.verify(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap();
         device.chain().map(<[_]>::to_vec)
     };
     assert_eq!(kept(&polycom::bundle().unwrap()), None);
@@ -72,12 +72,12 @@ fn chain_is_stored_only_if_its_bundle_can_change() {
 fn pinned_certificate_with_one_flipped_bit_is_refused() {
     let (leaf, verifier) = (self_signed(MAC), verifier());
     let pins = Pins::from([(mac(), Fingerprint::of(&leaf))]);
-    let mut judged = 0;
+    let mut tried = 0;
     for bit in 0..leaf.len() * 8 {
         let mut other = leaf.to_vec();
         other[bit / 8] ^= 1 << (bit % 8);
-        assert!(verifier.judge(&[other.into()], &pins, at(1_800_000_000)).is_err(), "bit {bit}");
-        judged += 1;
+        assert!(verifier.verify(&[other.into()], &pins, at(1_800_000_000)).is_err(), "bit {bit}");
+        tried += 1;
     }
-    assert!(judged > 2000, "{judged}");
+    assert!(tried > 2000, "{tried}");
 }

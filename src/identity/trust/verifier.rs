@@ -53,7 +53,7 @@ pub struct DeviceVerifier {
     may_change: bool,
 }
 
-/// A device with a valid certificate. Only [`DeviceVerifier::judge`] creates one.
+/// A device with a valid certificate. Only [`DeviceVerifier::verify`] creates one.
 #[derive(Debug, Clone)]
 pub struct VerifiedDevice {
     identity: Result<MacAddress, NoIdentity>,
@@ -178,7 +178,7 @@ impl DeviceVerifier {
     ///
     /// # Errors
     /// The exact reason for a refusal.
-    pub fn judge(
+    pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         pins: &Pins,
@@ -192,7 +192,7 @@ impl DeviceVerifier {
         check_key_size(&leaf)?;
         check_key_kind(&leaf)?;
         check_key_usage(&leaf)?;
-        let device = self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
+        let device = self.verify_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
             // A revocation is a decision about this one certificate too, so it overrides the pin.
             let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
             by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
@@ -201,7 +201,7 @@ impl DeviceVerifier {
         Ok(VerifiedDevice { chain: self.may_change.then(owned_chain), ..device })
     }
 
-    fn judge_by_chain(
+    fn verify_by_chain(
         &self,
         leaf_der: &CertificateDer<'_>,
         leaf: &X509Certificate<'_>,
@@ -290,7 +290,7 @@ impl DeviceVerifier {
             if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
-            let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::of_a_ca)?;
+            let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::for_ca)?;
             constraints.limit_by_crl(list);
             constraints.not_after = constraints.not_after.min(not_after);
             count += 1;

@@ -44,7 +44,7 @@ pub enum Denial {
     #[error("{reason}; too many failed logins with this user name (the correct password is still accepted)")]
     TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
-    NoPlace(String),
+    ConnectionLimit(String),
     #[error("{}", PhoneStanding::Unknown.refusal(*mac, constituency).unwrap_or_default())]
     Unknown { mac: MacAddress, constituency: ConstituencyName },
     #[error("{}", PhoneStanding::Denied.refusal(*mac, constituency).unwrap_or_default())]
@@ -56,7 +56,7 @@ pub enum Denial {
     #[error("{0}")]
     Chain(ChainRefusal),
     #[error("the policy's TLS settings changed after this connection was made")]
-    TlsPartChanged,
+    TlsSettingsChanged,
     #[error("{0}")]
     OthersFile(ForeignMac),
     #[error("{0}; this client has not authenticated as a phone")]
@@ -66,11 +66,11 @@ pub enum Denial {
     #[error("uploads are off in {constituency}")]
     UploadsOff { constituency: ConstituencyName },
     #[error("the folder has a file of this name, and an upload may not hide it")]
-    WouldHide,
+    HidesFile,
     #[error("names of this kind are never served")]
     Hidden,
     #[error("uploads of this kind are never served back")]
-    KeptBack,
+    WriteOnly,
     #[error("a folder, not a file")]
     Folder,
     #[error("not a regular file")]
@@ -88,17 +88,17 @@ pub enum Denial {
     #[error("{} under way already", if *.allowed == 1 { "an upload of this phone is".to_owned() } else { format!("{} uploads of this phone are", .allowed) })]
     TooManyUploads { allowed: usize },
     #[error("a file exists where a folder is needed, or a folder where a file is needed")]
-    Clash,
+    NameConflict,
     #[error("the file would be larger than {} (max_file_bytes)", counted(*.allowed, "byte"))]
     FileTooLarge { allowed: u64 },
-    #[error("the quota {budget} ({allowed}) is used up")]
-    OverBudget { budget: &'static str, allowed: u64 },
+    #[error("the quota {quota} ({allowed}) is used up")]
+    QuotaExceeded { quota: &'static str, allowed: u64 },
     #[error("the quota max_phone_write_bytes_per_hour ({allowed}) is used up; it allows this upload in {} s", seconds(*retry_after))]
-    TooManyWrites { allowed: u64, retry_after: Duration },
+    WriteQuotaExceeded { allowed: u64, retry_after: Duration },
     #[error("the file system of the state directory is full ({reserve} bytes stay reserved)")]
     DiskFull { reserve: u64 },
     #[error("the upload was incomplete: {0}")]
-    BrokenOff(String),
+    Incomplete(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -117,29 +117,29 @@ impl Denial {
             Self::Unauthenticated { is_routine: true, .. } => CHALLENGE,
             Self::Unauthenticated { .. } => "wrong_password",
             Self::TooManyAttempts { .. } => "too_many_attempts",
-            Self::NoPlace(_) => "no_place",
+            Self::ConnectionLimit(_) => "no_place",
             Self::Unknown { .. } => "unknown_phone",
             Self::Denied { .. } | Self::DeniedEverywhere { .. } => "denied_phone",
             Self::Unpinned { .. } => "unpinned",
             Self::Chain(refusal) => refusal.kind(),
-            Self::TlsPartChanged => "tls_changed",
+            Self::TlsSettingsChanged => "tls_changed",
             Self::OthersFile(_) => "others_file",
-            Self::UploadName(_) | Self::WouldHide => "upload_name",
+            Self::UploadName(_) | Self::HidesFile => "upload_name",
             Self::UploadsOff { .. } => "uploads_off",
             Self::UnprovenMac(_)
             | Self::Hidden
-            | Self::KeptBack
+            | Self::WriteOnly
             | Self::Folder
             | Self::NotRegular
             | Self::NotFound
             | Self::Link(_) => "not_found",
-            Self::Gap { .. } | Self::Busy | Self::Clash => "upload_conflict",
+            Self::Gap { .. } | Self::Busy | Self::NameConflict => "upload_conflict",
             Self::FileTooLarge { .. }
             | Self::TooManyUploads { .. }
-            | Self::OverBudget { .. }
-            | Self::TooManyWrites { .. } => "upload_budget",
+            | Self::QuotaExceeded { .. }
+            | Self::WriteQuotaExceeded { .. } => "upload_budget",
             Self::DiskFull { .. } => "disk_full",
-            Self::BrokenOff(_) => "broken_off",
+            Self::Incomplete(_) => "broken_off",
             Self::Replaced | Self::Failed(_) => "failed",
         }
     }
@@ -147,7 +147,7 @@ impl Denial {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) | Self::Incomplete(_) => StatusCode::BAD_REQUEST,
             Self::Misdirected { .. } | Self::NotPlain { .. } | Self::Gone => StatusCode::MISDIRECTED_REQUEST,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoIdentity(_)
@@ -157,24 +157,24 @@ impl Denial {
             | Self::DeniedEverywhere { .. }
             | Self::Unpinned { .. }
             | Self::Chain(_)
-            | Self::TlsPartChanged
+            | Self::TlsSettingsChanged
             | Self::OthersFile(_)
             | Self::UploadName(_)
             | Self::UploadsOff { .. }
-            | Self::WouldHide => StatusCode::FORBIDDEN,
+            | Self::HidesFile => StatusCode::FORBIDDEN,
             Self::UnprovenMac(_)
             | Self::Hidden
-            | Self::KeptBack
+            | Self::WriteOnly
             | Self::Folder
             | Self::NotRegular
             | Self::NotFound
             | Self::Link(_) => StatusCode::NOT_FOUND,
-            Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
+            Self::Gap { .. } | Self::Busy | Self::NameConflict => StatusCode::CONFLICT,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::TooManyAttempts { .. } | Self::TooManyWrites { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooManyUploads { .. } | Self::NoPlace(_) | Self::Replaced => StatusCode::SERVICE_UNAVAILABLE,
-            Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::TooManyAttempts { .. } | Self::WriteQuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyUploads { .. } | Self::ConnectionLimit(_) | Self::Replaced => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QuotaExceeded { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -184,7 +184,7 @@ impl Denial {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooManyAttempts { .. } => Some(60),
-            Self::TooManyWrites { retry_after, .. } => Some(seconds(*retry_after)),
+            Self::WriteQuotaExceeded { retry_after, .. } => Some(seconds(*retry_after)),
             _ => None,
         }
     }
@@ -195,7 +195,10 @@ impl Denial {
     #[must_use]
     pub fn closes(&self) -> bool {
         matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
-            || matches!(self, Self::Host(_) | Self::BrokenOff(_) | Self::NoPlace(_) | Self::TooManyAttempts { .. })
+            || matches!(
+                self,
+                Self::Host(_) | Self::Incomplete(_) | Self::ConnectionLimit(_) | Self::TooManyAttempts { .. }
+            )
     }
 }
 

@@ -129,7 +129,7 @@ fn check_method(method: &Method, requires_identity: bool) -> Result<bool, Denial
 /// The authenticated phone; `None` if the constituency authenticates no clients.
 fn check_phone(constituency: &Constituency, client: &ClientContext<'_>) -> Result<Option<MacAddress>, Denial> {
     if !client.tls_is_current {
-        return Err(Denial::TlsPartChanged);
+        return Err(Denial::TlsSettingsChanged);
     }
     match constituency.policy.tls.client_auth {
         ClientAuth::None => return Ok(None),

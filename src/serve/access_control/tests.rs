@@ -46,7 +46,7 @@ impl Stage {
         let issued = ca.issue_device(OWN.parse().unwrap(), time, Duration::from_hours(1)).unwrap();
         let now = clock::unix_seconds(time);
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.cast_unsigned()));
-        let device = verifier.judge(&[issued.certificate], &constituency.policy.pins, at).unwrap();
+        let device = verifier.verify(&[issued.certificate], &constituency.policy.pins, at).unwrap();
         Self { registry, constituency, device, now }
     }
 

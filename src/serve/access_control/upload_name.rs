@@ -60,13 +60,13 @@ impl UploadName {
 
     /// Whether this upload overrides a file of the folder, for its own phone only: the kinds that phones read back.
     #[must_use]
-    pub fn lies_over_the_folder(&self) -> bool {
+    pub fn overrides_folder(&self) -> bool {
         matches!(self.kind(), "-phone.cfg" | "-web.cfg" | "-directory.xml" | "-calls.xml")
     }
 
     /// Whether this upload is never served, not even to its own phone: private keys, certificate requests, core dumps.
     #[must_use]
-    pub fn is_kept_back(&self) -> bool {
+    pub fn is_write_only(&self) -> bool {
         let kind = self.kind().to_ascii_lowercase();
         let is_core = |word: &str| word.starts_with("core");
         kind.ends_with("-private.pem") || kind == ".csr" || kind.split(['-', '.', '_']).any(is_core)
@@ -129,16 +129,16 @@ mod tests {
     fn uploads_that_phones_read_back_override_the_folder() {
         let of = |raw: &str| UploadName::of(&ServedPath::parse(raw).unwrap(), MAC.parse().unwrap()).unwrap();
         for kind in ["-phone.cfg", "-web.cfg", "-directory.xml", "-calls.xml"] {
-            assert!(of(&format!("/x/{MAC}{kind}")).lies_over_the_folder(), "{kind}");
+            assert!(of(&format!("/x/{MAC}{kind}")).overrides_folder(), "{kind}");
         }
         for kind in ["-app.log", "-user.cfg", "-my-phone.cfg", "-license.cfg"] {
-            assert!(!of(&format!("/x/{MAC}{kind}")).lies_over_the_folder(), "{kind}");
+            assert!(!of(&format!("/x/{MAC}{kind}")).overrides_folder(), "{kind}");
         }
         for kind in ["-private.pem", ".csr", "-core.gz", "-app-core-1.tar", "-x-private.pem", "-CoreDump"] {
-            assert!(of(&format!("/{MAC}{kind}")).is_kept_back(), "{kind}");
+            assert!(of(&format!("/{MAC}{kind}")).is_write_only(), "{kind}");
         }
         for kind in ["-app.log", "-score.xml", "-phone.cfg"] {
-            assert!(!of(&format!("/{MAC}{kind}")).is_kept_back(), "{kind}");
+            assert!(!of(&format!("/{MAC}{kind}")).is_write_only(), "{kind}");
         }
     }
 

@@ -201,7 +201,7 @@ impl TlsResult {
     pub fn agreed(self) -> Option<ServedTls> {
         match self {
             Self::Agreed(facts) => Some(facts),
-            Self::OldLane => None,
+            Self::OpensslFailed => None,
         }
     }
 

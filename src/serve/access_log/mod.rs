@@ -65,7 +65,7 @@ pub enum TlsResult {
     /// A finished handshake.
     Agreed(ServedTls),
     /// A failed handshake of the OpenSSL backend.
-    OldLane,
+    OpensslFailed,
 }
 
 /// One request, or one rejected handshake.
@@ -130,7 +130,7 @@ pub struct AccessLog {
 
 impl AccessRecord {
     /// Records the request: the target as sent, query included, because the log shows what arrived.
-    pub fn ask(&mut self, method: &Method, target: &Uri, user_agent: Option<&[u8]>) {
+    pub fn set_request(&mut self, method: &Method, target: &Uri, user_agent: Option<&[u8]>) {
         let path = target.path_and_query().map_or("", |path| path.as_str());
         self.request = Some((method.clone(), path.into()));
         self.user_agent = user_agent.map(Into::into);
@@ -161,7 +161,7 @@ impl AccessLog {
     /// How many lines were dropped since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.dropped.lost_in_all.load(Ordering::Relaxed)
+        self.dropped.total_lost.load(Ordering::Relaxed)
     }
 
     /// Submits a record. Never blocks.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
-use super::writer::{Batch, WAITING, WRITE};
+use super::writer::{Batch, MAX_QUEUED, WRITE_SIZE};
 use super::*;
 
 fn record() -> Box<AccessRecord> {
@@ -106,7 +106,7 @@ fn openssl_connection_is_logged_with_lane_old() {
     let sha1 = ServedTls { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
     let sha1 = AccessRecord { tls: Some(TlsResult::Agreed(sha1)), ..*record() };
     assert!(line(LogFormat::Text, &sha1).contains(" TLSv1.2-sha1/TLS_RSA_WITH_AES_128_CBC_SHA lane=old"));
-    let refused = AccessRecord { tls: Some(TlsResult::OldLane), reason: Some("why".to_owned()), ..*record() };
+    let refused = AccessRecord { tls: Some(TlsResult::OpensslFailed), reason: Some("why".to_owned()), ..*record() };
     assert!(line(LogFormat::Text, &refused).ends_with(" - lane=old reason=\"why\"\n"));
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
     assert_eq!((&value["tls"], &value["lane"]), (&serde_json::Value::Null, &"old".into()));
@@ -209,10 +209,10 @@ fn undelivered_lines_are_bounded_and_counted() {
     let (batches, waiting) = channel();
     let dropped = DroppedLines::default();
     for _ in 0..1000 {
-        dropped.submit(Batch { lines: "x".repeat(WRITE), count: 7 }, &batches);
+        dropped.submit(Batch { lines: "x".repeat(WRITE_SIZE), count: 7 }, &batches);
     }
     let taken = waiting.try_iter().count();
-    assert_eq!(taken, WAITING / WRITE);
+    assert_eq!(taken, MAX_QUEUED / WRITE_SIZE);
     assert_eq!(dropped.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
 }
 

@@ -12,9 +12,9 @@ use crate::wording::counted_were;
 /// How long the formatter batches records: waking it for each one would cost more than serving a small file.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// About how many bytes are written at once.
-pub(super) const WRITE: usize = 64 << 10;
+pub(super) const WRITE_SIZE: usize = 64 << 10;
 /// About how many bytes may wait to be written.
-pub(super) const WAITING: usize = 4 << 20;
+pub(super) const MAX_QUEUED: usize = 4 << 20;
 
 /// Waits for the writer thread. The thread sends nothing; the channel closes when it has written everything.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct DroppedLines {
     /// Lines dropped since the last report.
     pub(super) lost: AtomicU64,
     /// Lines dropped since the start.
-    pub(super) lost_in_all: AtomicU64,
+    pub(super) total_lost: AtomicU64,
     /// Bytes that wait to be written.
     waiting: AtomicUsize,
 }
@@ -50,7 +50,7 @@ impl Writer {
 
 impl DroppedLines {
     pub(super) fn record_dropped(&self, count: u64) {
-        self.lost_in_all.fetch_add(count, Ordering::Relaxed);
+        self.total_lost.fetch_add(count, Ordering::Relaxed);
         if self.lost.fetch_add(count, Ordering::Relaxed) == 0 {
             warn_of_dropped_lines();
         }
@@ -58,7 +58,7 @@ impl DroppedLines {
 
     /// Submits a batch to the writer thread, or drops it if too many bytes wait.
     pub(super) fn submit(&self, batch: Batch, batches: &Sender<Batch>) {
-        if self.waiting.load(Ordering::Relaxed) >= WAITING {
+        if self.waiting.load(Ordering::Relaxed) >= MAX_QUEUED {
             self.record_dropped(batch.count);
         } else {
             self.waiting.fetch_add(batch.lines.len(), Ordering::Relaxed);
@@ -99,7 +99,7 @@ pub(super) fn collect(
             format.line(&record, &mut batch.lines);
             batch.count += 1;
             observer.saw(record);
-            if batch.lines.len() >= WRITE {
+            if batch.lines.len() >= WRITE_SIZE {
                 dropped.submit(std::mem::take(&mut batch), batches);
             }
         }

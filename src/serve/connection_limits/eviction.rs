@@ -19,7 +19,7 @@ use crate::serve::limits::client_prefix;
 /// How long a candidate must have waited to be evicted under load. A client sends its ClientHello right after the last
 /// packet of TCP's handshake. Without this grace period, clients that arrive faster than the server can serve them
 /// would evict each other.
-pub(super) const GRACE: Duration = Duration::from_millis(100);
+pub(super) const EVICTION_GRACE: Duration = Duration::from_millis(100);
 /// How long a prefix is preferred after a known phone authenticated from it.
 const PROVEN_FOR: Duration = Duration::from_hours(24);
 /// How many such prefixes are kept. Beyond that, the one with the oldest authentication is dropped.
@@ -105,7 +105,7 @@ impl<N> Candidates<N> {
     }
 
     /// Adds connection `id`, which has no grace period.
-    pub(super) fn add_grown(&mut self, id: u64, prefix: Prefix, notice: N) {
+    pub(super) fn add_eligible(&mut self, id: u64, prefix: Prefix, notice: N) {
         self.insert(id, prefix, notice, false);
     }
 
@@ -152,8 +152,8 @@ impl<N> Candidates<N> {
     }
 
     /// When the next grace period ends.
-    pub(super) fn next_grown(&self) -> Option<Instant> {
-        self.graced.front().map(|(_, since)| *since + GRACE)
+    pub(super) fn next_eligible(&self) -> Option<Instant> {
+        self.graced.front().map(|(_, since)| *since + EVICTION_GRACE)
     }
 
     /// Whether no connection is left in any of the collections.
@@ -165,7 +165,7 @@ impl<N> Candidates<N> {
     fn end_graces(&mut self, now: Instant) {
         while let Some((id, since)) = self.graced.front().copied() {
             let is_young = self.entries.get(&id).is_some_and(|entry| entry.rank.is_young);
-            if is_young && now.duration_since(since) < GRACE {
+            if is_young && now.duration_since(since) < EVICTION_GRACE {
                 return;
             }
             self.rank_again(id, false);

@@ -89,7 +89,7 @@ pub enum ConnectionKind {
 
 /// The limit that is reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum LimitReached {
     /// The limit of this kind.
     #[error("all {allowed} permits for {kind} are in use (limits.{key})")]
     Kind {
@@ -137,7 +137,7 @@ pub enum Full {
 #[error("evicted {}: {full}; {prefix} has the most {} ({weight})", .awaited.stage(), .awaited.connections())]
 pub struct Eviction {
     awaited: Awaited,
-    full: Full,
+    full: LimitReached,
     prefix: IpNet,
     weight: usize,
 }
@@ -194,13 +194,13 @@ enum PermitStage {
 /// The result of a new connection's attempt to get a permit.
 enum LimitEntry {
     Admitted(ConnectionPermit),
-    Refused(Full),
+    Refused(LimitReached),
     /// Another connection is being evicted, and has closed when the sender of this is dropped.
     Evicting(oneshot::Receiver<Infallible>),
     /// Try again when the counts or candidates change, or at this time.
     Waiting(Option<Instant>),
     /// Try again when they change. No connection can be evicted until then.
-    Paused(Full),
+    Paused(LimitReached),
 }
 
 impl ConnectionLimits {
@@ -224,8 +224,8 @@ impl ConnectionLimits {
     pub async fn enter(
         self: &Arc<Self>,
         address: IpAddr,
-        mut paused: impl FnMut(&Full),
-    ) -> Result<ConnectionPermit, Full> {
+        mut paused: impl FnMut(&LimitReached),
+    ) -> Result<ConnectionPermit, LimitReached> {
         loop {
             let mut changed = pin!(self.changed.notified());
             // Registered before the limits are checked, so that no change after the check is missed.
@@ -251,7 +251,7 @@ impl ConnectionLimits {
         let (counted_as, prefix) = (self.limits.counted_as(address), Prefix::of(address));
         let allowed = self.limits.connections_per_address;
         if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
-            let full = Full::Address { address, allowed };
+            let full = LimitReached::Address { address, allowed };
             // Phones may share their address with an idle client.
             return match state.evict_from(prefix, now) {
                 Some((awaited, victim)) => LimitEntry::Evicting(evict(victim, awaited, full)),
@@ -265,10 +265,10 @@ impl ConnectionLimits {
             // If most handshakes have their ClientHello, this is load. Otherwise, idle clients hold the permits.
             let is_load = state.without_hello.len() * 2 < state.taken(ConnectionKind::Unfinished);
             let mut victim = state.without_hello.evict(now, is_load).map(|victim| (Awaited::Hello, victim));
-            if victim.is_none() && matches!(full, Full::Files { .. }) {
+            if victim.is_none() && matches!(full, LimitReached::Files { .. }) {
                 victim = state.evict_anonymous(now);
             }
-            return match (victim, state.without_hello.next_grown()) {
+            return match (victim, state.without_hello.next_eligible()) {
                 (Some((awaited, victim)), _) => LimitEntry::Evicting(evict(victim, awaited, full)),
                 (None, None) => LimitEntry::Paused(full),
                 (None, next) => LimitEntry::Waiting(next),
@@ -291,12 +291,12 @@ impl ConnectionLimits {
         })
     }
 
-    fn check_room(&self, state: &State) -> Result<(), Full> {
+    fn check_room(&self, state: &State) -> Result<(), LimitReached> {
         let room = self.room;
-        if state.taken.iter().sum::<usize>() < room { Ok(()) } else { Err(Full::Files { room }) }
+        if state.taken.iter().sum::<usize>() < room { Ok(()) } else { Err(LimitReached::Files { room }) }
     }
 
-    fn check(&self, state: &State, kind: ConnectionKind) -> Result<(), Full> {
+    fn check(&self, state: &State, kind: ConnectionKind) -> Result<(), LimitReached> {
         let share_of = |(part, of): (usize, usize)| (self.room / of * part).max(1);
         let limits = &self.limits;
         let (words, key, allowed, share) = match kind {
@@ -314,9 +314,9 @@ impl ConnectionLimits {
         if state.taken(kind) < allowed.min(share) {
             Ok(())
         } else if share < allowed {
-            Err(Full::Share { kind: words, allowed: share })
+            Err(LimitReached::Share { kind: words, allowed: share })
         } else {
-            Err(Full::Kind { kind: words, allowed, key })
+            Err(LimitReached::Kind { kind: words, allowed, key })
         }
     }
 
@@ -326,7 +326,11 @@ impl ConnectionLimits {
 }
 
 /// Evicts `victim`, because `full` is reached. The other end of the returned channel is dropped when it has closed.
-fn evict(victim: Victim<oneshot::Sender<Notice>>, awaited: Awaited, full: Full) -> oneshot::Receiver<Infallible> {
+fn evict(
+    victim: Victim<oneshot::Sender<Notice>>,
+    awaited: Awaited,
+    full: LimitReached,
+) -> oneshot::Receiver<Infallible> {
     let Victim { notice, prefix, weight } = victim;
     let (sender, gone) = oneshot::channel();
     // Fails if the connection has ended by itself meanwhile.
@@ -455,7 +459,7 @@ impl ConnectionPermit {
             match state.leave(self.id, &mut self.stage, PermitStage::Candidate(awaited, notice)) {
                 PermitStage::Unread => state.pool(awaited).add(self.id, self.prefix, sender, clock::monotonic()),
                 PermitStage::Candidate(..) | PermitStage::Safe => {
-                    state.pool(awaited).add_grown(self.id, self.prefix, sender);
+                    state.pool(awaited).add_eligible(self.id, self.prefix, sender);
                 }
             }
         }
@@ -510,12 +514,12 @@ impl ConnectionPermit {
     ///
     /// # Errors
     /// If the limit of this kind is reached and no connection can be evicted, or the limit of the phone is reached; the permit is then unchanged until it is dropped.
-    pub fn become_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), Full> {
+    pub fn set_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), LimitReached> {
         let mut state = self.limits.state();
         let allowed = self.limits.limits.connections_per_phone;
         let phone = phone.filter(|_| allowed > 0);
         if let Some(phone) = phone.as_ref().filter(|phone| state.by_phone.count(phone) >= allowed) {
-            return Err(Full::Phone { mac: phone.1, allowed });
+            return Err(LimitReached::Phone { mac: phone.1, allowed });
         }
         if let Err(full) = self.limits.check(&state, kind) {
             let victim = (kind == ConnectionKind::Anonymous).then(|| state.evict_anonymous(clock::monotonic()));

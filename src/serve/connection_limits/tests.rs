@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::eviction::GRACE;
+use super::eviction::EVICTION_GRACE;
 use super::*;
 
 fn limits(limits: Limits) -> Arc<ConnectionLimits> {
@@ -42,8 +42,8 @@ fn enter_idle(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
 /// A connection that waits for its permit.
 fn newcomer(
     limits: &Arc<ConnectionLimits>,
-    paused: impl FnMut(&Full) + Send + 'static,
-) -> JoinSet<Result<ConnectionPermit, Full>> {
+    paused: impl FnMut(&LimitReached) + Send + 'static,
+) -> JoinSet<Result<ConnectionPermit, LimitReached>> {
     let (limits, mut waiting) = (Arc::clone(limits), JoinSet::new());
     waiting.spawn(async move { limits.enter(address("192.0.2.2"), paused).await });
     waiting
@@ -58,8 +58,8 @@ fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
 }
 
 /// Why there is no permit at once, nor by eviction.
-fn full(limits: &Arc<ConnectionLimits>, from: &str) -> Full {
-    match limits.try_enter(address(from), clock::monotonic() + GRACE) {
+fn full(limits: &Arc<ConnectionLimits>, from: &str) -> LimitReached {
+    match limits.try_enter(address(from), clock::monotonic() + EVICTION_GRACE) {
         LimitEntry::Refused(full) | LimitEntry::Paused(full) => full,
         LimitEntry::Admitted(_) => panic!("admitted"),
         LimitEntry::Waiting(_) | LimitEntry::Evicting(_) => panic!("evicts"),
@@ -72,11 +72,11 @@ fn unauthenticated_clients_leave_permits_for_phones() {
     let mut phone = enter_with_hello(&limits, "192.0.2.1");
     let _stranger = enter_with_hello(&limits, "192.0.2.2");
     assert!(full(&limits, "192.0.2.3").to_string().contains("limits.unfinished_handshakes"));
-    phone.become_kind(ConnectionKind::Proven, None).unwrap();
+    phone.set_kind(ConnectionKind::Proven, None).unwrap();
     let mut second = enter(&limits, "192.0.2.3");
-    assert!(second.become_kind(ConnectionKind::Proven, None).unwrap_err().to_string().contains("limits.connections"));
+    assert!(second.set_kind(ConnectionKind::Proven, None).unwrap_err().to_string().contains("limits.connections"));
     drop(phone);
-    second.become_kind(ConnectionKind::Proven, None).unwrap();
+    second.set_kind(ConnectionKind::Proven, None).unwrap();
     assert_eq!((limits.count(ConnectionKind::Proven), limits.count(ConnectionKind::Unfinished)), (1, 1));
 }
 
@@ -88,24 +88,24 @@ fn connections_are_limited_by_the_open_files() {
     let reason = full(&limits, "192.0.2.1").to_string();
     assert!(reason.starts_with("all 9 permits for unfinished handshakes that"), "{reason}");
     for permit in permits.iter_mut().take(3) {
-        permit.become_kind(ConnectionKind::Anonymous, None).unwrap();
+        permit.set_kind(ConnectionKind::Anonymous, None).unwrap();
         permit.note_request();
     }
     // What anonymous connections take, handshakes cannot.
     let reason = full(&limits, "192.0.2.1").to_string();
     assert!(reason.starts_with("all 6 permits for unfinished handshakes that"), "{reason}");
-    let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
-    assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
+    let refused = permits[3].set_kind(ConnectionKind::Anonymous, None);
+    assert_eq!(refused, Err(LimitReached::Share { kind: "anonymous connections", allowed: 3 }));
     // Known phones get the permits that anonymous connections cannot have.
     for permit in &mut permits[3..] {
-        permit.become_kind(ConnectionKind::Proven, None).unwrap();
+        permit.set_kind(ConnectionKind::Proven, None).unwrap();
     }
     while permits.len() < 12 {
         let mut phone = enter();
-        phone.become_kind(ConnectionKind::Proven, None).unwrap();
+        phone.set_kind(ConnectionKind::Proven, None).unwrap();
         permits.push(phone);
     }
-    assert_eq!(full(&limits, "192.0.2.1"), Full::Files { room: 12 });
+    assert_eq!(full(&limits, "192.0.2.1"), LimitReached::Files { room: 12 });
     permits.pop();
     drop(enter());
     drop(permits);
@@ -116,7 +116,7 @@ fn connections_are_limited_by_the_open_files() {
 fn address_limit_counts_and_releases() {
     let limits = limits(Limits { connections_per_address: 1, ..Limits::default() });
     let one = enter_with_hello(&limits, "2001:db8::1");
-    assert!(matches!(full(&limits, "2001:db8::2"), Full::Address { .. }));
+    assert!(matches!(full(&limits, "2001:db8::2"), LimitReached::Address { .. }));
     drop(enter(&limits, "2001:db8:0:1::1"));
     drop(one);
     drop(enter(&limits, "2001:db8::2"));
@@ -130,10 +130,10 @@ fn phone_limit_counts_per_constituency_and_releases() {
     let enter_phone = |constituency: &str| {
         let mut permit = enter(&limits, "192.0.2.1");
         let phone = (constituency.parse().unwrap(), "00005e00530c".parse().unwrap());
-        permit.become_kind(ConnectionKind::Anonymous, Some(phone)).map(|()| permit)
+        permit.set_kind(ConnectionKind::Anonymous, Some(phone)).map(|()| permit)
     };
     let one = enter_phone("ote").unwrap();
-    assert!(matches!(enter_phone("ote"), Err(Full::Phone { allowed: 1, .. })));
+    assert!(matches!(enter_phone("ote"), Err(LimitReached::Phone { allowed: 1, .. })));
     let other = enter_phone("other").unwrap();
     drop(one);
     drop(enter_phone("ote").unwrap());
@@ -175,7 +175,7 @@ fn heaviest_prefix_loses_its_oldest_connection() {
     ];
     let mut candidates = candidates(&idle, now);
     // Among prefixes of the same weight, the one with the oldest connection comes first.
-    assert_eq!(victims(&mut candidates, now + GRACE, 9), ["b1", "a1", "b2", "c1", "b3", "a2"]);
+    assert_eq!(victims(&mut candidates, now + EVICTION_GRACE, 9), ["b1", "a1", "b2", "c1", "b3", "a2"]);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn ipv6_is_summed_per_48_and_then_per_64() {
         ("y4", "2001:db8:2:4::1"),
     ];
     let mut candidates = candidates(&idle, now);
-    let evicted = victims(&mut candidates, now + GRACE, 9);
+    let evicted = victims(&mut candidates, now + EVICTION_GRACE, 9);
     // No /64 of the second /48 has more than one; all of them together have four.
     assert_eq!(evicted[..3], ["y1", "x1", "y2"]);
     assert_eq!(evicted.len(), 9);
@@ -212,23 +212,23 @@ fn prefix_of_a_proven_phone_is_evicted_last_for_a_day() {
         for (id, (name, from)) in (1..).zip(idle).filter(|_| before) {
             candidates.add(id, Prefix::of(address(from)), name, now);
         }
-        assert_eq!(victims(&mut candidates, now + GRACE, 9), ["idle", "idle", "nat", "nat"], "{before}");
+        assert_eq!(victims(&mut candidates, now + EVICTION_GRACE, 9), ["idle", "idle", "nat", "nat"], "{before}");
         let later = now + DAY + Duration::from_secs(1);
         for (id, (name, from)) in (10..).zip(idle) {
             candidates.add(id, Prefix::of(address(from)), name, later);
         }
-        assert_eq!(victims(&mut candidates, later + GRACE, 9), ["nat", "nat", "idle", "idle"], "{before}");
+        assert_eq!(victims(&mut candidates, later + EVICTION_GRACE, 9), ["nat", "nat", "idle", "idle"], "{before}");
     }
     // Authentication counts for the /64, not for the whole /48.
     let mut candidates = candidates(&[("phone", "2001:db8:1:1::1"), ("idle", "2001:db8:1:2::1")], now);
     candidates.note_proven(Prefix::of(address("2001:db8:1:1::2")), now);
-    assert_eq!(victims(&mut candidates, now + GRACE, 9), ["idle", "phone"]);
+    assert_eq!(victims(&mut candidates, now + EVICTION_GRACE, 9), ["idle", "phone"]);
 }
 
 #[test]
 fn grace_period_protects_young_connections_under_load() {
     let start = clock::monotonic();
-    let now = start + GRACE;
+    let now = start + EVICTION_GRACE;
     let with_young = || {
         let mut candidates = candidates(&[("old", "192.0.2.1")], start);
         (2..100).for_each(|id| candidates.add(id, Prefix::of(address("192.0.2.2")), "young", now));
@@ -236,9 +236,9 @@ fn grace_period_protects_young_connections_under_load() {
     };
     let mut candidates = with_young();
     assert_eq!(victims(&mut candidates, now, 9), ["old"]);
-    assert_eq!(candidates.next_grown(), Some(now + GRACE));
-    assert_eq!(victims(&mut candidates, now + GRACE, 99).len(), 98);
-    assert_eq!(candidates.next_grown(), None);
+    assert_eq!(candidates.next_eligible(), Some(now + EVICTION_GRACE));
+    assert_eq!(victims(&mut candidates, now + EVICTION_GRACE, 99).len(), 98);
+    assert_eq!(candidates.next_eligible(), None);
     // Without the grace period, weight decides, and age only among prefixes of the same weight.
     let mut candidates = with_young();
     let first: Vec<_> = (0..99).filter_map(|_| Some(candidates.evict(now, false)?.notice)).collect();
@@ -266,7 +266,7 @@ fn evicting_from_60_000_candidates_is_fast() {
         candidates.add(u64::from(id), Prefix::of(from), "", now);
     }
     // A search through all candidates for each eviction would take 3,600,000,000 steps.
-    assert_eq!(victims(&mut candidates, now + GRACE, 60_001).len(), 60_000);
+    assert_eq!(victims(&mut candidates, now + EVICTION_GRACE, 60_001).len(), 60_000);
     assert!(candidates.is_empty());
 }
 
@@ -297,7 +297,7 @@ async fn handshake_after_its_hello_is_never_evicted() {
     let mut newcomer = newcomer(&limits, move |full| _ = sender.take().map(|it| it.send(full.to_string())));
     assert!(paused.await.unwrap().contains("limits.unfinished_handshakes"));
     // A finished handshake also releases its place among the unfinished ones.
-    second.become_kind(ConnectionKind::Proven, None).unwrap();
+    second.set_kind(ConnectionKind::Proven, None).unwrap();
     let third = newcomer.join_next().await.unwrap().unwrap().unwrap();
     drop((first, third));
     assert_eq!((limits.count(ConnectionKind::Unfinished), limits.count(ConnectionKind::Proven)), (0, 1));
@@ -352,7 +352,7 @@ fn idle_connections_have_a_grace_period_under_load() {
     let mut idle = enter_idle(&limits, "192.0.2.2");
     let now = clock::monotonic();
     let LimitEntry::Waiting(Some(grown)) = limits.try_enter(address("192.0.2.3"), now) else { panic!("no grace") };
-    assert!(grown <= now + GRACE);
+    assert!(grown <= now + EVICTION_GRACE);
     assert!(matches!(limits.try_enter(address("192.0.2.3"), grown), LimitEntry::Evicting(_)));
     assert!(evicted(&mut idle).is_some());
     drop(handshakes);
@@ -373,7 +373,7 @@ fn lingering_refused_client_is_evicted_at_once() {
 fn idle_client_is_evicted_for_one_at_its_address() {
     let limits = limits(Limits { connections_per_address: 2, ..Limits::default() });
     let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
-    let now = clock::monotonic() + GRACE;
+    let now = clock::monotonic() + EVICTION_GRACE;
     assert!(matches!(limits.try_enter(address("192.0.2.1"), now), LimitEntry::Evicting(_)));
     let [oldest, second] = idle.each_mut().map(evicted);
     assert!(oldest.is_some_and(|reason| reason.contains("limits.connections_per_address")));
@@ -381,9 +381,9 @@ fn idle_client_is_evicted_for_one_at_its_address() {
 }
 
 /// An anonymous connection that has sent no request.
-fn enter_anonymous(limits: &Arc<ConnectionLimits>, from: &str) -> Result<ConnectionPermit, Full> {
+fn enter_anonymous(limits: &Arc<ConnectionLimits>, from: &str) -> Result<ConnectionPermit, LimitReached> {
     let mut permit = enter_with_hello(limits, from);
-    permit.become_kind(ConnectionKind::Anonymous, None).map(|()| permit)
+    permit.set_kind(ConnectionKind::Anonymous, None).map(|()| permit)
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn idle_proven_phone_is_never_evicted() {
     let limits = limits(Limits { anonymous_connections: 1, ..Limits::default() });
     let mut phone = enter_anonymous(&limits, "192.0.2.1").unwrap();
     phone.note_request();
-    phone.become_kind(ConnectionKind::Proven, None).unwrap();
+    phone.set_kind(ConnectionKind::Proven, None).unwrap();
     phone.note_idle();
     let anonymous = [(); 3].map(|()| enter_anonymous(&limits, "192.0.2.1").unwrap());
     assert!(evicted(&mut phone).is_none());
@@ -459,7 +459,7 @@ fn anonymous_connections_are_evicted_for_handshakes() {
         let phones: Vec<_> = (0..9)
             .map(|_| {
                 let mut phone = enter(&limits, "192.0.2.2");
-                phone.become_kind(ConnectionKind::Proven, None).unwrap();
+                phone.set_kind(ConnectionKind::Proven, None).unwrap();
                 phone
             })
             .take_while(|_| key == "ulimit -n")

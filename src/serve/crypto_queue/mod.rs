@@ -40,7 +40,7 @@ struct Slot(Option<Arc<CryptoQueue>>);
 
 /// The position of one handshake in the queue.
 #[derive(Debug, Clone)]
-pub struct Turn(Arc<QueuedHandshake>);
+pub struct HandshakeTurn(Arc<QueuedHandshake>);
 
 #[derive(Debug)]
 struct QueuedHandshake {
@@ -72,11 +72,11 @@ impl CryptoQueue {
 
     /// Takes a number for a handshake whose ClientHello is complete.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, timeouts: TimeoutControl) -> Turn {
+    pub fn enter(self: &Arc<Self>, timeouts: TimeoutControl) -> HandshakeTurn {
         let mut queue = self.lock();
         queue.handshakes += 1;
         let (queue, number) = (Arc::clone(self), queue.handshakes);
-        Turn(Arc::new(QueuedHandshake { queue, number, timeouts, step: Mutex::new(HandshakeStep::None) }))
+        HandshakeTurn(Arc::new(QueuedHandshake { queue, number, timeouts, step: Mutex::new(HandshakeStep::None) }))
     }
 
     /// A slot, or a receiver that gets one later.
@@ -121,7 +121,7 @@ impl Drop for Slot {
     }
 }
 
-impl Turn {
+impl HandshakeTurn {
     /// Waits for the slot of the first step. The caller must run the step without another wait.
     pub async fn begin(&self) {
         poll_fn(|cx| self.poll_begin(cx)).await;

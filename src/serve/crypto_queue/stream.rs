@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Turn;
+use super::HandshakeTurn;
 
 /// How much of a handshake is read at once, in bytes.
 const READ_SIZE: usize = 4096;
@@ -17,7 +17,7 @@ const READ_SIZE: usize = 4096;
 #[derive(Debug)]
 pub struct TurnStream<S> {
     inner: S,
-    turn: Option<Turn>,
+    turn: Option<HandshakeTurn>,
     /// Data that was read ahead, of which `given` bytes are passed on.
     ahead: Vec<u8>,
     given: usize,
@@ -25,7 +25,7 @@ pub struct TurnStream<S> {
 
 impl<S> TurnStream<S> {
     /// Passes on `ahead` first, and then data from `inner`.
-    pub fn new(inner: S, ahead: Vec<u8>, turn: Turn) -> Self {
+    pub fn new(inner: S, ahead: Vec<u8>, turn: HandshakeTurn) -> Self {
         Self { inner, turn: Some(turn), ahead, given: 0 }
     }
 
@@ -68,7 +68,7 @@ impl<S: AsyncRead + Unpin> TurnStream<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for TurnStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.turn.as_ref().is_some_and(Turn::is_finished) {
+        if this.turn.as_ref().is_some_and(HandshakeTurn::is_finished) {
             this.turn = None;
         }
         if this.turn.is_none() && !this.is_ahead() {

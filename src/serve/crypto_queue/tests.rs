@@ -9,18 +9,18 @@ use super::*;
 use crate::serve::Limits;
 use crate::serve::timeouts::TimeoutStream;
 
-fn turn(queue: &Arc<CryptoQueue>) -> (Turn, TimeoutControl) {
+fn turn(queue: &Arc<CryptoQueue>) -> (HandshakeTurn, TimeoutControl) {
     let (_, timeouts) = TimeoutStream::new(tokio::io::empty(), &Limits::default(), Instant::now());
     (queue.enter(timeouts.clone()), timeouts)
 }
 
 /// Whether the turn has a slot now.
-fn has_slot(turn: &Turn) -> bool {
+fn has_slot(turn: &HandshakeTurn) -> bool {
     turn.poll_begin(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 /// Ends the running step, as the end of a poll does.
-fn end_step(turn: &Turn) {
+fn end_step(turn: &HandshakeTurn) {
     let mut pending = pin!(std::future::pending::<()>());
     let _ = turn.poll_step(pending.as_mut(), &mut Context::from_waker(Waker::noop()));
 }
@@ -28,7 +28,7 @@ fn end_step(turn: &Turn) {
 #[tokio::test]
 async fn slots_go_to_the_oldest_handshakes() {
     let queue = CryptoQueue::new(2);
-    let turns: Vec<Turn> = (0..5).map(|_| turn(&queue).0).collect();
+    let turns: Vec<HandshakeTurn> = (0..5).map(|_| turn(&queue).0).collect();
     // They request slots in another order than they arrived.
     let waiting = [4, 0, 2, 1, 3].map(|number: usize| has_slot(&turns[number]));
     assert_eq!(waiting, [true, true, false, false, false]);
@@ -43,7 +43,7 @@ async fn slots_go_to_the_oldest_handshakes() {
 #[tokio::test]
 async fn old_handshake_comes_before_a_new_hello() {
     let queue = CryptoQueue::new(1);
-    let turns: Vec<Turn> = (0..3).map(|_| turn(&queue).0).collect();
+    let turns: Vec<HandshakeTurn> = (0..3).map(|_| turn(&queue).0).collect();
     assert_eq!([0, 1, 2].map(|number: usize| has_slot(&turns[number])), [true, false, false]);
     // The first waits for its client, and the second has the slot. Then the client responds.
     end_step(&turns[0]);
@@ -55,7 +55,7 @@ async fn old_handshake_comes_before_a_new_hello() {
 #[tokio::test]
 async fn handshake_that_ends_in_the_queue_frees_its_slot() {
     let queue = CryptoQueue::new(1);
-    let mut turns: Vec<Turn> = (0..10_000).map(|_| turn(&queue).0).collect();
+    let mut turns: Vec<HandshakeTurn> = (0..10_000).map(|_| turn(&queue).0).collect();
     assert_eq!(turns.iter().filter(|turn| has_slot(turn)).count(), 1);
     let last = turns.pop().unwrap();
     // Each gets the slot from the one before it, and is dropped before it uses the slot.
@@ -80,7 +80,7 @@ async fn time_in_the_queue_extends_the_handshake_timeout() {
 }
 
 /// A stream of `turn`, and the client's end of it.
-fn stream(turn: &Turn, ahead: &[u8]) -> (TurnStream<DuplexStream>, DuplexStream) {
+fn stream(turn: &HandshakeTurn, ahead: &[u8]) -> (TurnStream<DuplexStream>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     (TurnStream::new(ours, ahead.to_vec(), turn.clone()), theirs)
 }

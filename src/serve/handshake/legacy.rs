@@ -21,7 +21,7 @@ use crate::serve::tls_stream::ClientTlsStream;
 /// The OpenSSL backend and its RSA certificate, if rustls cannot serve this client and the constituency's TLS level
 /// allows OpenSSL to.
 pub(super) fn backend<'a>(hello: &Hello, context: &HandshakeContext<'a>) -> Option<(&'a LegacyTls, ServerCertificate)> {
-    let backend = context.generation.old_lane.as_ref()?;
+    let backend = context.generation.legacy_tls.as_ref()?;
     let facts = hello.facts.as_ref().ok()?;
     if facts.is_for_rustls(&context.generation.certificates) || facts.required_level()? > context.generation.level {
         return None;
@@ -44,13 +44,14 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
         let no_certificate = || DeviceFinding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
         generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(no_certificate)
     };
-    let refused = |kind, reason| RejectedHandshake { is_of_old_lane: true, ..context.refused(kind, reason) };
+    let refused = |kind, reason| RejectedHandshake { is_openssl: true, ..context.refused(kind, reason) };
     let (result, finding) = backend.accept(stream, record, certificate, verify).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,
         Err((failure, stream)) => {
-            let summary = |facts: ClientHelloFacts| facts.alpn_incompatibility().unwrap_or_else(|| facts.old_summary());
+            let summary =
+                |facts: ClientHelloFacts| facts.alpn_incompatibility().unwrap_or_else(|| facts.legacy_summary());
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), summary);
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
             let refused = RejectedHandshake { claim, ..refused(kind, reason) };
@@ -82,7 +83,7 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
         tls: Some(TlsResult::Agreed(ServedTls { version, suite, is_tolerated, has_only_sha1 })),
         is_resumed: false,
     };
-    Ok((ClientTlsStream::Old(stream), peer))
+    Ok((ClientTlsStream::Openssl(stream), peer))
 }
 
 /// The kind and reason of a failure.
@@ -123,7 +124,7 @@ pub(super) fn incompatibility_and_remedy(
         return (incompatibility.or_else(|| facts.incompatibility()), remedy.to_owned());
     };
     let (incompatibility, has_rsa) = (facts.incompatibility_at(context.generation.level), context.rsa().is_some());
-    let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
+    let of = if TlsLevel::HAS_LEGACY { "" } else { ", in a provost built with OpenSSL," };
     let name = &context.constituency.name;
     let remedy = match needed > context.generation.level {
         true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would accept it", needed.as_str()),

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::access_log::{ServedTls, TlsResult};
 use super::crypto_queue::TurnStream;
-use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
+use super::hello::{ClientHelloFacts, HelloReader, InvalidServerName, NoClientHello};
 use super::site::{NotServed, Site, TlsGeneration};
 use super::tls_stream::ClientTlsStream;
 use crate::certificate::{LiveCertificates, ServerCertificate};
@@ -106,11 +106,11 @@ impl Hello {
     ///
     /// # Errors
     /// If the hello is unreadable or its name is invalid.
-    fn server_name(&self) -> Result<Option<String>, UnusableName> {
+    fn server_name(&self) -> Result<Option<String>, InvalidServerName> {
         match (&self.accepted, &self.facts) {
             (Ok(accepted), _) => Ok(accepted.client_hello().server_name().map(str::to_owned)),
             (Err(_), Ok(facts)) => Ok(facts.host()?.map(str::to_owned)),
-            (Err(_), Err(_)) => Err(UnusableName),
+            (Err(_), Err(_)) => Err(InvalidServerName),
         }
     }
 }
@@ -205,7 +205,7 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return Err(reject(&mut stream, hello, Some(&context)).await.with_close(stream));
     };
     let (tls, peer) = accept_with_rustls(stream, accepted, facts, &context).await?;
-    Ok((ClientTlsStream::Modern(tls), peer))
+    Ok((ClientTlsStream::Rustls(tls), peer))
 }
 
 /// Runs the handshake with rustls.

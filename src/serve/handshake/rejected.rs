@@ -20,7 +20,7 @@ pub struct RejectedHandshake {
     /// The identity in the rejected certificate.
     pub claim: Option<ClaimedIdentity>,
     /// Whether OpenSSL ran the handshake.
-    pub is_of_old_lane: bool,
+    pub is_openssl: bool,
     /// Closes the connection gracefully, if we sent something; `None` closes it at once.
     pub close: Option<Close>,
 }
@@ -35,7 +35,7 @@ impl RejectedHandshake {
         kind: &'static str,
         reason: String,
     ) -> Self {
-        Self { constituency, kind, reason, claim: None, is_of_old_lane: false, close: None }
+        Self { constituency, kind, reason, claim: None, is_openssl: false, close: None }
     }
 
     /// Adds a graceful close of `stream`, to which the alert was written. Does nothing if the client ended the

@@ -55,7 +55,7 @@ impl ClientHelloFacts {
             Some(_) => return None,
         };
         let is_tls12 = version == ProtocolVersion::TLSv1_2;
-        if self.old_suites().next().is_none() {
+        if self.legacy_suites().next().is_none() {
             // Only suites of rustls are left, or none.
             return match self.incompatibility() {
                 _ if !is_tls12 || self.served_suites(version).next().is_none() => Some(self.bad_suites(version)),
@@ -65,10 +65,10 @@ impl ClientHelloFacts {
                 incompatibility => incompatibility,
             };
         }
-        if self.old_suites().all(requires_group) && !self.takes_group() {
+        if self.legacy_suites().all(requires_group) && !self.offers_supported_group() {
             return self.group_incompatibility(ProtocolVersion::TLSv1_2);
         }
-        if is_tls12 && self.signed_at().is_none() {
+        if is_tls12 && self.signature_level().is_none() {
             return Some(format!("offered {}", self.only_signatures()));
         }
         (!self.null_compression).then(|| "offered only compressed TLS".to_owned())
@@ -76,9 +76,9 @@ impl ClientHelloFacts {
 
     /// Summarizes the part of the offer that OpenSSL can serve.
     #[must_use]
-    pub fn old_summary(&self) -> String {
+    pub fn legacy_summary(&self) -> String {
         let versions = listed(self.versions.iter().copied().map(version_name));
-        let families: BTreeSet<KeyExchange> = self.old_suites().map(KeyExchange::of).collect();
+        let families: BTreeSet<KeyExchange> = self.legacy_suites().map(KeyExchange::of).collect();
         format!("offered {versions} with {} key exchange", listed(families))
     }
 

@@ -29,7 +29,7 @@ use super::site::TlsMaterial;
 use crate::wording::parameter_name;
 
 pub use reader::HelloReader;
-pub use tls_backend::UnusableName;
+pub use tls_backend::InvalidServerName;
 pub use wire::{HELLO_LIMIT, NoClientHello};
 
 /// The log names at most this many entries of a client's list.
@@ -203,7 +203,7 @@ impl ClientHelloFacts {
         };
         // Collect the families first: a hello may hold 16 000 suites and as many schemes, too many to check every pair.
         let families: BTreeSet<KeyExchange> = self.served_suites(version).map(KeyExchange::of).collect();
-        let served = |scheme: &SignatureScheme| families.iter().any(|family| family.takes(*scheme));
+        let served = |scheme: &SignatureScheme| families.iter().any(|family| family.accepts(*scheme));
         if schemes.iter().any(served) {
             return None;
         }
@@ -271,7 +271,7 @@ impl KeyExchange {
     }
 
     /// Whether the server may sign this key exchange with `scheme`, and rustls can.
-    fn takes(self, scheme: SignatureScheme) -> bool {
+    fn accepts(self, scheme: SignatureScheme) -> bool {
         use SignatureScheme as S;
         let pss = matches!(scheme, S::RSA_PSS_SHA256 | S::RSA_PSS_SHA384 | S::RSA_PSS_SHA512);
         let pkcs1 = matches!(scheme, S::RSA_PKCS1_SHA256 | S::RSA_PKCS1_SHA384 | S::RSA_PKCS1_SHA512);

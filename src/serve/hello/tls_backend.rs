@@ -11,7 +11,7 @@ use crate::serve::site::TlsMaterial;
 /// The client sent a `host_name` that is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the server name in the ClientHello is invalid")]
-pub struct UnusableName;
+pub struct InvalidServerName;
 
 impl ClientHelloFacts {
     /// Whether this client goes to rustls, with one of `certificates`: it offers TLS 1.3, or rustls can serve it in TLS
@@ -65,22 +65,22 @@ impl ClientHelloFacts {
     #[must_use]
     pub fn required_level(&self) -> Option<TlsLevel> {
         let level = match self.highest_version()? {
-            ProtocolVersion::TLSv1_2 => self.signed_at()?,
+            ProtocolVersion::TLSv1_2 => self.signature_level()?,
             _ if self.is_before_tls12() => TlsLevel::Legacy,
             _ => return None,
         };
-        let can_exchange_keys = |suite| !requires_group(suite) || self.takes_group();
-        (self.null_compression && self.old_suites().any(can_exchange_keys)).then_some(level)
+        let can_exchange_keys = |suite| !requires_group(suite) || self.offers_supported_group();
+        (self.null_compression && self.legacy_suites().any(can_exchange_keys)).then_some(level)
     }
 
     /// Whether this client's highest version is TLS 1.2, and SHA-1 signatures are the best that it supports.
     #[must_use]
     pub fn has_only_sha1(&self) -> bool {
-        self.highest_version() == Some(ProtocolVersion::TLSv1_2) && self.signed_at() == Some(TlsLevel::Legacy)
+        self.highest_version() == Some(ProtocolVersion::TLSv1_2) && self.signature_level() == Some(TlsLevel::Legacy)
     }
 
     /// The lowest TLS level with a TLS 1.2 signature scheme that this client supports; `None` if there is none.
-    pub(super) fn signed_at(&self) -> Option<TlsLevel> {
+    pub(super) fn signature_level(&self) -> Option<TlsLevel> {
         // RFC 5246 §7.4.1.4.1: without the extension "behave as if client had sent the value {sha1,rsa}".
         let known = self.signature_schemes.as_deref().unwrap_or(&[LEGACY_SCHEME]);
         if known.iter().any(|scheme| SCHEMES.contains(scheme)) {
@@ -91,14 +91,14 @@ impl ClientHelloFacts {
 
     /// The offered suites that OpenSSL serves for this client's version. Before TLS 1.2 these are the `-SHA` suites
     /// only.
-    pub(super) fn old_suites(&self) -> impl Iterator<Item = CipherSuite> {
+    pub(super) fn legacy_suites(&self) -> impl Iterator<Item = CipherSuite> {
         let is_before_tls12 = self.is_before_tls12();
         let suites = SUITES.iter().filter(move |(_, name)| !is_before_tls12 || name.ends_with("-SHA"));
         suites.map(|(suite, _)| *suite).filter(|suite| self.cipher_suites.contains(suite))
     }
 
     /// Whether the client supports one of our curves for OpenSSL ([`GROUPS`]).
-    pub(super) fn takes_group(&self) -> bool {
+    pub(super) fn offers_supported_group(&self) -> bool {
         let groups = self.groups.as_deref().unwrap_or_default();
         groups.iter().any(|group| GROUPS.contains(group)) && self.uncompressed_points
     }
@@ -107,11 +107,11 @@ impl ClientHelloFacts {
     ///
     /// # Errors
     /// If the client sent an invalid name. rustls then sends its own alert.
-    pub fn host(&self) -> Result<Option<&str>, UnusableName> {
+    pub fn host(&self) -> Result<Option<&str>, InvalidServerName> {
         match &self.server_name {
             None | Some(ServerNameSent::Address) => Ok(None),
             Some(ServerNameSent::Host(name)) => Ok(Some(name)),
-            Some(ServerNameSent::Unusable(_)) => Err(UnusableName),
+            Some(ServerNameSent::Unusable(_)) => Err(InvalidServerName),
         }
     }
 }

@@ -226,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LegacyStream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::hello::tests::lanes::certificate;
+    use crate::serve::hello::tests::backends::certificate;
 
     #[test]
     fn alternating_certificates_build_each_context_once() {

@@ -40,7 +40,7 @@ pub enum Phase {
     /// The rest of a request's header.
     Header = 2,
     /// Nothing from the client: the server works or sends.
-    Answering = 3,
+    Responding = 3,
     /// The body of a request.
     Body = 4,
     /// The first byte of the first request. Its timeout is that of a header.
@@ -83,7 +83,7 @@ impl PackedPhase {
         match self.0 & ((1 << PHASE_BITS) - 1) {
             1 => Phase::Idle,
             2 => Phase::Header,
-            3 => Phase::Answering,
+            3 => Phase::Responding,
             4 => Phase::Body,
             5 => Phase::FirstRequest,
             _ => Phase::Handshake,
@@ -142,13 +142,13 @@ impl TimeoutControl {
     }
 
     /// Notes why the server aborts the connection. Only the first reason is kept.
-    pub fn break_off(&self, why: &'static str) {
+    pub fn abort(&self, why: &'static str) {
         let _ = self.0.broken_off.set(why);
     }
 
     /// Why the server aborted the connection, if it did.
     #[must_use]
-    pub fn broken_off(&self) -> Option<&'static str> {
+    pub fn abort_reason(&self) -> Option<&'static str> {
         self.0.broken_off.get().copied()
     }
 
@@ -282,12 +282,12 @@ impl<S> TimeoutStream<S> {
             Phase::Idle => Some(self.timeouts.idle),
             Phase::Header | Phase::FirstRequest => Some(self.timeouts.header),
             Phase::Body => Some(self.timeouts.stall),
-            Phase::Answering | Phase::Handshake => None,
+            Phase::Responding | Phase::Handshake => None,
         };
         let counts_rate = !is_reading || phase == Phase::Body;
         let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.timeouts.least_bytes));
         if let Some(why) = overdue {
-            self.control.break_off(why);
+            self.control.abort(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         // Wake at the nearest possible deadline, because the phase may be another one by then.
@@ -302,7 +302,7 @@ impl<S> TimeoutStream<S> {
     fn poll_handshake_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let deadline = self.control.handshake_deadline();
         if Instant::now() >= deadline {
-            self.control.break_off(HANDSHAKE_TOOK_TOO_LONG);
+            self.control.abort(HANDSHAKE_TOOK_TOO_LONG);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, HANDSHAKE_TOOK_TOO_LONG));
         }
         self.wake_at(deadline, cx);
@@ -326,7 +326,7 @@ impl DeadlineTimer {
     /// Notes that bytes have moved. This is progress only in the body of a request or response: bytes do not extend the
     /// header timeout or the idle timeout.
     fn moved(&mut self, bytes: usize, phase: Phase) {
-        if matches!(phase, Phase::Body | Phase::Answering) {
+        if matches!(phase, Phase::Body | Phase::Responding) {
             self.waiting_since = None;
         }
         self.window_bytes = self.window_bytes.saturating_add(bytes as u64);
@@ -385,7 +385,7 @@ impl<S: AsyncWrite + Unpin> TimeoutStream<S> {
         match result {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
             Poll::Ready(result) => {
-                self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Answering);
+                self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Responding);
                 if self.control.phase().is_idle() && self.control.has_unsent() {
                     // The end of a response is not flushed yet: the client is reading it, not idle. Messages that TLS
                     // sends by itself are not a response.

@@ -71,7 +71,7 @@ impl<S> RequestStream<S> {
     }
 
     /// The first bytes of the request whose header is being read, if they are known.
-    pub fn beginning(&self) -> Option<&[u8]> {
+    pub fn request_start(&self) -> Option<&[u8]> {
         (self.beginning.is_known && self.control.is_in_header()).then_some(&self.beginning.bytes)
     }
 
@@ -94,7 +94,7 @@ impl<S: AsyncBufRead + Unpin> RequestStream<S> {
     ///
     /// # Errors
     /// If the stream broke, or a timeout passed.
-    pub async fn spoken(&mut self) -> io::Result<bool> {
+    pub async fn wait_readable(&mut self) -> io::Result<bool> {
         Ok(!self.unread.is_empty() || !self.inner.fill_buf().await?.is_empty())
     }
 }
@@ -150,7 +150,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
         if self.control.is_in_header() {
             // hyper itself has refused this request in its header: the client may still be sending the rest.
             self.control.note_header();
-            self.linger.say();
+            self.linger.request();
         }
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }

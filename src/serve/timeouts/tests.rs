@@ -39,7 +39,7 @@ async fn handshake_deadline_counts_from_accept() {
     };
     let (seconds, why) = tokio::select! { failure = read_to_failure(stream) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (10, HANDSHAKE_TOOK_TOO_LONG));
-    assert_eq!(control.broken_off(), Some(HANDSHAKE_TOOK_TOO_LONG));
+    assert_eq!(control.abort_reason(), Some(HANDSHAKE_TOOK_TOO_LONG));
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,9 +51,9 @@ async fn idle_connection_closes_after_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_before_first_request_has_the_header_timeout() {
-    let (paced, pace, _theirs) = pair();
-    pace.enter(Phase::FirstRequest);
-    assert_eq!(read_to_failure(paced).await, (10, "idle for too long".to_owned()));
+    let (stream, control, _theirs) = pair();
+    control.enter(Phase::FirstRequest);
+    assert_eq!(read_to_failure(stream).await, (10, "idle for too long".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,7 +120,7 @@ async fn each_header_has_its_own_timeout() {
     let answer = async {
         for _ in 0..20 {
             stream.read_exact(&mut [0; 3]).await.unwrap();
-            control.enter(Phase::Answering);
+            control.enter(Phase::Responding);
             control.enter(Phase::Idle);
         }
     };
@@ -162,7 +162,7 @@ async fn slow_steady_body_is_accepted() {
 #[tokio::test(start_paused = true)]
 async fn client_that_does_not_read_times_out_after_30_s() {
     let (mut stream, control, _theirs) = pair();
-    control.enter(Phase::Answering);
+    control.enter(Phase::Responding);
     let start = Instant::now();
     let error = stream.write_all(&[0; 1000]).await.unwrap_err();
     assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
@@ -171,7 +171,7 @@ async fn client_that_does_not_read_times_out_after_30_s() {
 #[tokio::test(start_paused = true)]
 async fn client_that_reads_at_a_trickle_is_too_slow() {
     let (mut stream, control, mut theirs) = pair();
-    control.enter(Phase::Answering);
+    control.enter(Phase::Responding);
     let whole = vec![0; 100_000];
     let start = Instant::now();
     let trickle = async {
@@ -187,13 +187,13 @@ async fn client_that_reads_at_a_trickle_is_too_slow() {
         (start.elapsed().as_secs(), error.to_string().as_str()),
         (60, "below the minimum rate for too long (limits.min_bytes_per_s)")
     );
-    assert_eq!(control.broken_off(), Some("below the minimum rate for too long (limits.min_bytes_per_s)"));
+    assert_eq!(control.abort_reason(), Some("below the minimum rate for too long (limits.min_bytes_per_s)"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn client_that_reads_slowly_but_steadily_gets_everything() {
     let (mut stream, control, mut theirs) = pair();
-    control.enter(Phase::Answering);
+    control.enter(Phase::Responding);
     let whole = vec![0; 60_000];
     let read = async {
         let mut all = 0;
@@ -210,7 +210,7 @@ async fn client_that_reads_slowly_but_steadily_gets_everything() {
 #[tokio::test(start_paused = true)]
 async fn server_side_work_has_no_timeout() {
     let (mut stream, control, mut theirs) = pair();
-    control.enter(Phase::Answering);
+    control.enter(Phase::Responding);
     let late = async {
         tokio::time::sleep(Duration::from_hours(1)).await;
         theirs.write_all(b"x").await.unwrap();
@@ -231,7 +231,7 @@ async fn header_duration_counts_only_waiting_time() {
     assert_eq!(control.header_lasted(), moment);
     theirs.write_all(b"T").await.unwrap();
     stream.read_u8().await.unwrap();
-    control.enter(Phase::Answering);
+    control.enter(Phase::Responding);
     assert_eq!(control.header_lasted(), Duration::ZERO);
     control.enter(Phase::Idle);
     theirs.write_all(b"junk").await.unwrap();

@@ -160,7 +160,7 @@ impl SpaceReservation {
         let cost = write_quota::cost(self.written.saturating_add(self.unwritten), allowed);
         let more = cost.saturating_sub(self.charged);
         let taken = self.quotas.writes().take(&self.account.phone(), more, allowed, clock::monotonic());
-        taken.map_err(|retry_after| Denial::TooManyWrites { allowed, retry_after })?;
+        taken.map_err(|retry_after| Denial::WriteQuotaExceeded { allowed, retry_after })?;
         self.charged = self.charged.saturating_add(more);
         Ok(())
     }
@@ -169,9 +169,9 @@ impl SpaceReservation {
         let UploadLimits { max_phone_bytes, max_phone_files, .. } = self.account.limits;
         self.phone.reserve(growth, Duration::ZERO, |all| {
             if growth.files > 0 && all.files > max_phone_files {
-                Err(Denial::OverBudget { budget: "max_phone_files", allowed: max_phone_files })
+                Err(Denial::QuotaExceeded { quota: "max_phone_files", allowed: max_phone_files })
             } else if all.bytes > max_phone_bytes {
-                Err(Denial::OverBudget { budget: "max_phone_bytes", allowed: max_phone_bytes })
+                Err(Denial::QuotaExceeded { quota: "max_phone_bytes", allowed: max_phone_bytes })
             } else {
                 Ok(())
             }
@@ -180,7 +180,7 @@ impl SpaceReservation {
 
     fn grow_constituency(&self, growth: Usage) -> Result<(), Denial> {
         let Some((account, allowed)) = &self.constituency else { return Ok(()) };
-        let over = Denial::OverBudget { budget: "max_constituency_bytes", allowed: *allowed };
+        let over = Denial::QuotaExceeded { quota: "max_constituency_bytes", allowed: *allowed };
         account.reserve(growth, FULL_MAX_AGE, |all| if all.bytes > *allowed { Err(over.clone()) } else { Ok(()) })
     }
 
@@ -238,7 +238,7 @@ mod tests {
 
     fn over(denied: Result<SpaceReservation, Denial>) -> &'static str {
         match denied {
-            Err(Denial::OverBudget { budget, .. }) => budget,
+            Err(Denial::QuotaExceeded { quota, .. }) => quota,
             other => panic!("{other:?}"),
         }
     }

@@ -47,9 +47,8 @@ pub async fn receive(
     let range = ContentRange::of(headers)?;
     let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
-        if !grant.name().lies_over_the_folder() && open_beneath::is_in_folder(grant.path(), grant.mac(), &constituency)?
-        {
-            return Err(Denial::WouldHide);
+        if !grant.name().overrides_folder() && open_beneath::is_in_folder(grant.path(), grant.mac(), &constituency)? {
+            return Err(Denial::HidesFile);
         }
         store.begin(&grant, &constituency.name, range, length)
     })
@@ -60,8 +59,8 @@ pub async fn receive(
             UploadEnd::More => receiving = blocking(move || receiving.write(&gathered)).await?,
             UploadEnd::Complete => return blocking(move || receiving.write(&gathered)?.finish()).await,
             UploadEnd::BrokenOff(reason) => {
-                blocking(move || receiving.write(&gathered).map(IncomingUpload::break_off)).await?;
-                return Err(Denial::BrokenOff(reason));
+                blocking(move || receiving.write(&gathered).map(IncomingUpload::abort)).await?;
+                return Err(Denial::Incomplete(reason));
             }
         }
     }
@@ -98,7 +97,7 @@ impl<'a> UploadBody<'a> {
                 }
             }
         };
-        self.timeouts.enter(Phase::Answering);
+        self.timeouts.enter(Phase::Responding);
         (gathered.freeze(), end)
     }
 }

@@ -19,7 +19,7 @@ pub enum UploadSink {
     /// The end of the file itself.
     Append(Append),
     /// A temporary file that replaces the target when it is complete.
-    Beside(TempReplace),
+    Replace(TempReplace),
 }
 
 /// A file that grows in place.
@@ -57,7 +57,7 @@ impl Append {
         Ok(Self { file, root: root.to_owned(), path: target.to_owned(), old_size })
     }
 
-    fn take_back(&self) {
+    fn roll_back(&self) {
         let result = match self.old_size {
             Some(size) => self.file.set_len(size).and_then(|()| self.file.sync_all()),
             None => fs::remove_file(&self.path).map(|()| remove_empty_folders(&self.root, &self.path)),
@@ -110,7 +110,7 @@ impl UploadSink {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Denial> {
         let written = match self {
             Self::Append(append) => append.file.write_all(bytes),
-            Self::Beside(beside) => beside.0.write_all(bytes),
+            Self::Replace(beside) => beside.0.write_all(bytes),
         };
         written.map_err(|error| failed("the upload", &error))
     }
@@ -121,8 +121,8 @@ impl UploadSink {
     /// If the disk fails; the file is then unchanged.
     pub fn finish(self, root: &Path, target: &Path) -> Result<(), Denial> {
         let finished = match self {
-            Self::Append(append) => append.file.sync_all().inspect_err(|_| append.take_back()),
-            Self::Beside(beside) => beside.replace(root, target),
+            Self::Append(append) => append.file.sync_all().inspect_err(|_| append.roll_back()),
+            Self::Replace(beside) => beside.replace(root, target),
         };
         finished.map_err(|error| match error.kind() {
             ErrorKind::CrossesDevices => Denial::Failed(format!(
@@ -135,9 +135,9 @@ impl UploadSink {
     }
 
     /// Rolls back: leaves the file unchanged.
-    pub fn take_back(self) {
+    pub fn roll_back(self) {
         if let Self::Append(append) = self {
-            append.take_back();
+            append.roll_back();
         }
     }
 
@@ -176,7 +176,7 @@ fn remove_empty_folders(root: &Path, path: &Path) {
 pub(super) fn failed(what: &str, error: &io::Error) -> Denial {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Denial::DiskFull { reserve: 0 },
-        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => Denial::Clash,
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => Denial::NameConflict,
         _ => Denial::Failed(format!("{what} cannot be stored: {error}")),
     }
 }

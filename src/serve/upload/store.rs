@@ -131,7 +131,7 @@ impl UploadStore {
             _ => Denial::Failed(format!("the uploads in {} cannot be read: {error}", self.root.display())),
         })?;
         open_beneath::opened(
-            open_beneath::open(root, &path, open_beneath::READ, resolve).map_err(open_beneath::denial)?,
+            open_beneath::open(root, &path, open_beneath::READ_FLAGS, resolve).map_err(open_beneath::denial)?,
         )
     }
 
@@ -169,7 +169,7 @@ impl UploadStore {
         let end = checked_end(first, expected.unwrap_or(0), max_file_bytes)?;
         let growth = Usage { bytes: end.saturating_sub(size), files: u64::from(old_size.is_none()) };
         // A prefix of a file that phones read back would be served; a prefix of a log is valid.
-        let is_append = range.is_some() && first == size && !grant.name().lies_over_the_folder();
+        let is_append = range.is_some() && first == size && !grant.name().overrides_folder();
         let to_write = if is_append { end - first } else { end };
         let mut reservation = self.quotas.reserve(&account, growth, to_write)?;
         let sink = if is_append {
@@ -179,7 +179,7 @@ impl UploadStore {
         } else {
             let replace = TempReplace::create(&incoming, &lock.target, first)?;
             reservation.wrote(first);
-            UploadSink::Beside(replace)
+            UploadSink::Replace(replace)
         };
         let is_range = range.is_some();
         Ok(IncomingUpload { sink, reservation, lock, old_size, first, received: 0, expected, is_range, max_file_bytes })
@@ -250,7 +250,7 @@ impl IncomingUpload {
         match self.try_write(bytes) {
             Ok(()) => Ok(self),
             Err(denial) => {
-                self.sink.take_back();
+                self.sink.roll_back();
                 Err(denial)
             }
         }
@@ -283,7 +283,7 @@ impl IncomingUpload {
     /// If the body is shorter than its range, or the disk fails. The upload is then rolled back.
     pub fn finish(mut self) -> Result<UploadResult, Denial> {
         if self.is_range && self.expected != Some(self.received) {
-            self.sink.take_back();
+            self.sink.roll_back();
             return Err(BadContentRange::Length.into());
         }
         self.sink.finish(&self.lock.store.root, &self.lock.target)?;
@@ -292,11 +292,11 @@ impl IncomingUpload {
     }
 
     /// Ends an upload whose connection broke off. An append keeps the received prefix; anything else is rolled back.
-    pub fn break_off(self) {
+    pub fn abort(self) {
         if self.received > 0 {
             self.sink.keep_prefix();
         } else {
-            self.sink.take_back();
+            self.sink.roll_back();
         }
     }
 }
@@ -309,7 +309,7 @@ fn checked_end(first: u64, length: u64, allowed: u64) -> Result<u64, Denial> {
 fn size_of(target: &Path) -> Result<Option<u64>, Denial> {
     match fs::symlink_metadata(target) {
         Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
-        Ok(_) => Err(Denial::Clash),
+        Ok(_) => Err(Denial::NameConflict),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("the file", &error)),
     }

@@ -285,7 +285,7 @@ async fn fleet_of_phones_boots_concurrently() {
     let url = "http://anything.example/".parse().unwrap();
     let target =
         BootTarget { url, server_roots: Arc::new(RootCertStore::empty()), resolve: Some(address), password: None };
-    let phones = (0..20).map(|steps| (phone().neighbour(steps), None)).collect();
+    let phones = (0..20).map(|steps| (phone().neighbor(steps), None)).collect();
     let summary = boot_fleet(phones, &target, 8, |_| ()).await;
     assert!(summary.all_provisioned());
     assert_eq!((summary.phones, summary.requests), (20, 300));

@@ -184,7 +184,7 @@ fn parts(
         preferred_chain: None,
         cas: vec![Arc::new(CaPort(Arc::clone(ca)))],
         dns,
-        world: world.clone(),
+        env: world.clone(),
         fingerprint: String::new(),
     }
 }

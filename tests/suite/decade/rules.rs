@@ -265,7 +265,7 @@ impl Simulated {
             preferred_chain: None,
             cas: self.cas.iter().map(|ca| Arc::new(Port(Arc::clone(ca))) as Arc<dyn Ca>).collect(),
             dns: Arc::new(NoDns),
-            world: self.world.clone(),
+            env: self.world.clone(),
             fingerprint: String::new(),
         };
         Renewer::open(parts, self.folder.path(), Arc::clone(&self.live)).unwrap()

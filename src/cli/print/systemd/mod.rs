@@ -61,7 +61,7 @@ impl Fit {
 
     /// The values of the example.
     pub(in crate::cli) fn usual(program: PathBuf, config: PathBuf) -> Self {
-        let listen = Config::usual_listen();
+        let listen = Config::default_listen();
         Self { program, config, listen, constituencies: CONSTITUENCIES.into(), state: STATE.into() }
     }
 

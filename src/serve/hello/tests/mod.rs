@@ -2,9 +2,9 @@
 
 use super::*;
 
-pub(in crate::serve) mod lanes;
+pub(in crate::serve) mod backends;
 #[cfg(feature = "old-tls")]
-mod old_lane;
+mod openssl;
 
 macro_rules! captured {
     ($name:literal) => {

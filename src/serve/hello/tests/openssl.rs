@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::io::AsyncWriteExt;
 
-use super::lanes::{certificate, offer};
+use super::backends::{certificate, offer};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
 use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};

@@ -200,10 +200,10 @@ proptest::proptest! {
     #[test]
     fn unserved_offer_has_a_reason_at_every_level(offer in offer()) {
         let facts = offer.facts();
-        let has_old = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
+        let offers_openssl_suite = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
         if facts.required_level().is_some() {
             proptest::prop_assert_eq!(facts.incompatibility_everywhere(), None);
-        } else if has_old {
+        } else if offers_openssl_suite {
             proptest::prop_assert!(facts.incompatibility_everywhere().is_some());
         }
     }
@@ -224,8 +224,8 @@ proptest::proptest! {
         acceptor.read_tls(&mut raw.as_slice()).unwrap();
         let theirs = acceptor.accept().map(|it| it.unwrap().client_hello().server_name().map(str::to_owned));
         let facts = ClientHelloFacts::read(&raw);
-        let ours = facts.as_ref().map_or(Err(UnusableName), |facts| facts.host().map(|host| host.map(str::to_owned)));
-        proptest::prop_assert_eq!(ours, theirs.map_err(|_| UnusableName));
+        let ours = facts.as_ref().map_or(Err(InvalidServerName), |facts| facts.host().map(|host| host.map(str::to_owned)));
+        proptest::prop_assert_eq!(ours, theirs.map_err(|_| InvalidServerName));
     }
 
     #[test]
@@ -237,7 +237,7 @@ proptest::proptest! {
         }
         if let Ok(facts) = ClientHelloFacts::read(&raw) {
             let _ = (facts.is_for_rustls(&BOTH.certificates), facts.required_level(), facts.host());
-            let _ = (facts.incompatibility_everywhere(), facts.incompatibility_at(TlsLevel::Modern), facts.old_summary());
+            let _ = (facts.incompatibility_everywhere(), facts.incompatibility_at(TlsLevel::Modern), facts.legacy_summary());
         }
     }
 }
