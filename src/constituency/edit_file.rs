@@ -34,7 +34,7 @@ pub enum EditResult {
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     /// There is no such folder.
-    #[error("unknown constituency {name}: {path} is not a folder", path = .path.display())]
+    #[error("there is no constituency {name}: {path} is not a folder", path = .path.display())]
     Absent {
         /// The name.
         name: ConstituencyName,

@@ -522,7 +522,7 @@ impl CachedConstituency {
         let contradictions = self.source.policy().map(|policy| policy.listed_and_denied()).unwrap_or_default();
         if !contradictions.is_empty() {
             let message = format!(
-                "\"phones\" and \"denied\" both name {}: \"denied\" takes precedence; remove it from one of the two (provost allow MAC \
+                "\"phones\" and \"denied\" both name {}: the denial takes precedence; remove it from one of the two (provost allow MAC \
                  --constituency {name} removes the denial)",
                 some_of(contradictions.iter())
             );

@@ -115,7 +115,7 @@ fn missing_files_of_a_master_are_reported_per_model_and_phone() {
         &site,
         &[
             (
-                &format!("warning: ote: \"phones\" and \"denied\" both name {STRANGER}: denied wins"),
+                &format!("warning: ote: \"phones\" and \"denied\" both name {STRANGER}: the denial takes precedence"),
                 "removes the denial)",
             ),
             (&format!("{master}1: CONFIG_FILES names Site.cfg, which is not there, but site.cfg is: case counts"), ""),

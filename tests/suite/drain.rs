@@ -115,7 +115,7 @@ fn transfers_past_the_drain_timeout_are_cut_and_logged() {
     assert!(upload.is_closed());
     assert!(watch.elapsed() >= Duration::from_millis(900), "{:?}", watch.elapsed());
     watch.at_most(Duration::from_secs(5), "the end");
-    server.says("2 connections were cut off");
+    server.says("2 connections were closed before they had finished");
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));
     let line = |path: &str| lines.iter().find(|line| line["path"] == path).unwrap();

@@ -108,8 +108,10 @@ fn invalid_subjects() -> Vec<(Identity, &'static str)> {
         ),
     ];
     for group in ["FFFFFFFFFFFF", "01005E000001", "333300000001"] {
-        let words =
-            format!("{} is a multicast address (its first octet is odd), and not the MAC address of a phone", group.to_lowercase());
+        let words = format!(
+            "{} is a multicast address (its first octet is odd), and not the MAC address of a phone",
+            group.to_lowercase()
+        );
         invalid_subjects.push((single(group.into()), format!("the device certificate's CN names no phone: {words}")));
     }
     for text in [

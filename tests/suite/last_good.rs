@@ -202,7 +202,7 @@ fn phone_both_listed_and_denied_is_a_warning() {
     contradictory["denied"] = json!([VVX550, STRANGER]);
     site.constituency("ote", &contradictory);
     let server = site.start();
-    let reported = format!("both name {VVX550}: denied wins");
+    let reported = format!("both name {VVX550}: the denial takes precedence");
     assert!(server.says(&reported).contains("WARN"));
     assert_eq!(status(&server, VVX550), Some(403));
     let ended = check(&site);
@@ -244,7 +244,7 @@ fn full_or_read_only_disk_only_stops_keeping_policies() {
         site.file("ote/constituency.json", TYPO);
         server.says("the last good policy stays in force");
         assert_eq!(status(&server, VVX550), Some(200), "{state}");
-        let reported = server.stderr().into_iter().filter(|line| line.contains("cannot be kept")).count();
+        let reported = server.stderr().into_iter().filter(|line| line.contains("cannot be stored")).count();
         assert_eq!(reported, 1, "{state}: it is said once");
         site.constituency("ote", &policy(&[VVX500]));
     }

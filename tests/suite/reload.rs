@@ -162,7 +162,7 @@ fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
 
     site.constituency("second", &policy);
     within_a_second("the refusal", || unrecognized(&lab).then_some(()));
-    server.says("the alias \\\"lab\\\" has no effect: ote and second claim it");
+    server.says("the alias \\\"lab\\\" has no effect: ote and second have the same alias");
     gives_within_a_second(&server.client("ote", &device), 200);
     fs::remove_dir_all(site.served("second")).unwrap();
     gives_within_a_second(&lab, 200);

@@ -220,7 +220,11 @@ fn forged_foreign_or_partial_crl_makes_the_bundle_unusable() {
             pem("X509 CRL", &forged).into_bytes(),
             "has a CRL that \"CN=Test Factory Issuing CA 1\" did not sign",
         ),
-        ("foreign", pem_of(&OTHER_FACTORY.root.crl(&[], SystemTime::now() + DAY)), "which is not a CA of the same bundle"),
+        (
+            "foreign",
+            pem_of(&OTHER_FACTORY.root.crl(&[], SystemTime::now() + DAY)),
+            "which is not a CA of the same bundle",
+        ),
         ("partial", pem_of(&partial), "with the critical extension 2.5.29.28"),
         ("long", pem("X509 CRL", &long).into_bytes(), "has bytes after the CRL"),
         ("damaged", pem("X509 CRL", b"no list").into_bytes(), "is not a CRL"),

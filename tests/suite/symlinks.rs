@@ -154,7 +154,7 @@ fn symlink_into_another_constituency_needs_shared() {
     refused(&server, "/third/sip.ld", 404, "the symlink leads to third/firmware/sip.ld");
     refused(&server, "/firmware/on.ld", 404, "the symlink leads to third/firmware/sip.ld");
     refused(&server, "/firmware/back.cfg", 404, unshared);
-    refused(&server, "/stray/sip.ld", 404, "not_a_label/firmware/sip.ld, which is no constituency");
+    refused(&server, "/stray/sip.ld", 404, "not_a_label/firmware/sip.ld, and not_a_label is not a served constituency");
     for hidden in ["/firmware/.git/config", "/firmware/old~", "/firmware/constituency.json", "/ucs/constituency.json"] {
         refused(&server, hidden, 404, "never served");
     }
@@ -202,7 +202,7 @@ fn dangling_or_looping_symlink_is_404() {
     let server = site.start();
     refused(&server, "/nowhere", 404, "no such file");
     for path in ["/one", "/two", "/itself", "/itself/x"] {
-        refused(&server, path, 404, "links lead in a circle");
+        refused(&server, path, 404, "symlinks form a loop");
     }
 }
 

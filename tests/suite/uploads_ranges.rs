@@ -231,8 +231,9 @@ fn aborted_replacement_leaves_the_old_file() {
         eventually("the upload to begin", || (incomplete_uploads(&site) == 1).then_some(()));
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
         drop(sending);
-        let is_of_break =
-            |line: &&serde_json::Value| line["reason"].as_str().is_some_and(|it| it.contains("the upload was incomplete"));
+        let is_of_break = |line: &&serde_json::Value| {
+            line["reason"].as_str().is_some_and(|it| it.contains("the upload was incomplete"))
+        };
         eventually("the upload to end and to be logged", || {
             (server.access_lines().iter().filter(is_of_break).count() == number + 1).then_some(())
         });
