@@ -365,12 +365,10 @@ mod tests {
                     assert!(!fault.is_permission && fault.path == path, "{fault:?}");
                     assert!(fault.message.starts_with(&path.display().to_string()), "{fault:?}");
                     let is_moved = path.ends_with("uploads/ote") && kind == "a symbolic link";
-                    assert!(
-                        fault.message.contains(if is_moved { "it is a link or a mount" } else { kind }),
-                        "{fault:?}"
-                    );
+                    assert!(fault.message.contains(if is_moved { "is a link or a mount" } else { kind }), "{fault:?}");
                     let is_remedy = |remedy: &&str| fault.message.contains(remedy);
-                    let remedies = ["; remove it", " or remove it", "; move away what stands in its place", "; make "];
+                    let remedies =
+                        ["; remove it", " or remove it", "; move away what stands in its place", "; link or mount "];
                     assert!(remedies.iter().any(is_remedy), "{fault:?}");
                     seen += 1;
                 }
