@@ -27,12 +27,12 @@ pub enum DnsError {
     OutsideZone { name: String, zone: String, via: Vec<String> },
     #[error("the address of {host} (\"dns\".\"{key}\") was not found: {reason}")]
     NoAddress { host: String, key: &'static str, reason: String },
-    #[error("the DNS primary {primary} does not answer an update of {zone}: {}; is it running, and may this machine reach it by TCP?", .reasons.join("; "))]
+    #[error("the DNS primary {primary} does not answer an update of {zone}: {}; is it running, and may this machine reach its port by UDP or TCP?", .reasons.join("; "))]
     PrimaryUnreachable { primary: String, zone: String, reasons: Vec<String> },
     #[error(
         "{name} has no address of its own, only that of a wildcard record, which any record below it hides (RFC 4592 §2.2.2): \
          while _acme-challenge.{name} was there, or a CNAME record in its place, phones would not find {name}; publish first: \
-         {}", records(.name, .addresses)
+         {}", address_records(.name, .addresses)
     )]
     OnlyByWildcard { name: String, addresses: Vec<IpAddr> },
     #[error("these values cannot be put into a TXT record: {0}")]
@@ -128,7 +128,8 @@ impl DnsError {
 }
 
 /// Address records as in a zone file.
-fn records(name: &str, addresses: &[IpAddr]) -> String {
+#[must_use]
+pub fn address_records(name: &str, addresses: &[IpAddr]) -> String {
     let record = |address: &IpAddr| format!("{name}. {} {address}", if address.is_ipv4() { "A" } else { "AAAA" });
     addresses.iter().map(record).collect::<Vec<_>>().join(" and ")
 }

@@ -5,9 +5,10 @@ use hickory_net::proto::rr::{Name, RData, RecordType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::authority::{Reply, first_reply};
 use super::failure::DnsError;
+use super::lookup::{Answered, Lookup};
 use super::name;
-use super::resolve::Resolver;
 
 /// CAs follow at least as many. A longer chain is a mistake.
 const MOST_CNAMES: usize = 8;
@@ -27,26 +28,29 @@ pub struct RecordLocation {
 
 /// Finds the location of `challenge`. A `configured` zone takes precedence over the zone that DNS shows.
 pub(super) async fn locate(
-    resolver: &Resolver,
+    lookup: &Lookup,
     challenge: &Name,
     configured: Option<&Name>,
 ) -> Result<RecordLocation, DnsError> {
-    let (name, via) = follow(resolver, challenge).await?;
+    let (name, answered, via) = follow(lookup, challenge).await?;
     let zone = match configured {
         Some(zone) if zone.zone_of(&name) => zone.clone(),
         Some(zone) => {
             return Err(DnsError::OutsideZone { name: name::text(&name), zone: name::text(zone), via });
         }
-        None => zone_of(resolver, &name).await?,
+        None => zone_of(lookup, &answered, &name).await?,
     };
     Ok(RecordLocation { name: name::text(&name), zone: name::text(&zone), via })
 }
 
-/// Follows CNAME records from `start`. Returns the last name, and the names on the way.
-async fn follow(resolver: &Resolver, start: &Name) -> Result<(Name, Vec<String>), DnsError> {
+/// Follows CNAME records from `start`. Returns the last name, the answer about it, and the names on the way.
+async fn follow(lookup: &Lookup, start: &Name) -> Result<(Name, Answered, Vec<String>), DnsError> {
     let mut name = start.clone();
     let mut via = Vec::new();
-    while let Some(target) = own_cname(resolver, &name).await? {
+    loop {
+        let is_known = |answer: &Message| cname_in(answer, &name).is_some() || !is_from_root(answer);
+        let answered = lookup.ask(&name, RecordType::CNAME, &name, is_known).await?;
+        let Some(target) = own_cname(&answered, &name).await? else { return Ok((name, answered, via)) };
         via.push(name::text(&name));
         let is_ring = via.contains(&name::text(&target));
         if is_ring || via.len() > MOST_CNAMES {
@@ -55,18 +59,23 @@ async fn follow(resolver: &Resolver, start: &Name) -> Result<(Name, Vec<String>)
         }
         name = target;
     }
-    Ok((name, via))
 }
 
 /// The target of the CNAME record that `name` itself has.
 ///
 /// A wildcard CNAME answers for every name that does not exist. A TXT record at `name` makes the name exist, and the
-/// wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So a random sibling,
-/// which does not exist, is queried too. If it has the same CNAME, that is a wildcard's.
-async fn own_cname(resolver: &Resolver, name: &Name) -> Result<Option<Name>, DnsError> {
-    let Some(target) = cname_in(&resolver.ask(name, RecordType::CNAME).await?, name) else { return Ok(None) };
+/// wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So the same servers are asked
+/// about a random sibling, which does not exist. If it has the same CNAME, that is a wildcard's.
+async fn own_cname(answered: &Answered, name: &Name) -> Result<Option<Name>, DnsError> {
+    let Some(target) = cname_in(&answered.message, name) else { return Ok(None) };
     let Some(sibling) = name::random_below(&name.base_name()) else { return Ok(Some(target)) };
-    let wildcard = cname_in(&resolver.ask(&sibling, RecordType::CNAME).await?, &sibling);
+    let reply = first_reply(&answered.servers, &sibling, RecordType::CNAME).await;
+    let (_, reply) =
+        reply.map_err(|silent| DnsError::AuthoritiesSilent { zone: name::text(&name.base_name()), silent })?;
+    let wildcard = match &reply {
+        Reply::Authoritative(message) => cname_in(message, &sibling),
+        Reply::Referral { .. } => None,
+    };
     Ok(Some(target).filter(|target| wildcard.as_ref() != Some(target)))
 }
 
@@ -77,68 +86,31 @@ fn cname_in(answer: &Message, name: &Name) -> Option<Name> {
     })
 }
 
-/// The zone that holds `name`. A negative answer for SOA carries the SOA of its zone. Some resolvers strip that, so the
-/// ancestors are queried too.
-async fn zone_of(resolver: &Resolver, name: &Name) -> Result<Name, DnsError> {
-    let mut asked = name.clone();
-    while !asked.is_root() {
-        if let Some(zone) = zone_in(&resolver.ask(&asked, RecordType::SOA).await?, &asked) {
-            return Ok(zone);
-        }
-        asked = asked.base_name();
-    }
-    Err(DnsError::NoZone { name: name::text(name) })
+/// Whether the root zone answers that the name does not exist.
+fn is_from_root(answer: &Message) -> bool {
+    let mut records = answer.authorities.iter();
+    records.any(|record| matches!(record.data, RData::SOA(_)) && record.name.is_root())
 }
 
-/// The owner of the SOA record in an answer, if it can be the zone of `name`. The zone of a CNAME's target cannot.
-/// Neither can the root: its SOA means that no ancestor of `name` exists.
-pub(super) fn zone_in(answer: &Message, name: &Name) -> Option<Name> {
-    let records = answer.answers.iter().chain(&answer.authorities);
-    let mut owners = records.filter(|record| matches!(record.data, RData::SOA(_))).map(|record| &record.name);
-    owners.find(|owner| !owner.is_root() && owner.zone_of(name)).map(Name::to_lowercase)
+/// The zone that holds `name`. If the primary holds the name in a zone further down, that is the zone: inside a network,
+/// there may be zones that are not delegated in public.
+async fn zone_of(lookup: &Lookup, answered: &Answered, name: &Name) -> Result<Name, DnsError> {
+    let (found, at_primary) = tokio::join!(lookup.zone_of(answered, name), lookup.zone_at_primary(name));
+    let deepest = found.into_iter().chain(at_primary).max_by_key(Name::num_labels);
+    deepest.ok_or_else(|| DnsError::NoZone { name: name::text(name) })
 }
 
 #[cfg(test)]
 mod tests {
     use hickory_net::proto::rr::Record;
-    use hickory_net::proto::rr::rdata::{self, SOA};
+    use hickory_net::proto::rr::rdata;
 
-    use super::super::resolve::question;
     use super::*;
-
-    fn parsed(text: &str) -> Name {
-        name::parse(text).unwrap()
-    }
-
-    fn soa(owner: &Name) -> Record {
-        Record::from_rdata(owner.clone(), 60, RData::SOA(SOA::new(owner.clone(), owner.clone(), 1, 1, 1, 1, 1)))
-    }
-
-    #[test]
-    fn zone_is_the_owner_of_the_soa_record() {
-        let name = parsed("_acme-challenge.phones.example.com");
-        let mut answer = question(&name, RecordType::SOA, true).into_response();
-        assert_eq!(zone_in(&answer, &name), None);
-        answer.authorities.push(soa(&parsed("Example.com")));
-        assert_eq!(zone_in(&answer, &name), Some(parsed("example.com")));
-        answer.answers.push(soa(&name));
-        assert_eq!(zone_in(&answer, &name), Some(name.clone()), "a zone of its own");
-    }
-
-    #[test]
-    fn soa_of_an_unrelated_or_root_zone_is_ignored() {
-        let name = parsed("_acme-challenge.phones.example.com");
-        for other in [parsed("elsewhere.example"), parsed("phones.example.org"), Name::root()] {
-            let mut answer = question(&name, RecordType::SOA, true).into_response();
-            answer.authorities.push(soa(&other));
-            assert_eq!(zone_in(&answer, &name), None, "{other}");
-        }
-    }
 
     #[test]
     fn only_a_cname_owned_by_the_queried_name_is_followed() {
-        let (a, b, c) = (parsed("a.example"), parsed("b.example"), parsed("c.example"));
-        let mut answer = question(&a, RecordType::CNAME, true).into_response();
+        let [a, b, c] = ["a.example", "b.example", "c.example"].map(|text| name::parse(text).unwrap());
+        let mut answer = Message::query().into_response();
         answer.answers.push(Record::from_rdata(b.clone(), 60, RData::CNAME(rdata::CNAME(c))));
         assert_eq!(cname_in(&answer, &a), None);
         answer.answers.push(Record::from_rdata(a.clone(), 60, RData::CNAME(rdata::CNAME(b.clone()))));

@@ -14,7 +14,7 @@ use super::settings::{DnsSettings, addresses, server, servers};
 /// ```
 /// let text = r#"{ "primary": "ns1.example.com", "tsig_key_file": "provost.key" }"#;
 /// let provost::dns::DnsMethod::Update(settings) = serde_json::from_str(text)? else { panic!() };
-/// assert_eq!((settings.ttl_s, settings.propagation_timeout_s, settings.settle_s), (60, 120, 5));
+/// assert_eq!((settings.ttl_s, settings.propagation_timeout_s, settings.settle_s), (1, 120, 5));
 /// let text = r#"{ "responder": { "listen": ["192.0.2.10:53"] } }"#;
 /// assert!(matches!(serde_json::from_str(text)?, provost::dns::DnsMethod::Responder(_)));
 /// # Ok::<(), serde_json::Error>(())
@@ -34,8 +34,8 @@ struct DnsKeys {
     /// The built-in DNS responder: provost itself is the name server of the challenges' zone. It excludes all other keys but
     /// `zone` and `resolvers`. Default: none.
     responder: Option<ResponderSettings>,
-    /// The zone's primary: a host name, an IPv4 address, or an IPv6 address in brackets; with a port if that is not 53.
-    /// Default: none.
+    /// The zone's primary: a host name, an IPv4 address, or an IPv6 address in brackets; with a port if that is not 53. It is
+    /// updated by UDP, and by TCP if the update is larger than 512 bytes or UDP is not answered. Default: none.
     #[serde(deserialize_with = "some_server")]
     primary: Option<String>,
     /// The TSIG key file, as `tsig-keygen`, Knot's `keymgr -t` or PowerDNS's `pdnsutil` writes it. Default: none.
@@ -47,17 +47,22 @@ struct DnsKeys {
     /// asking the name servers of the zone above.
     #[serde(deserialize_with = "deserialize_some")]
     zone: Option<String>,
-    /// Addresses of the resolvers that look up CNAME, SOA, NS, CAA and address records. Default: the system's.
+    /// Addresses of the resolvers that find name servers, their addresses, and CAA records. A link-local address has a zone
+    /// ID: `fe80::1%eth0`. Names of challenges are never asked of a resolver, only of the zone's name servers. Default: the
+    /// system's.
     #[serde(deserialize_with = "addresses")]
     resolvers: Vec<String>,
-    /// The servers that must have a record before the CA is asked to look. Default: the zone's name servers.
+    /// The servers that must have a record before the CA is asked to look. Default: the zone's name servers, and those to
+    /// which the parent zone delegates.
     #[serde(deserialize_with = "some_servers")]
     authorities: Option<Vec<String>>,
-    /// The TTL of the records. Default: `60`.
+    /// The TTL of the records. A resolver that the CA uses keeps them for as long, and does not see those of the next order.
+    /// Default: `1`.
     ttl_s: Option<u32>,
     /// How long to wait until all `authorities` have a record. Default: `120`.
     propagation_timeout_s: Option<u64>,
-    /// How long to wait after that. Default: `5`.
+    /// How long all `authorities` must go on having it. They are asked again and again, since several servers may share an
+    /// address. Default: `5`.
     settle_s: Option<u64>,
 }
 
@@ -75,7 +80,7 @@ impl TryFrom<DnsKeys> for DnsMethod {
                 zone,
                 resolvers,
                 authorities: authorities.unwrap_or_default(),
-                ttl_s: keys.ttl_s.unwrap_or(60),
+                ttl_s: keys.ttl_s.unwrap_or(1),
                 propagation_timeout_s: keys.propagation_timeout_s.unwrap_or(120),
                 settle_s: keys.settle_s.unwrap_or(5),
             }));

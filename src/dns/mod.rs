@@ -1,17 +1,21 @@
 //! The DNS client for challenges: finds where a challenge's records go, adds them, waits until they are visible
 //! everywhere, and removes them.
 //!
-//! 1. [`Dns::locate`] follows the CNAME records of the challenge's name, through resolvers, and finds the zone.
+//! 1. [`Dns::locate`] follows the CNAME records of the challenge's name and finds the zone.
 //! 2. [`Dns::add`] sends all values to the zone's primary in one UPDATE (RFC 2136), signed with our TSIG key (RFC
 //!    8945). [`Dns::remove`] removes exactly these. Other values at the same name are never touched.
 //! 3. [`Dns::wait_until_visible`] queries every address of every authoritative server until all have the values,
 //!    [`Dns::wait_until_gone`] until none has them any more.
+//!
+//! Questions about these names go to authoritative servers, never to a resolver: a CA may share the resolver's cache
+//! ([`lookup`]).
 //!
 //! A success is trusted only if the primary signed it. [`DnsError`] says what failed, where, why, and what to change.
 //! [`responder`] is the other way: it serves the zone itself. [`DnsMethod`] has the settings of both.
 //! [`UpdateGrant`] is the configuration that permits our key these updates and no others. [`probe`] tests the whole
 //! flow. [`wildcard_addresses`] and [`CaaRecords`] query what the public sees of a domain.
 
+mod authority;
 mod caa;
 mod exchange;
 mod failure;
@@ -20,24 +24,29 @@ mod key_file;
 mod key_formats;
 mod key_syntax;
 mod locate;
+mod lookup;
 mod method;
 mod name;
 mod probe;
 mod propagation;
+mod query;
 mod resolve;
 pub mod responder;
+mod scoped;
 mod settings;
 mod stored_key;
 mod tsig_key;
 mod update;
 mod wildcard;
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::Name;
 
 pub use self::caa::{CaaRecords, CaaRefusal, Issuer};
-pub use self::failure::{DnsError, RefusedUpdate};
+pub use self::failure::{DnsError, RefusedUpdate, address_records};
 pub use self::grant::UpdateGrant;
 pub use self::locate::RecordLocation;
 pub use self::method::DnsMethod;
@@ -50,12 +59,12 @@ pub use self::tsig_key::{TsigKey, TsigKeyError};
 pub use self::update::Refusal;
 pub use self::wildcard::{addresses, wildcard_addresses};
 
+use self::lookup::Lookup;
 use self::propagation::{Goal, Sought};
-use self::resolve::Resolver;
-use self::update::RecordChange;
+use self::update::{NotUpdated, RecordChange, Update};
 use crate::clock;
 
-/// How often each address of the primary is tried, since a connection may fail or break.
+/// How often each address of the primary is tried, since a datagram may be lost and a connection may break.
 const ROUNDS: usize = 2;
 /// How long to wait for silent servers, unless the timeout for all servers is shorter.
 const LONGEST_FOR_SILENT: Duration = Duration::from_secs(30);
@@ -87,7 +96,34 @@ impl Dns {
     /// # Errors
     /// If it would, or no resolver can say.
     pub async fn stands_alone(&self, name: &str) -> Result<(), DnsError> {
-        wildcard::stands_alone(&self.settings.resolvers, name).await
+        wildcard::stands_alone(&self.lookup()?, name).await
+    }
+
+    /// The addresses of the names below `domain`, if a wildcard record further up gives them, and so a challenge of `domain`
+    /// hides them: then `domain` exists, and "the existence of the name" ends the search for a wildcard (RFC 4592 §3.3.1).
+    /// Empty if not.
+    ///
+    /// # Errors
+    /// If no server can say.
+    pub async fn hidden_by_challenge(&self, domain: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let challenge = self.locate(&format!("_acme-challenge.{domain}")).await?;
+        // The challenge's name is a CNAME record, so `domain` exists already. Or `domain` is the zone.
+        if !challenge.via.is_empty() || challenge.zone == domain {
+            return Ok(Vec::new());
+        }
+        let found = wildcard::from_above(&self.lookup()?, &name::parse(domain).map_err(DnsError::Setting)?).await?;
+        // The same addresses may stand at both wildcards and at `domain`. Only the primary knows.
+        if !found.is_empty() && self.has_records(&format!("*.{domain}"), &challenge.zone).await {
+            return Ok(Vec::new());
+        }
+        Ok(found)
+    }
+
+    /// Whether the primary says that `name` itself has records. False if it does not say.
+    async fn has_records(&self, name: &str, zone: &str) -> bool {
+        let location = RecordLocation { name: name.to_owned(), zone: zone.to_owned(), via: Vec::new() };
+        let Ok((name, zone)) = names(&location) else { return false };
+        self.send(&location, update::existence(&zone, &name)).await.is_ok()
     }
 
     /// Replaces the timeouts.
@@ -125,7 +161,7 @@ impl Dns {
     pub async fn locate(&self, challenge_name: &str) -> Result<RecordLocation, DnsError> {
         let challenge = name::parse(challenge_name).map_err(DnsError::Setting)?;
         let zone = self.settings.zone.as_deref().map(name::parse).transpose().map_err(DnsError::Setting)?;
-        locate::locate(&self.resolver()?, &challenge, zone.as_ref()).await
+        locate::locate(&self.lookup()?, &challenge, zone.as_ref()).await
     }
 
     /// Adds `values` at `location`, all in one update. Existing ones stay as they are.
@@ -138,8 +174,8 @@ impl Dns {
         self.update(location, values, RecordChange::Remove).await
     }
 
-    /// Waits until every address of every authoritative server has `values` at `location`; reports progress to `say`.
-    /// Returns the servers that did not answer. Once the others agree, it waits only a limited time for these.
+    /// Waits until every address of every authoritative server has `values` at `location`, and goes on having them; reports
+    /// progress to `say`. Returns what may still fail at a CA: servers that were passed over, and a wrong delegation.
     pub async fn wait_until_visible(
         &self,
         location: &RecordLocation,
@@ -167,33 +203,40 @@ impl Dns {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Vec<String>, DnsError> {
         let (name, zone) = names(location)?;
-        let authorities = propagation::authorities(&self.resolver()?, &zone, &self.settings.authorities).await?;
+        let servers = self.lookup()?.zone_servers(&zone, &name).await?;
         let sought = Sought { name, zone, values: values.to_vec(), goal };
-        propagation::wait(authorities, sought, self.timeouts, say).await
+        propagation::wait(servers, sought, self.timeouts, say).await
     }
 
-    fn resolver(&self) -> Result<Resolver, DnsError> {
-        Resolver::new(&self.settings.resolvers)
+    fn lookup(&self) -> Result<Lookup, DnsError> {
+        Lookup::new(&self.settings.resolvers, Some(&self.settings))
     }
 
-    /// Sends one update to the primary: to each of its addresses until one answers, and to all a second time.
+    /// Sends one update to the primary.
     async fn update(&self, location: &RecordLocation, values: &[String], change: RecordChange) -> Result<(), DnsError> {
         if values.is_empty() {
             return Ok(());
         }
         let (name, zone) = names(location)?;
+        self.send(location, update::message(change, &zone, &name, values)).await
+    }
+
+    /// Sends `message` to the primary: to each of its addresses until one answers, and to all a second time.
+    async fn send(&self, location: &RecordLocation, message: Message) -> Result<(), DnsError> {
         let primary = &self.settings.primary;
-        let addresses = self.resolver()?.server(primary, "primary").await?;
+        let addresses = self.lookup()?.resolver().server(primary, "primary").await?;
+        let update = Update { message, key: &self.key };
         let mut reasons = Vec::new();
         for address in std::iter::repeat_n(&addresses, ROUNDS).flatten() {
-            let message = update::message(change, &zone, &name, values);
             let now = u64::try_from(clock::unix_seconds((self.clock)())).unwrap_or_default();
-            let signed = update::sign(message, self.key.signer(), now);
-            let (bytes, verifier) = signed.map_err(|error| DnsError::Values(error.to_string()))?;
-            match exchange::over_tcp(*address, &bytes).await {
-                Ok(answer) => return verifier.judge(&answer).map_err(|refusal| self.refused(location, refusal)),
-                Err(error) => reasons.push(format!("{address}: {}", exchange::reason(&error))),
-            }
+            let reason = match update.send(*address, now).await {
+                Ok(()) => return Ok(()),
+                Err(NotUpdated::Refused(refusal)) => return Err(self.refused(location, refusal)),
+                Err(NotUpdated::Message(error)) => return Err(DnsError::Values(error)),
+                Err(NotUpdated::NoRoute(reason) | NotUpdated::Silent(reason)) => reason,
+                Err(NotUpdated::TooLarge) => continue,
+            };
+            reasons.push(format!("{address}: {reason}"));
         }
         reasons.sort();
         reasons.dedup();

@@ -1,12 +1,13 @@
 //! The settings of signed updates, and servers as operators write them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use super::name;
+use super::scoped::ScopedAddress;
 
 /// DNS's port.
 pub(super) const PORT: u16 = 53;
@@ -38,7 +39,7 @@ pub(super) struct HostPort {
 /// A server by address or by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Host {
-    Address(IpAddr),
+    Address(ScopedAddress),
     Name(String),
 }
 
@@ -46,28 +47,39 @@ impl HostPort {
     /// Reads `host`, `host:port`, an address, `address:port` or `[IPv6]:port`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let says = |reason: &str| format!("{text:?} {reason}; write a host or an address, with \":port\" if not 53");
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Self { host: Host::Address(address.ip()), port: address.port() });
-        }
-        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        if let Ok(address) = bare.parse::<IpAddr>() {
-            return Ok(Self { host: Host::Address(address), port: PORT });
+        let (bracketed, after) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((inside, after)) => (inside, after),
+            None => (text, ""),
+        };
+        if let Some(address) = ScopedAddress::parse(bracketed) {
+            let port = match after.strip_prefix(':') {
+                Some(port) => port.parse().map_err(|_| says("has no valid port"))?,
+                None if after.is_empty() => PORT,
+                None => return Err(says("is neither a host nor an address")),
+            };
+            return Ok(Self { host: Host::Address(address), port });
         }
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, port.parse().map_err(|_| says("has no valid port"))?),
             None => (text, PORT),
         };
+        if let Some(address) = ScopedAddress::parse(host) {
+            return Ok(Self { host: Host::Address(address), port });
+        }
         if host.is_empty() || name::parse(host).is_err() || host.ends_with(|last: char| last.is_ascii_digit()) {
             return Err(says("is neither a host nor an address"));
         }
         Ok(Self { host: Host::Name(host.to_owned()), port })
     }
 
-    /// The same, but accepts only an address: a resolver cannot be found through a resolver.
-    pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    /// The same, but accepts only an address: a resolver cannot be found through a resolver. The inner error is that its
+    /// interface is missing now.
+    pub(super) fn address(text: &str) -> Result<Result<SocketAddr, String>, String> {
         match Self::parse(text)? {
-            Self { host: Host::Address(address), port } => Ok(SocketAddr::new(address, port)),
-            Self { host: Host::Name(_), .. } => Err(format!("{text:?} is no address; a resolver is named by address")),
+            Self { host: Host::Address(address), port } => Ok(address.at(port)),
+            Self { host: Host::Name(_), .. } => {
+                Err(format!("{text:?} is not an address; a resolver is named by address"))
+            }
         }
     }
 }
@@ -97,17 +109,30 @@ mod tests {
     #[test]
     fn server_is_a_name_or_address_with_optional_port() {
         let read = |text: &str| HostPort::parse(text).map(|server| (server.host, server.port));
-        let address = |text: &str| Host::Address(text.parse().unwrap());
+        let address = |text: &str| Host::Address(ScopedAddress::parse(text).unwrap());
         assert_eq!(read("192.0.2.1"), Ok((address("192.0.2.1"), 53)));
         assert_eq!(read("192.0.2.1:5300"), Ok((address("192.0.2.1"), 5300)));
         assert_eq!(read("2001:db8::1"), Ok((address("2001:db8::1"), 53)));
         assert_eq!(read("[2001:db8::1]"), Ok((address("2001:db8::1"), 53)));
         assert_eq!(read("[2001:db8::1]:5300"), Ok((address("2001:db8::1"), 5300)));
+        assert_eq!(read("fe80::1%eth0"), Ok((address("fe80::1%eth0"), 53)));
+        assert_eq!(read("[fe80::1%eth0]:5300"), Ok((address("fe80::1%eth0"), 5300)));
         assert_eq!(read("ns1.example.com"), Ok((Host::Name("ns1.example.com".to_owned()), 53)));
         assert_eq!(read("localhost:5300"), Ok((Host::Name("localhost".to_owned()), 5300)));
-        for wrong in
-            ["", ":53", "ns1:", "ns1:dns", "ns1:65536", "192.0.2", "192.0.2.300", "http://ns1", "a b", "ä.example"]
-        {
+        for wrong in [
+            "",
+            ":53",
+            "ns1:",
+            "ns1:dns",
+            "ns1:65536",
+            "192.0.2",
+            "192.0.2.300",
+            "http://ns1",
+            "a b",
+            "ä.example",
+            "[::1]53",
+            "[::1]:",
+        ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -1,10 +1,15 @@
-//! Signed (RFC 8945) UPDATE messages (RFC 2136), and the meaning of their answers. Pure: time and bytes are arguments.
+//! Signed (RFC 8945) UPDATE messages (RFC 2136), and the meaning of their answers. Time is an argument.
+
+use std::net::SocketAddr;
 
 use hickory_net::proto::ProtoError;
 use hickory_net::proto::op::{Message, MessageType, OpCode, Query, ResponseCode, UpdateMessage};
 use hickory_net::proto::rr::rdata::TXT;
 use hickory_net::proto::rr::rdata::tsig::TsigError;
 use hickory_net::proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigVerifier, TSigner};
+
+use super::exchange::{self, LARGEST_DATAGRAM, over_tcp, over_udp};
+use super::tsig_key::TsigKey;
 
 /// The change that an update makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +47,100 @@ pub(super) fn message(change: RecordChange, zone: &Name, name: &Name, values: &[
     message
 }
 
+/// Builds the message that changes nothing, and that the primary refuses with NXDOMAIN if no record has the name. No wildcard
+/// record stands in for one.
+pub(super) fn existence(zone: &Name, name: &Name) -> Message {
+    let mut message = message(RecordChange::Remove, zone, name, &[]);
+    // "Name Is In Use […] a single RR whose NAME is equal to that of the name whose ownership of an RR is required. RDLENGTH
+    // is zero and RDATA is therefore empty. CLASS must be specified as ANY […] TYPE must be specified as ANY […] TTL is
+    // specified as zero (0)" (2.4.4)
+    let mut record = Record::update0(name.clone(), 0, RecordType::ANY);
+    record.dns_class = DNSClass::ANY;
+    message.add_pre_requisite(record);
+    message
+}
+
 /// Signs `message` as of `now`, in seconds since 1970. Returns its bytes, and the verifier of the answer.
 pub(super) fn sign(mut message: Message, signer: &TSigner, now: u64) -> Result<(Vec<u8>, Verifier), ProtoError> {
     let chain = message.finalize(signer, now)?.ok_or("this message was not signed")?;
     let verifier = Verifier { id: message.id, now, chain };
     Ok((message.to_vec()?, verifier))
+}
+
+/// A message that is to be signed and sent.
+pub(super) struct Update<'a> {
+    pub(super) message: Message,
+    pub(super) key: &'a TsigKey,
+}
+
+/// Why an update was not made, or may not have been.
+#[derive(Debug)]
+pub(super) enum NotUpdated {
+    /// The message cannot be encoded.
+    Message(String),
+    /// It does not fit into a datagram.
+    TooLarge,
+    /// This machine cannot send to the primary's address.
+    NoRoute(String),
+    /// The primary did not answer.
+    Silent(String),
+    /// The primary refused.
+    Refused(Refusal),
+}
+
+impl Update<'_> {
+    /// Sends it to `server`, signed as of `now`: by UDP if it fits, then by TCP. To make it twice changes nothing.
+    ///
+    /// By UDP, an answer that the primary did not sign may be forged. Then the answer by TCP counts, if there is one.
+    pub(super) async fn send(&self, server: SocketAddr, now: u64) -> Result<(), NotUpdated> {
+        let by_udp = match self.send_by_udp(server, now).await {
+            Ok(()) => return Ok(()),
+            Err(NotUpdated::Refused(refusal)) if refusal.is_proven() => return Err(NotUpdated::Refused(refusal)),
+            Err(NotUpdated::NoRoute(reason)) => return Err(NotUpdated::NoRoute(reason)),
+            Err(other) => other,
+        };
+        let (bytes, verifier) = self.sign(now)?;
+        match (over_tcp(server, &bytes).await, by_udp) {
+            (Ok(answer), _) => verifier.judge(&answer).map_err(NotUpdated::Refused),
+            (Err(_), NotUpdated::Refused(refusal)) => Err(NotUpdated::Refused(refusal)),
+            (Err(error), by_udp) => {
+                let by_tcp = exchange::reason(server, &error);
+                Err(NotUpdated::Silent(match by_udp {
+                    NotUpdated::Silent(by_udp) if by_udp != by_tcp => format!("{by_udp} by UDP, and by TCP {by_tcp}"),
+                    _ => by_tcp,
+                }))
+            }
+        }
+    }
+
+    async fn send_by_udp(&self, server: SocketAddr, now: u64) -> Result<(), NotUpdated> {
+        let (bytes, verifier) = self.sign(now)?;
+        // "An update transaction may be carried in a UDP datagram, if the request fits" (RFC 2136 §2.1)
+        if bytes.len() > LARGEST_DATAGRAM {
+            return Err(NotUpdated::TooLarge);
+        }
+        let id = verifier.id;
+        let accept = |datagram: &[u8]| is_answer(datagram, id).then(|| datagram.to_vec());
+        let answer = over_udp(server, &bytes, accept).await.map_err(|error| {
+            let reason = exchange::reason(server, &error);
+            if exchange::is_no_route(&error) { NotUpdated::NoRoute(reason) } else { NotUpdated::Silent(reason) }
+        })?;
+        verifier.judge(&answer).map_err(NotUpdated::Refused)
+    }
+
+    /// Signs it with an ID of its own.
+    fn sign(&self, now: u64) -> Result<(Vec<u8>, Verifier), NotUpdated> {
+        let mut message = self.message.clone();
+        message.metadata.id = Message::query().id;
+        sign(message, self.key.signer(), now).map_err(|error| NotUpdated::Message(error.to_string()))
+    }
+}
+
+/// Whether a datagram answers the UPDATE with this ID.
+fn is_answer(datagram: &[u8], id: u16) -> bool {
+    Message::from_vec(datagram).is_ok_and(|answer| {
+        answer.id == id && answer.message_type == MessageType::Response && answer.op_code == OpCode::Update
+    })
 }
 
 /// Verifies the answer to an UPDATE.
@@ -80,6 +174,13 @@ pub enum Refusal {
     Forged,
     /// Not an answer to our message.
     Garbled,
+}
+
+impl Refusal {
+    /// Whether only the primary can have said so.
+    fn is_proven(self) -> bool {
+        matches!(self, Self::Code(_) | Self::BadTime { theirs: Some(_), .. })
+    }
 }
 
 impl Verifier {

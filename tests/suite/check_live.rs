@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use crate::harness::bind::{self, Bind, BindConfig, dead_address};
 use crate::harness::directory::Directory;
+use crate::harness::internet::{self, at, root, zone_file};
 use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::{Lines, Site};
 use crate::harness::tool::{self, Ended, provost};
+use crate::harness::unbound;
 use crate::harness::{eventually, namespace};
 
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
@@ -216,7 +218,8 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
     assert_eq!(seen, 7);
     // The records above the domain apply too; records that restrict nothing are ignored.
     site.config["domain"] = json!("name.other.example.com");
-    finds(&site, &[("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "")]);
+    let above = ("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "");
+    finds(&site, &[above, ("warning: dns: only a wildcard record above name.other.example.com", "")]);
     site.config["domain"] = json!("deep.below.parent.example.com");
     finds(&site, &[("note: dns: CAA records let any CA issue for *.deep.below.parent", "")]);
 }
@@ -312,8 +315,9 @@ fn live_check_reports_every_problem_in_one_run() {
     finds(
         &site,
         &[
-            ("error: dns: no resolver says which", "AAAA records provost-"),
-            ("error: dns: no resolver says which", "CNAME records _acme-challenge.phones.example.com has"),
+            // The configured authority is asked for the rest.
+            (none, ""),
+            ("error: dns: the address of absent.example.com", "no resolver says which"),
             ("error: dns: ", unknown),
             (&format!("error: certificate: {url}: "), ""),
         ],
@@ -462,4 +466,82 @@ fn live_check_in_local_mode_queries_no_server() {
     let expected = "note: dns: local mode needs neither DNS nor a CA, so none was asked\n\
                     1 constituency can be served; 0 errors, 0 warnings\n";
     assert_eq!((ended.code, ended.stdout.as_str()), (0, expected));
+}
+
+#[test]
+fn wildcard_above_the_domain_is_reported_with_the_record_to_publish() {
+    if !bind::is_here("check_live::wildcard_above_the_domain_is_reported_with_the_record_to_publish") {
+        return;
+    }
+    let ca = ca();
+    let above = "* A 192.0.2.10\n* AAAA 2001:db8::10";
+    let with = |records: &str| {
+        BindConfig::new()
+            .key("provost.", "hmac-sha256")
+            .primary("example.com", records, POLICY)
+            .primary("com", "", "")
+            .start()
+    };
+    let bind = with(above);
+    let warning = "warning: dns: only a wildcard record above phones.example.com leads phones here";
+    let record = "; publish: *.phones.example.com. A 192.0.2.10 and *.phones.example.com. AAAA 2001:db8::10";
+    let ended = finds(&site(&bind, &ca), &[(warning, record)]);
+    assert!(!ended.stdout.contains("a probe record was added"), "it would hide the addresses:\n{}", ended.stdout);
+    assert!(!bind.log().contains("adding an RR"), "{}", bind.log());
+    // With the record, and even with the same addresses everywhere, nothing is hidden.
+    let good = [
+        format!("{above}\n*.phones A 192.0.2.10\n*.phones AAAA 2001:db8::10"),
+        format!("{above}\n{RECORDS}\nphones A 192.0.2.10\nphones AAAA 2001:db8::10"),
+        format!("{above}\n*.phones A 192.0.2.11"),
+    ];
+    for records in good {
+        let bind = with(&records);
+        let ended = finds(&site(&bind, &ca), &[]);
+        assert!(ended.stdout.contains("the probe record was removed"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn wildcard_cname_above_the_domain_is_reported() {
+    if !bind::is_here("check_live::wildcard_cname_above_the_domain_is_reported") {
+        return;
+    }
+    let ca = ca();
+    let bind = BindConfig::new().key("provost.", "hmac-sha256");
+    let bind = bind.primary("example.com", "host A 192.0.2.10\n* CNAME host", POLICY).primary("com", "", "").start();
+    let warning = "warning: dns: only a wildcard record above phones.example.com leads phones here";
+    let record = "; publish: *.phones.example.com. A 192.0.2.10";
+    finds(&site(&bind, &ca), &[(warning, record)]);
+}
+
+#[test]
+fn delegation_to_an_old_server_is_a_warning() {
+    let test = "check_live::delegation_to_an_old_server_is_a_warning";
+    let addresses = ["192.0.2.1", "192.0.2.2"];
+    if !bind::is_here(test) || !unbound::is_here(test) || !namespace::is_inside(test, &addresses) {
+        return;
+    }
+    let delegations = "example.com. NS ns1.example.com.\nexample.com. NS old.example.com.\n\
+                       ns1.example.com. A 192.0.2.2\nold.example.com. A 203.0.113.53";
+    let _root = root(&[("com", delegations)]);
+    let zone = zone_file("example.com", "192.0.2.2", &format!("{RECORDS}\nold A 203.0.113.53"));
+    let bind = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &zone, POLICY);
+    let bind = bind.start_at(at("192.0.2.2"));
+    let resolver = internet::resolver(&[]);
+    let ca = ca();
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["dns"] = json!({
+        "primary": "192.0.2.2", "tsig_key_file": bind.key_file("provost."), "resolvers": [resolver.address.ip().to_string()],
+        "settle_s": 0,
+    });
+    finds(
+        &site,
+        &[
+            (
+                "warning: dns: old.example.com (203.0.113.53:53): passed over: there is no route to it from here (IPv4)",
+                "",
+            ),
+            ("warning: dns: example.com: the parent zone delegates to old.example.com, which", "at the registrar"),
+        ],
+    );
 }

@@ -13,7 +13,8 @@ use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::responder::prove_delegation;
 use crate::dns::{
-    CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, addresses, probe, wildcard_addresses,
+    CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, address_records, addresses, probe,
+    wildcard_addresses,
 };
 
 /// Runs the queries that apply to `config`.
@@ -27,14 +28,15 @@ pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Ve
         return;
     }
     let CertificateSource::Acme(settings) = &config.certificate else {
-        check_wildcard(&config.domain, &[], progress, findings).await;
+        check_wildcard(&config.domain, None, progress, findings).await;
         let message = "certificates come from no CA that could be asked, so of DNS only the addresses were looked up";
         findings.push(Finding::new(FindingLevel::Note, CERTIFICATE, message));
         return;
     };
-    check_wildcard(&config.domain, settings.dns.resolvers(), progress, findings).await;
+    check_wildcard(&config.domain, Some(&settings.dns), progress, findings).await;
     check_cas(config, settings, progress, findings).await;
     match &settings.dns {
+        DnsMethod::Update(dns) if check_hidden(&config.domain, dns, findings).await => {}
         DnsMethod::Update(dns) => check_primary(&config.domain, dns, progress, findings).await,
         DnsMethod::Responder(dns) => check_delegation(&config.domain, dns, config, progress, findings).await,
     }
@@ -53,8 +55,7 @@ async fn check_exact(
     progress: Progress,
     findings: &mut Vec<Finding>,
 ) {
-    let resolvers = settings.dns.resolvers();
-    match addresses(resolvers, name).await {
+    match addresses(settings.dns.resolvers(), settings.dns.update(), name).await {
         Ok(none) if none.is_empty() => {
             let message = format!(
                 "{name} has no address, so that no phone finds it: a record below it, such as that of its challenge, hides the \
@@ -104,8 +105,9 @@ fn publish_address(name: &str) -> String {
 
 /// Checks whether an arbitrary name below the domain resolves. Only an outside observer could tell whether the address
 /// leads here.
-async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, findings: &mut Vec<Finding>) {
-    match wildcard_addresses(resolvers, domain).await {
+async fn check_wildcard(domain: &str, method: Option<&DnsMethod>, progress: Progress, findings: &mut Vec<Finding>) {
+    match wildcard_addresses(method.map_or(&[], DnsMethod::resolvers), method.and_then(DnsMethod::update), domain).await
+    {
         Ok(addresses) if addresses.is_empty() => {
             let message = format!("*.{domain} has no address, so that no phone finds its constituency");
             findings.push(
@@ -118,6 +120,24 @@ async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, 
         }
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
+}
+
+/// Checks whether a challenge would hide the addresses of the phones' names. If so, a probe would hide them too.
+async fn check_hidden(domain: &str, settings: &DnsSettings, findings: &mut Vec<Finding>) -> bool {
+    // Errors in its files were reported before. If DNS does not answer, the probe reports it.
+    let Ok(dns) = Dns::open(settings) else { return false };
+    let Ok(hidden) = dns.hidden_by_challenge(domain).await else { return false };
+    if hidden.is_empty() {
+        return false;
+    }
+    let message = format!(
+        "only a wildcard record above {domain} leads phones here: while _acme-challenge.{domain} has records, {domain} exists, \
+         that wildcard does not answer for the names below it (RFC 4592 §3.3.1), and phones get NXDOMAIN; so no probe record was \
+         published"
+    );
+    let remedy = format!("publish: {}", address_records(&format!("*.{domain}"), &hidden));
+    findings.push(Finding::new(FindingLevel::Warning, DNS, message).with_remedy(remedy));
+    true
 }
 
 /// Checks whether each CA answers, offers what the settings want, and may issue.

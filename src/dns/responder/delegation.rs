@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use hickory_net::proto::op::{Message, ResponseCode};
 use hickory_net::proto::rr::{Name, RData, RecordType};
 
-use crate::dns::exchange::{self, over_tcp, over_udp};
 use crate::dns::failure::DnsError;
-use crate::dns::locate::zone_in;
+use crate::dns::lookup::soa_owner;
 use crate::dns::name;
-use crate::dns::resolve::{Resolver, answer_to, question};
+use crate::dns::query::Question;
+use crate::dns::resolve::Resolver;
 use crate::dns::settings::PORT;
 
 /// CAs follow at least as many.
@@ -73,7 +73,7 @@ async fn parent_zone(resolver: &Resolver, name: &Name, own: &Name) -> Result<Nam
     while !ancestor.is_root() {
         if !own.zone_of(&ancestor) {
             match resolver.ask(&ancestor, RecordType::SOA).await {
-                Ok(answer) => match zone_in(&answer, &ancestor) {
+                Ok(answer) => match soa_owner(&answer, &ancestor) {
                     Some(zone) => return Ok(zone),
                     None => failure = DnsError::NoZone { name: name::text(name) },
                 },
@@ -111,19 +111,7 @@ async fn ask_parent(resolver: &Resolver, parent: &Name, name: &Name) -> Result<R
 
 /// Asks an authoritative server, by UDP and, if that fails or does not suffice, by TCP.
 pub(super) async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, String> {
-    let question = question(name, kind, false);
-    let bytes = question.to_vec().map_err(|error| error.to_string())?;
-    let by_udp = match over_udp(server, &bytes).await {
-        Ok(answer) => answer_to(&question, &answer),
-        Err(error) => Err(exchange::reason(&error)),
-    };
-    match by_udp {
-        Ok(answer) if !answer.truncation => Ok(answer),
-        _ => {
-            let answer = over_tcp(server, &bytes).await.map_err(|error| exchange::reason(&error))?;
-            answer_to(&question, &answer)
-        }
-    }
+    Question::to_authority(name, kind).ask(server).await.map_err(|no_answer| no_answer.reason().to_owned())
 }
 
 /// Reads what a name server of the zone `parent` says about `name`.
@@ -173,7 +161,7 @@ mod tests {
     fn the_zone_cut_is_the_owner_of_the_referral() {
         let name = parsed("_acme-challenge.phones.example.com");
         let referral = |answer: &Message| referral(answer, &parsed("example.com"), &name);
-        let mut answer = question(&name, RecordType::NS, false).into_response();
+        let mut answer = Message::query().into_response();
         assert!(referral(&answer).is_err(), "lame: neither a referral nor authoritative");
         let ns = || RData::NS(NS(parsed("ns.phones.example.com")));
         answer.authorities.push(record("_acme-challenge.PHONES.example.com", ns()));
@@ -183,7 +171,7 @@ mod tests {
         assert!(referral(&answer).is_err());
 
         for upward in [".", "com", "example.com", "example.net"] {
-            let mut answer = question(&name, RecordType::NS, false).into_response();
+            let mut answer = Message::query().into_response();
             let mut owner = Name::from_ascii(upward).unwrap();
             owner.set_fqdn(true);
             answer.authorities.push(Record::from_rdata(owner, 60, ns()));
@@ -195,7 +183,7 @@ mod tests {
     fn an_authoritative_answer_without_records_means_no_delegation() {
         let name = parsed("_acme-challenge.phones.example.com");
         let referral = |answer: &Message| referral(answer, &parsed("example.com"), &name);
-        let mut answer = question(&name, RecordType::NS, false).into_response();
+        let mut answer = Message::query().into_response();
         answer.metadata.authoritative = true;
         answer.metadata.response_code = ResponseCode::NXDomain;
         assert_eq!(referral(&answer), Ok(Referral::Nothing));

@@ -35,6 +35,7 @@ use self::memory::Memory;
 use self::zone::{ProofKey, Zone};
 use super::failure::DnsError;
 use super::locate::RecordLocation;
+use super::lookup::Lookup;
 use super::resolve::Resolver;
 use super::{name, wildcard};
 use crate::clock;
@@ -189,7 +190,7 @@ impl Responder {
     /// # Errors
     /// If it would, or no resolver can say.
     pub async fn stands_alone(&self, name: &str) -> Result<(), DnsError> {
-        wildcard::stands_alone(&self.settings.resolvers, name).await
+        wildcard::stands_alone(&Lookup::new(&self.settings.resolvers, None)?, name).await
     }
 
     /// Checks that one of the `servers` to which `zone` is delegated is this one, by its name or an address.

@@ -6,8 +6,11 @@ use serde_json::json;
 
 use super::{CHALLENGE, Public, primary, usual};
 use crate::harness::bind::{self, Bind, BindConfig};
+use crate::harness::internet::{self, at, delegation, root, zone_file};
 use crate::harness::knot::{self, Knot};
+use crate::harness::namespace;
 use crate::harness::pebble::{Behavior, Pebble};
+use crate::harness::unbound;
 
 /// A site whose zone is on the primary and on a secondary that gets no NOTIFY.
 fn with_secondary(test: &str) -> Option<(Bind, Bind, Public)> {
@@ -52,28 +55,43 @@ fn refused_update_logs_the_grant_and_spends_no_validation() {
 #[test]
 fn challenge_cname_into_another_zone_is_followed() {
     let test = "acme_e2e::dns::challenge_cname_into_another_zone_is_followed";
-    if !bind::is_here(test) || !Pebble::is_here(test) {
+    if !bind::is_here(test)
+        || !Pebble::is_here(test)
+        || !unbound::is_here(test)
+        || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2", "192.0.2.3"])
+    {
         return;
     }
-    // The domain's own servers accept no updates; the challenge is a CNAME into a zone on another primary.
+    let _root = root(&[
+        ("com", &delegation("example.com", "192.0.2.2")),
+        ("net", &delegation("acme.example.net", "192.0.2.3")),
+    ]);
+    // The domain's own servers accept no updates; the challenge is a CNAME into a zone on another primary. The target
+    // exists only during a challenge.
     let hosted = "phones A 127.0.0.1\n_acme-challenge.phones CNAME phones.acme.example.net.";
-    let hosted = BindConfig::new().primary("example.com", hosted, "").start();
+    let hosted = zone_file("example.com", "192.0.2.2", hosted);
+    let _hosted = BindConfig::new().primary_from("example.com", &hosted, "").start_at(at("192.0.2.2"));
     let policy = "grant provost. name phones.acme.example.net. TXT;";
-    let ours = BindConfig::new().key("provost.", "hmac-sha256").primary("acme.example.net", "", policy).start();
-    // Resolvers cache the absence of a name, so the CA has a resolver of its own.
-    let resolver = || {
-        let config = BindConfig::new().forward("example.com", &hosted).forward("acme.example.net", &ours);
-        config.primary("ready.test", "", "").start()
-    };
-    let (our_resolver, their_resolver) = (resolver(), resolver());
-    let pebble = Pebble::start(Behavior::default(), their_resolver.address);
+    let ours = zone_file("acme.example.net", "192.0.2.3", "");
+    let ours = BindConfig::new().key("provost.", "hmac-sha256").primary_from("acme.example.net", &ours, policy);
+    let ours = ours.start_at(at("192.0.2.3"));
+    // The CA and we ask the same caching resolver.
+    let resolver = internet::resolver(&[]);
+    let pebble = Pebble::start(Behavior::default(), resolver.address);
     let mut public = Public::new(pebble, ours.address, &ours.key_file("provost."));
-    public.acme()["dns"]["resolvers"] = json!([our_resolver.address.to_string()]);
+    public.acme()["dns"] = json!({
+        "primary": "ns1.acme.example.net", "tsig_key_file": ours.key_file("provost."),
+        "resolvers": ["127.0.0.1"], "settle_s": 2,
+    });
     let server = public.start();
     server.says("publishing 2 records at phones.acme.example.net");
     public.obtains();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
     assert_eq!(ours.txt("phones.acme.example.net"), Vec::<String>::new());
+    // The resolver has the values of the first order, or knows that the name is gone again.
+    public.renew();
+    public.renew();
+    assert_eq!(public.pebble.logged("Added order"), 3);
 }
 
 #[test]

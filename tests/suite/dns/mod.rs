@@ -1,11 +1,15 @@
-//! Our DNS client with real BIND and Knot: where records go, adding and removing them, refusals, authorities.
+//! Our DNS client with real BIND, Knot and Unbound: where records go, adding and removing them, refusals, authorities,
+//! transports, and what is left in caches.
 
+mod caches;
 mod grants;
 mod key_files;
 mod propagation;
+mod reach;
 mod record_locations;
 mod refusal_causes;
 mod refusals;
+mod transport;
 mod updates;
 
 use std::time::Duration;

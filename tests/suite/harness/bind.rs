@@ -120,6 +120,13 @@ impl BindConfig {
         self.zone(zone, &format!("type primary; file \"{zone}.zone\"; {policy}"))
     }
 
+    /// The same, signed by the server's default policy, which proves with NSEC records that names do not exist.
+    pub fn signed(mut self, zone: &str, text: &str, policy: &str) -> Self {
+        self.files.push((zone.to_owned(), text.to_owned()));
+        let policy = format!("update-policy {{ {policy} }}; dnssec-policy default;");
+        self.zone(zone, &format!("type primary; file \"{zone}.zone\"; {policy}"))
+    }
+
     /// A copy of a zone of `primary`, which sends it no NOTIFY: it lags until [`Bind::notify`].
     pub fn secondary(self, zone: &str, primary: &Bind) -> Self {
         let (address, port) = (primary.address.ip(), primary.address.port());
@@ -308,6 +315,15 @@ impl Bind {
         self.folder.path().join(format!("{}.key", key.trim_end_matches('.')))
     }
 
+    /// The DNSKEY record that signs a [signed](BindConfig::signed) zone, once all is signed.
+    pub fn trust_anchor(&self, zone: &str) -> String {
+        eventually("the zone to be signed", || {
+            dig(self.address, &["+dnssec", &format!("absent.{zone}"), "TXT"]).contains("NSEC").then_some(())
+        });
+        let key = dig(self.address, &["+short", "+nosplit", zone, "DNSKEY"]);
+        format!("{zone}. DNSKEY {}", key.lines().next().unwrap())
+    }
+
     /// Settings that send updates and queries only to this server.
     pub fn settings(&self, key: &str) -> DnsSettings {
         settings(self.address, &self.key_file(key))
@@ -381,7 +397,7 @@ pub fn settings(address: SocketAddr, key_file: &Path) -> DnsSettings {
         zone: None,
         resolvers: vec![address.to_string()],
         authorities: vec![address.to_string()],
-        ttl_s: 60,
+        ttl_s: 1,
         propagation_timeout_s: PATIENCE.as_secs(),
         settle_s: 0,
     }

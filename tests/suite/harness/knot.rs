@@ -42,7 +42,7 @@ impl Knot {
         std::fs::set_permissions(folder.path().join("knot.key"), Permissions::from_mode(0o600)).unwrap();
         let secret = made.stdout.split('"').nth(3).unwrap();
         let text = format!(
-            "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n"
+            "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n*.phones A 192.0.2.10\n"
         );
         std::fs::write(folder.path().join(format!("{zone}.zone")), text).unwrap();
         let path = folder.path().display();

@@ -7,6 +7,7 @@
 //! - [`connect_proxy`]: an HTTP proxy with CONNECT.
 //! - [`directory`]: an ACME directory with chosen content.
 //! - [`golden`]: comparisons with golden files.
+//! - [`internet`]: a root server and delegations.
 //! - [`lan`]: a DHCP server and a client.
 //! - [`namespace`]: a network and a file system of a test.
 //! - [`operators`]: an operator with curl.
@@ -16,12 +17,13 @@
 //! - [`pebble`]: a test CA as a process.
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.
+//! - [`relay`]: a firewall, a load balancer or a forger before a name server.
 //! - [`site`]: folders and `provost.json`; the server as a process.
 //! - [`socket`]: a TCP connection with timeouts.
 //! - [`systemd`]: a service started as its unit states, and its notifications.
 //! - [`tls`]: a client with full control of TLS and HTTP/1.1.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
-//! - [`unbound`]: a validating resolver.
+//! - [`unbound`]: a caching and validating resolver.
 
 pub mod ari_proxy;
 pub mod bind;
@@ -30,6 +32,7 @@ pub mod certbot;
 pub mod connect_proxy;
 pub mod directory;
 pub mod golden;
+pub mod internet;
 pub mod knot;
 pub mod lan;
 pub mod namespace;
@@ -40,6 +43,7 @@ pub mod pdns;
 pub mod pebble;
 pub mod pki;
 pub mod prometheus;
+pub mod relay;
 pub mod site;
 pub mod socket;
 pub mod systemd;

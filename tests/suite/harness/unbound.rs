@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::bind::{dig, program};
-use super::eventually;
 use super::site::Lines;
+use super::{eventually, not_run};
 
 /// A resolver that answers. Dropped, it is killed and waited for.
 pub struct Unbound {
@@ -14,6 +14,15 @@ pub struct Unbound {
     pub address: SocketAddr,
     log: Lines,
     _folder: tempfile::TempDir,
+}
+
+/// Whether it is installed; without it the test says NOT RUN.
+pub fn is_here(test: &str) -> bool {
+    let is_here = program("unbound").is_some();
+    if !is_here {
+        not_run(test, "unbound is not installed");
+    }
+    is_here
 }
 
 impl Unbound {
@@ -42,7 +51,7 @@ impl Unbound {
              use-syslog: no\n  logfile: \"\"\n  verbosity: 1\n  do-daemonize: no\n  do-ip6: no\n  \
              do-not-query-localhost: no\n  access-control: 127.0.0.0/8 allow\n  access-control: 192.0.2.0/24 allow\n  \
              root-hints: \"{}\"\n  trust-anchor-file: \"{}\"\n  module-config: \"validator iterator\"\n  \
-             log-servfail: yes\n{yes}remote-control:\n  control-enable: no\n",
+             log-servfail: yes\n  log-queries: yes\n{yes}remote-control:\n  control-enable: no\n",
             address.ip(),
             address.port(),
             folder.path().display(),
@@ -69,6 +78,16 @@ impl Unbound {
             dig(address, &[".", "SOA"]).contains("status: NOERROR").then_some(())
         });
         unbound
+    }
+
+    /// The names that clients at 127.0.0.1 have asked for, in lower case, without the last dot.
+    pub fn asked(&self) -> Vec<String> {
+        // … info: 127.0.0.1 example.com. NS IN
+        let name = |line: &String| {
+            let (_, query) = line.split_once(" info: 127.0.0.1 ")?;
+            Some(query.split(' ').next()?.trim_end_matches('.').to_ascii_lowercase())
+        };
+        self.log.all().iter().filter_map(name).collect()
     }
 
     /// What it has logged.
