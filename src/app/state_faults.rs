@@ -98,7 +98,9 @@ fn look(config: &Config) -> Option<Vec<StateFault>> {
     match FolderHandle::open(&config.state) {
         Ok(folder) => {
             let mut check = Check { config, folder: &folder, is_writable: unwritable.is_none(), faults };
-            STATE_ENTRIES.iter().for_each(|entry| check.entry(entry));
+            for entry in &STATE_ENTRIES {
+                check.entry(entry);
+            }
             faults = check.faults;
         }
         Err(error) if is_out_of_descriptors(&error) => return None,

@@ -237,10 +237,9 @@ fn causes(observed: &str, causes: &[String]) -> String {
 /// Why servers do not have the change that the primary has applied.
 fn lagging_causes(name: &str) -> [String; 2] {
     [
-        format!(
-            "these servers copy the zone too late: NOTIFY does not reach them, or their refresh interval is longer than \
-             \"dns\".\"propagation_timeout_s\" (`dig +short SOA ZONE @SERVER` shows a lower serial there than at the primary)"
-        ),
+        "these servers copy the zone too late: NOTIFY does not reach them, or their refresh interval is longer than \
+         \"dns\".\"propagation_timeout_s\" (`dig +short SOA ZONE @SERVER` shows a lower serial there than at the primary)"
+            .to_owned(),
         format!(
             "the primary has views, and the key or this host's address selects another one for the update than for the \
              question (`dig TXT {name} @PRIMARY` shows the records only with `-k` and the key file): let the update reach the \

@@ -55,7 +55,7 @@ impl UpdateGrant {
     }
 }
 
-/// The text for error messages, for each server. PowerDNS permits a key all names of a zone or none.
+/// The text for error messages, for each server. `PowerDNS` permits a key all names of a zone or none.
 impl fmt::Display for UpdateGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.bind_lines().collect();

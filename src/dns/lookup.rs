@@ -105,7 +105,7 @@ impl Lookup {
                         Ok(answered) if enough(&answered.message) => return Ok(answered),
                         Ok(_) => {}
                         Err(reasons) => {
-                            silent = Some(DnsError::AuthoritiesSilent { zone: name::text(&start), silent: reasons })
+                            silent = Some(DnsError::AuthoritiesSilent { zone: name::text(&start), silent: reasons });
                         }
                     }
                 }

@@ -38,7 +38,7 @@ struct DnsKeys {
     /// updated by UDP, and by TCP if the update is larger than 512 bytes or UDP is not answered. Default: none.
     #[serde(deserialize_with = "some_server")]
     primary: Option<String>,
-    /// The TSIG key file, as `tsig-keygen`, Knot's `keymgr -t` or PowerDNS's `pdnsutil` writes it. Default: none.
+    /// The TSIG key file, as `tsig-keygen`, Knot's `keymgr -t` or `PowerDNS`'s `pdnsutil` writes it. Default: none.
     tsig_key_file: Option<PathBuf>,
     /// The name of the key in the file. Default: the only one.
     #[serde(deserialize_with = "deserialize_some")]

@@ -129,7 +129,7 @@ impl ServerState {
 
 impl Schedule {
     /// How long a server must go on agreeing, and in how many answers. No CA queries removed records, so one is enough.
-    fn to_settle(&self) -> (Duration, u32) {
+    fn settling(&self) -> (Duration, u32) {
         match self.goal {
             Goal::Published => (self.timeouts.to_settle, FEWEST_ANSWERS),
             Goal::Removed => (Duration::ZERO, 1),
@@ -146,7 +146,7 @@ impl Schedule {
     }
 
     fn agreement(&self, servers: &[ServerState], now: Instant) -> Agreement {
-        let (duration, fewest) = self.to_settle();
+        let (duration, fewest) = self.settling();
         let has_settled = |(since, count): (Instant, u32)| now >= since + duration && count >= fewest;
         let count = |is_it: fn(&AuthorityAnswer) -> bool| servers.iter().filter(|it| is_it(&it.answer)).count();
         let (end, patience) = (self.start + self.timeouts.for_lagging, self.timeouts.for_silent);

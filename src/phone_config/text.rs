@@ -29,7 +29,7 @@ impl<'a> Text<'a> {
             [b'<', 0, ..] => (utf16(bytes, u16::from_le_bytes), Some((0, DeviationKind::Utf16))),
             _ => utf8_or_latin1(bytes),
         };
-        if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, deviation: deviation }) }
+        if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, deviation }) }
     }
 
     #[must_use]

@@ -159,9 +159,8 @@ enum StoredKey {
 
 impl StoredKey {
     fn parse(pem: &[u8]) -> Self {
-        let key = match PrivatePkcs8KeyDer::from_pem_slice(pem) {
-            Ok(key) => key,
-            Err(_) => return Self::Damaged("it is not a private key in PEM".to_owned()),
+        let Ok(key) = PrivatePkcs8KeyDer::from_pem_slice(pem) else {
+            return Self::Damaged("it is not a private key in PEM".to_owned());
         };
         match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der()) {
             Ok(_) => Self::Usable(key),

@@ -78,7 +78,7 @@ pub(super) fn of_status(text: String, status: u16, seen: &ResponseHeaders) -> Ac
 
 /// Whether the CA says that our account is deactivated. RFC 8555 §7.3.6 has no error type of its own for it. Let's
 /// Encrypt: `Account is not valid, has status "deactivated"`, and at the registration `An account with the provided
-/// public key exists but is deactivated`. ZeroSSL: `The account has been deactivated`. Authorizations can be deactivated,
+/// public key exists but is deactivated`. `ZeroSSL`: `The account has been deactivated`. Authorizations can be deactivated,
 /// too.
 fn is_deactivation(problem: &Problem) -> bool {
     let detail = problem.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
