@@ -1,7 +1,7 @@
-# Sourced by tests/run: downloads a Pebble that supports ARI and profiles, unlike Debian 12's.
+# Sourced by tests/run: fetches a Pebble with ARI and profiles, which Debian 12's lacks.
 #
-# It is from a later Debian and is only unpacked into the target directory, where the tests find it. A failure is not an
-# error: without it, its tests report NOT RUN.
+# It comes from a later Debian and is only unpacked, into the target directory, where the tests find it. If it cannot be
+# fetched, the tests that need it print NOT RUN; that is not a failure.
 # shellcheck shell=bash
 
 pebble_version=2.10.0+ds1-2
@@ -11,14 +11,14 @@ declare -A pebble_sha256=(
 )
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The machine's package mirror.
+# The mirror of this machine's packages.
 debian_mirror() {
     local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
     printf '%s\n' "${mirror:-http://deb.debian.org/debian/}"
 }
 
-# A fixed version with its checksum.
+# The pinned version, by its pinned checksum.
 download_pinned() {
     local architecture=$1 file=pebble_${pebble_version}_$1.deb
     [[ -n ${pebble_sha256[$architecture]:-} ]] || return
@@ -26,8 +26,8 @@ download_pinned() {
         sha256sum --quiet -c - <<<"${pebble_sha256[$architecture]}  $file"
 }
 
-# The archive's current version with the checksum in its signed index. It uses its own package lists, so that the
-# machine's apt is not affected.
+# The archive's current version, by the checksum in its signed index. Separate lists, so that the machine's apt does not
+# change.
 download_current() {
     local options=(
         -q -o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$PWD"
@@ -39,7 +39,7 @@ download_current() {
     apt-get "${options[@]}" update && apt-get "${options[@]}" download pebble
 }
 
-# In an empty folder: downloads, unpacks, and tests whether it runs here.
+# In an empty folder: downloads, unpacks, and checks that it runs here.
 unpack_pebble() {
     local architecture
     architecture=$(dpkg --print-architecture) || return
@@ -47,9 +47,20 @@ unpack_pebble() {
     dpkg-deb -x pebble_*.deb unpacked && unpacked/usr/bin/pebble -version
 }
 
+target_directory() {
+    cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+announce_pebble() {
+    local target
+    target=$(target_directory)
+    [[ -x $target/pebble/usr/bin/pebble ]] ||
+        echo "  $target/pebble: Pebble $pebble_version or newer, downloaded from Debian's archive and unpacked"
+}
+
 fetch_pebble() {
     local target folder
-    target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+    target=$(target_directory)
     if [[ -x $target/pebble/usr/bin/pebble ]]; then
         echo "it is here: $target/pebble"
         return
@@ -58,7 +69,7 @@ fetch_pebble() {
     if (cd "$folder" && unpack_pebble); then
         rm -rf "$target/pebble" && mv "$folder/unpacked" "$target/pebble"
     else
-        echo "no newer Pebble can be had here; the tests that need it do not run"
+        echo "cannot fetch a newer Pebble; the tests that need it do not run"
     fi
     rm -rf "$folder"
 }

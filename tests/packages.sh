@@ -1,12 +1,12 @@
-# Sourced by tests/run and tests/bench/run: installs missing Debian packages.
+# Sourced by tests/run and tests/bench/run: installs the Debian packages that are missing.
 #
-# It may run on a production machine: packages are installed under a policy that starts no service, and the machine's
-# own policy is restored afterwards, or by the next run if this one was killed.
+# While packages are installed, a policy keeps services from starting. The machine's own policy is restored afterwards,
+# or by the next run if a run was killed.
 #
-#   needs=("COMMAND PACKAGE what for" …); packages
+#   needs=("COMMAND PACKAGE what for" …); announce_packages; packages
 # shellcheck shell=bash disable=SC2154
 
-# Daemons are in sbin, which a user's PATH may lack.
+# Daemons live in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 policy=/usr/sbin/policy-rc.d
@@ -41,12 +41,12 @@ forbid_services() {
         as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
 }
 
-# The units that are started at boot.
+# The units that start at boot.
 enabled_units() {
     command -v systemctl >/dev/null && systemctl --root=/ list-unit-files --state=enabled --no-legend | cut -d' ' -f1 | sort
 }
 
-# Disables the units that the installation enabled, so that they are not started at boot.
+# Packages that we installed, and their dependencies, must not start at boot either.
 keep_from_boot() {
     local before=$1 unit
     comm -13 <(printf '%s\n' "$before") <(enabled_units) | while read -r unit; do
@@ -56,12 +56,12 @@ keep_from_boot() {
 
 install_debian() (
     local enabled
-    # A subshell, so that the policy is restored at every exit.
+    # A subshell, so that its exit always restores the policy.
     trap restore_policy EXIT
     trap 'exit 130' INT TERM HUP
     forbid_services || exit
     enabled=$(enabled_units)
-    as_root apt-get update -q || echo "apt-get update failed; trying with the lists that are here"
+    as_root apt-get update -q || echo "apt-get update failed; continuing with the old package lists"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
         -o DPkg::Lock::Timeout=300 "$@" || exit
     keep_from_boot "$enabled"
@@ -75,6 +75,18 @@ missing_packages() {
     done | sort -u
 }
 
+# Prints the packages and files that `packages` will install.
+announce_packages() {
+    local missing
+    mapfile -t missing < <(missing_packages)
+    if ((${#missing[@]} == 0)); then
+        echo "  no Debian packages"
+    else
+        echo "  Debian packages, by apt-get install --no-install-recommends: ${missing[*]}"
+        echo "  meanwhile $policy, which keeps their services from starting"
+    fi
+}
+
 packages() {
     local missing
     mapfile -t missing < <(missing_packages)
@@ -84,10 +96,10 @@ packages() {
     fi
     echo "missing: ${missing[*]}"
     if ! command -v apt-get >/dev/null; then
-        echo "this machine has no apt-get: please install the programs of these Debian packages"
+        echo "this machine has no apt-get; install the contents of these Debian packages yourself"
         return 1
     elif ((EUID != 0)) && ! command -v sudo >/dev/null; then
-        echo "neither root nor sudo: please run apt-get install ${missing[*]}"
+        echo "permission denied: neither root nor sudo; run apt-get install ${missing[*]}"
         return 1
     fi
     install_debian "${missing[@]}" || return

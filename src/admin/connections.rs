@@ -80,11 +80,14 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => {
-                write!(f, "all {CONNECTIONS} connections are taken; others are closed if none of these is idle")
+                write!(
+                    f,
+                    "connection limit of {CONNECTIONS} reached; new connections are closed unless an open one is idle"
+                )
             }
             Self::Client(client) => write!(
                 f,
-                "{client} has {CONNECTIONS_OF_ONE} connections; more of it are closed if none of these is idle"
+                "connection limit of {CONNECTIONS_OF_ONE} per client reached by {client}; its new connections are closed unless an open one is idle"
             ),
         }
     }

@@ -156,7 +156,7 @@ where
         }
         while let Some(ended) = tasks.try_join_next() {
             if ended.is_err_and(|error| error.is_panic()) {
-                tracing::error!("{endpoint}: a connection ended by a defect of provost (a panic)");
+                tracing::error!("{endpoint}: a connection was closed by an internal error (a panic); please report it");
             }
         }
     }
@@ -209,11 +209,14 @@ fn peer_key(address: IpAddr) -> IpAddr {
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the path exists and is not a socket; remove it, or choose another path",
+        ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
     }
 }

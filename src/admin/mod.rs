@@ -55,7 +55,7 @@ pub struct Snapshot {
 
 /// A change that an operator requests.
 #[derive(Debug, Clone)]
-pub struct SnapshotRequest {
+pub struct ChangeRequest {
     pub change: AdminChange,
     pub mac: MacAddress,
     /// The new note of the phone, or the reason of the denial. `None` keeps the old note.
@@ -87,7 +87,7 @@ pub struct Readiness {
 /// The source of snapshots, and the target of changes.
 pub trait AdminData: Send + Sync + std::fmt::Debug {
     /// A number that changes when a new snapshot would differ. Does not block.
-    fn mark(&self) -> u64;
+    fn revision(&self) -> u64;
     /// Makes a snapshot. May block on a disk.
     fn snapshot(&self) -> Snapshot;
     /// `phone` with its requests and the files that its master configuration names. May block on a disk.
@@ -101,7 +101,7 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// Why nothing changed.
-    fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String>;
+    fn change(&self, wanted: &ChangeRequest) -> Result<bool, String>;
     /// The metrics, with the gauges from `snapshot`. Does not block.
     fn metrics(&self, snapshot: &Snapshot, exposition: Exposition) -> String;
 }

@@ -104,7 +104,8 @@ impl PhoneQuery {
     pub fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self { limit: LIMIT, ..Self::default() };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-            let number = || value.parse().map_err(|_| format!("{key}={value:?} is no number"));
+            let number =
+                || value.parse().map_err(|_| format!("invalid value {value:?} of \"{key}\": use a whole number"));
             match &*key {
                 "search" => value.trim().clone_into(&mut parsed.search),
                 "constituency" => parsed.constituency = Some(value.into_owned()).filter(|name| !name.is_empty()),
@@ -156,7 +157,7 @@ impl PhoneQuery {
 fn state(value: &str) -> Result<StateFilter, String> {
     StateFilter::all().find(|filter| filter.name() == value).ok_or_else(|| {
         let names: Vec<&str> = StateFilter::all().map(StateFilter::name).collect();
-        format!("state={value:?} is none of {}", names.join(", "))
+        format!("invalid value {value:?} of \"state\": use one of {}", names.join(", "))
     })
 }
 
@@ -166,7 +167,7 @@ fn sort(value: &str) -> Result<PhoneSort, String> {
         "last_seen" => Ok(PhoneSort::LastSeen),
         "name" => Ok(PhoneSort::Name),
         "model" => Ok(PhoneSort::Model),
-        other => Err(format!("sort={other:?} is none of state, last_seen, name, model")),
+        other => Err(format!("invalid value {other:?} of \"sort\": use one of state, last_seen, name, model")),
     }
 }
 
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_somebody_comes_first() {
+    fn problem_states_sort_first() {
         assert_eq!(selected(""), ("453261".to_owned(), 6));
         assert_eq!(selected("reverse=1"), ("162354".to_owned(), 6));
         assert_eq!(selected("sort=last_seen"), ("153426".to_owned(), 6));
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_finds_any_part_in_any_spelling() {
+    fn search_ignores_case_and_separators() {
         for (search, found) in [
             ("küche", "1"),
             ("vvx", "14"),
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_and_pages_go_together() {
+    fn filters_and_paging_combine() {
         assert_eq!(selected("state=waiting"), ("53".to_owned(), 2));
         assert_eq!(selected("state=waiting&constituency=ote"), ("5".to_owned(), 1));
         assert_eq!(selected("sort=name&offset=2&limit=3"), ("345".to_owned(), 6));
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn each_count_is_what_its_filter_gives() {
+    fn each_count_equals_the_size_of_its_filter() {
         let macs = (0..).map(|number| format!("00005e00{number:04x}"));
         // One phone of the first state, two of the second, and so on.
         let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_said() {
+    fn invalid_query_values_are_errors() {
         assert_eq!(PhoneQuery::parse("limit=99999").unwrap().limit, MAX_LIMIT);
         assert_eq!(PhoneQuery::parse("limit=0").unwrap().limit, 1);
         for bad in ["state=x", "sort=x", "offset=-1", "limit=a"] {

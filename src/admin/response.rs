@@ -16,19 +16,19 @@ use super::access_guard::{Forbidden, SessionCookie};
 use super::token::SESSION_S;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
-pub(super) type Answer = Response<Body>;
+pub(super) type AdminResponse = Response<Body>;
 
 /// Only our own resources are loaded, and framing is forbidden.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// A response with `content`.
-pub(super) fn of(status: StatusCode, media_type: &'static str, content: impl Into<Bytes>) -> Answer {
+pub(super) fn of(status: StatusCode, media_type: &'static str, content: impl Into<Bytes>) -> AdminResponse {
     with_body(status, media_type, Full::new(content.into()).boxed_unsync())
 }
 
 /// A response with a streaming body.
-pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body) -> Answer {
+pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body) -> AdminResponse {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
@@ -49,36 +49,36 @@ pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body
     answer
 }
 
-pub(super) fn page(status: StatusCode, html: String) -> Answer {
+pub(super) fn page(status: StatusCode, html: String) -> AdminResponse {
     of(status, "text/html; charset=utf-8", html)
 }
 
 /// An immutable file. Its content never changes under its name.
-pub(super) fn for_good(media_type: &'static str, content: &'static str) -> Answer {
+pub(super) fn immutable(media_type: &'static str, content: &'static str) -> AdminResponse {
     let mut answer = of(StatusCode::OK, media_type, content);
     let immutable = HeaderValue::from_static("public, max-age=31536000, immutable");
     answer.headers_mut().insert(CACHE_CONTROL, immutable);
     answer
 }
 
-pub(super) fn text(status: StatusCode, line: &str) -> Answer {
+pub(super) fn text(status: StatusCode, line: &str) -> AdminResponse {
     of(status, "text/plain; charset=utf-8", format!("{line}\n"))
 }
 
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse {
     match serde_json::to_vec(value) {
         Ok(bytes) => of(status, "application/json", bytes),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("this cannot be told as JSON: {error}")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot encode the response as JSON: {error}")),
     }
 }
 
 /// An error, as JSON.
-pub(super) fn problem(status: StatusCode, reason: &str) -> Answer {
+pub(super) fn problem(status: StatusCode, reason: &str) -> AdminResponse {
     json(status, &serde_json::json!({ "error": reason }))
 }
 
 /// Makes `answer` a refusal. Closes the connection, so that the client does not keep its slot.
-pub(super) fn forbidden(forbidden: &Forbidden, mut answer: Answer) -> Answer {
+pub(super) fn forbidden(forbidden: &Forbidden, mut answer: AdminResponse) -> AdminResponse {
     *answer.status_mut() = forbidden.status;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if forbidden.status == StatusCode::UNAUTHORIZED {
@@ -87,21 +87,21 @@ pub(super) fn forbidden(forbidden: &Forbidden, mut answer: Answer) -> Answer {
     answer
 }
 
-pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
-    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allow}"));
+pub(super) fn method_not_allowed(allow: &'static str) -> AdminResponse {
+    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allow}"));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
 /// Redirects to `path` on this listener.
-pub(super) fn see(path: &str) -> Answer {
-    let mut answer = text(StatusCode::SEE_OTHER, "see there");
+pub(super) fn redirect(path: &str) -> AdminResponse {
+    let mut answer = text(StatusCode::SEE_OTHER, "see the Location header");
     answer.headers_mut().insert(LOCATION, HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static("/")));
     answer
 }
 
 /// Sets the session in `cookie`, or removes it.
-pub(super) fn with_session(mut answer: Answer, cookie: &SessionCookie, session: Option<&str>) -> Answer {
+pub(super) fn with_session(mut answer: AdminResponse, cookie: &SessionCookie, session: Option<&str>) -> AdminResponse {
     let (value, age) = session.map_or(("", 0), |session| (session, SESSION_S));
     let secure = if cookie.is_secure { "; Secure" } else { "" };
     let cookie = format!("{}={value}; Max-Age={age}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie.name);
@@ -112,6 +112,6 @@ pub(super) fn with_session(mut answer: Answer, cookie: &SessionCookie, session: 
 }
 
 /// A status with an empty body.
-pub(super) fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> AdminResponse {
     of(status, "text/plain; charset=utf-8", "")
 }

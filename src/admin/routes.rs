@@ -16,9 +16,9 @@ use tokio::sync::Semaphore;
 use super::access_guard::{ClientLocation, Forbidden, Principal, RouteAccess};
 use super::events::Events;
 use super::page::{self, Asset, Flash, View};
-use super::response::{self, Answer};
+use super::response::{self, AdminResponse};
 use super::snapshot::{PhoneHistoryView, PhoneQuery};
-use super::{AdminChange, AdminServer, Readiness, SnapshotRequest};
+use super::{AdminChange, AdminServer, ChangeRequest, Readiness};
 use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
@@ -111,7 +111,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     from: ClientLocation,
     streams: &Arc<Semaphore>,
-) -> Answer {
+) -> AdminResponse {
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
     let access = route.as_ref().map_or(RouteAccess::Operators, Route::access);
@@ -120,13 +120,13 @@ pub(super) async fn answer(
         Ok(principal) => principal,
         Err(forbidden) => return reject(route.as_ref(), &forbidden),
     };
-    let Some(route) = route else { return response::problem(StatusCode::NOT_FOUND, "there is nothing of this name") };
+    let Some(route) = route else { return response::problem(StatusCode::NOT_FOUND, "not found") };
     if !route.allows(&head.method) {
         return response::method_not_allowed(route.methods());
     }
     if head.method == Method::POST {
         if route == Route::SignIn && !status.token.is_configured() {
-            return nothing_to_sign_in_with();
+            return sign_in_disabled();
         }
         let timeout = if access == RouteAccess::Public { PUBLIC_BODY_TIMEOUT } else { BODY_TIMEOUT };
         return match read(body, timeout).await {
@@ -138,13 +138,15 @@ pub(super) async fn answer(
         Route::Health => response::text(StatusCode::OK, "ok"),
         Route::Ready => ready(&status.admin_data.readiness(), principal),
         Route::Metrics => metrics(status, &head).await,
-        Route::Asset(asset) => response::for_good(asset.content_type, asset.content),
+        Route::Asset(asset) => response::immutable(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
             Ok(permit) => {
                 let body = Events::new(Arc::clone(status), permit).boxed_unsync();
                 response::with_body(StatusCode::OK, "text/event-stream", body)
             }
-            Err(_) => response::problem(StatusCode::SERVICE_UNAVAILABLE, "too many look already"),
+            Err(_) => {
+                response::problem(StatusCode::SERVICE_UNAVAILABLE, "too many open event streams; try again later")
+            }
         },
         Route::Overview => {
             response::json(StatusCode::OK, &status.snapshots.current(&status.admin_data).await.snapshot.overview)
@@ -160,7 +162,7 @@ pub(super) async fn answer(
                 let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
                 response::page(StatusCode::OK, page::render_phone(&snapshot.overview, &history, principal.is_signed_in))
             }
-            Err((code, reason)) => response::page(code, page::render_failure("No such phone", &reason)),
+            Err((code, reason)) => response::page(code, page::render_failure("Phone not found", &reason)),
         },
         Route::SignIn => response::page(StatusCode::OK, page::render_sign_in(None)),
         Route::SignOut | Route::Form(_) | Route::Change(_) => response::method_not_allowed(route.methods()),
@@ -168,13 +170,13 @@ pub(super) async fn answer(
 }
 
 /// Refuses a request: with a sign-in form on pages, with a reason elsewhere.
-fn reject(route: Option<&Route>, forbidden: &Forbidden) -> Answer {
+fn reject(route: Option<&Route>, forbidden: &Forbidden) -> AdminResponse {
     let answer = match route {
         Some(route) if route.is_page() && forbidden.status == StatusCode::UNAUTHORIZED => {
             response::page(forbidden.status, page::render_sign_in(None))
         }
         Some(route) if route.is_page() => {
-            response::page(forbidden.status, page::render_failure("Not done", &forbidden.reason))
+            response::page(forbidden.status, page::render_failure("Not changed", &forbidden.reason))
         }
         Some(Route::Health | Route::Ready | Route::Metrics) => response::text(forbidden.status, &forbidden.reason),
         _ => response::problem(forbidden.status, &forbidden.reason),
@@ -182,36 +184,40 @@ fn reject(route: Option<&Route>, forbidden: &Forbidden) -> Answer {
     response::forbidden(forbidden, answer)
 }
 
-async fn read(body: Incoming, timeout: Duration) -> Result<Bytes, Answer> {
+async fn read(body: Incoming, timeout: Duration) -> Result<Bytes, AdminResponse> {
     match tokio::time::timeout(timeout, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(response::problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))
+            Err(response::problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is longer than {MAX_BODY} bytes")))
         }
-        Ok(Err(_)) => Err(response::problem(StatusCode::BAD_REQUEST, "the body broke off")),
-        Err(_) => Err(response::problem(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        Ok(Err(_)) => {
+            Err(response::problem(StatusCode::BAD_REQUEST, "the body is incomplete: the connection was closed"))
+        }
+        Err(_) => Err(response::problem(StatusCode::REQUEST_TIMEOUT, "timeout while the body was read")),
     }
 }
 
 /// Handles a POST.
-async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
+async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> AdminResponse {
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match route {
-        Route::SignOut => response::with_session(response::see("/"), &status.access_guard.session_cookie(head), None),
+        Route::SignOut => {
+            response::with_session(response::redirect("/"), &status.access_guard.session_cookie(head), None)
+        }
         Route::SignIn => sign_in(status, head, &field(body, "token").unwrap_or_default(), now),
         Route::Form(is_allowed) => {
             let typed = |key: &str| field(body, key).unwrap_or_default();
             let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
-            let posted = Posted { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
-            match posted.carry_out(status, *is_allowed, "the status page").await {
-                Ok((wanted, _)) => response::see(&Flash { change: wanted.change, mac: wanted.mac }.path()),
-                Err((code, reason)) => response::page(code, page::render_failure("Not done", &reason)),
+            let posted = ChangeBody { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
+            match posted.apply(status, *is_allowed, "the status page").await {
+                Ok((wanted, _)) => response::redirect(&Flash { change: wanted.change, mac: wanted.mac }.path()),
+                Err((code, reason)) => response::page(code, page::render_failure("Not changed", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
-            let changed = match settings::read_body::<Posted>(body) {
-                Ok(posted) => posted.carry_out(status, *is_allowed, "the API").await,
+            let changed = match settings::read_body::<ChangeBody>(body) {
+                Ok(posted) => posted.apply(status, *is_allowed, "the API").await,
                 Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
             };
             match changed {
@@ -227,16 +233,19 @@ async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &B
     }
 }
 
-fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> Answer {
+fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> AdminResponse {
     let cookie = status.access_guard.session_cookie(head);
-    match status.token.session(&cookie.scope, now).filter(|_| status.token.is(shown.trim().as_bytes())) {
-        Some(session) => response::with_session(response::see("/"), &cookie, Some(&session)),
-        None => response::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
+    match status.token.session(&cookie.scope, now).filter(|_| status.token.matches(shown.trim().as_bytes())) {
+        Some(session) => response::with_session(response::redirect("/"), &cookie, Some(&session)),
+        None => response::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("Wrong token."))),
     }
 }
 
-fn nothing_to_sign_in_with() -> Answer {
-    response::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
+fn sign_in_disabled() -> AdminResponse {
+    response::text(
+        StatusCode::FORBIDDEN,
+        "sign-in is disabled: \"token_file\" is not set in \"status\" of provost.json",
+    )
 }
 
 /// The value of a form's field.
@@ -247,35 +256,39 @@ fn field(body: &[u8], key: &str) -> Option<String> {
 /// A request to allow or deny a phone.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Posted {
+struct ChangeBody {
     mac: String,
     constituency: Option<String>,
     note: Option<String>,
 }
 
-impl Posted {
+impl ChangeBody {
     /// Makes the change. Returns whether anything changed. Later snapshots show it.
-    async fn carry_out(
+    async fn apply(
         self,
         status: &AdminServer,
         is_allowed: bool,
         by: &'static str,
-    ) -> Result<(SnapshotRequest, bool), (StatusCode, String)> {
+    ) -> Result<(ChangeRequest, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
         let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
         let name = self.constituency.map(|name| name.parse()).transpose();
         let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
             (true, Some(name)) => AdminChange::Allow(name),
-            (true, None) => return Err(bad("\"constituency\" is missing: a phone is allowed by one".to_owned())),
+            (true, None) => {
+                return Err(bad(
+                    "missing key \"constituency\": it names the constituency that allows the phone".to_owned()
+                ));
+            }
             (false, Some(name)) => AdminChange::Deny(name),
             (false, None) => AdminChange::DenyEverywhere,
         };
-        let wanted = SnapshotRequest { change, mac, note: self.note, by };
+        let wanted = ChangeRequest { change, mac, note: self.note, by };
         if wanted.mac == MacAddress::ZERO {
-            return Err(bad("000000000000 is nobody's address".to_owned()));
+            return Err(bad("invalid MAC address 000000000000: no phone has it".to_owned()));
         }
         if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
-            return Err(bad(format!("a note is one line of at most {MAX_NOTE} bytes")));
+            return Err(bad(format!("invalid note: use one line of at most {MAX_NOTE} bytes")));
         }
         let admin_data = Arc::clone(&status.admin_data);
         let changed = tokio::task::spawn_blocking(move || (admin_data.change(&wanted), wanted)).await;
@@ -290,7 +303,7 @@ impl Posted {
 
 /// Reports readiness, and the warnings. Load balancers need only the status. The reasons name certificates and
 /// constituencies, so only operators get them.
-fn ready(readiness: &Readiness, principal: Principal) -> Answer {
+fn ready(readiness: &Readiness, principal: Principal) -> AdminResponse {
     let (code, first) = match &readiness.not_ready {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
@@ -302,7 +315,7 @@ fn ready(readiness: &Readiness, principal: Principal) -> Answer {
     response::text(code, &lines.collect::<Vec<_>>().join("\n"))
 }
 
-async fn metrics(status: &AdminServer, head: &Parts) -> Answer {
+async fn metrics(status: &AdminServer, head: &Parts) -> AdminResponse {
     let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
@@ -313,7 +326,7 @@ async fn metrics(status: &AdminServer, head: &Parts) -> Answer {
     response::of(StatusCode::OK, media_type, status.admin_data.metrics(&snapshot, exposition))
 }
 
-async fn phones(status: &AdminServer, head: &Parts) -> Answer {
+async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
     match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => {
             let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
@@ -323,20 +336,20 @@ async fn phones(status: &AdminServer, head: &Parts) -> Answer {
     }
 }
 
-async fn show(status: &AdminServer, head: &Parts, principal: Principal) -> Answer {
+async fn show(status: &AdminServer, head: &Parts, principal: Principal) -> AdminResponse {
     let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => query,
-        Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("No such list", &reason)),
+        Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("Invalid query", &reason)),
     };
     // Only a signed-in operator can have made a change.
-    let outcome = head.uri.query().filter(|_| principal.is_signed_in).and_then(Flash::parse);
+    let flash = head.uri.query().filter(|_| principal.is_signed_in).and_then(Flash::parse);
     let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let view = View {
         overview: &snapshot.overview,
         phones: &query.select(&snapshot.phones),
         query: &query,
         is_signed_in: principal.is_signed_in,
-        outcome: outcome.as_ref(),
+        flash: flash.as_ref(),
     };
     response::page(StatusCode::OK, page::render(&view))
 }
@@ -350,7 +363,7 @@ async fn history(
     let key = (constituency, mac);
     let found = snapshot.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
     let phone = found.and_then(|index| snapshot.phones.get(index)).cloned();
-    let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{constituency} knows no {mac}")))?;
+    let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("phone {mac} not found in {constituency}")))?;
     let admin_data = Arc::clone(&status.admin_data);
     match tokio::task::spawn_blocking(move || admin_data.history(phone)).await {
         Ok(Ok(history)) => Ok(history),

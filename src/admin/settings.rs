@@ -66,11 +66,11 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some("") => Err("\"unix:\" names no path; write for example \"unix:/run/provost/status.sock\"".to_owned()),
+            Some("") => Err("\"unix:\" needs a path, such as \"unix:/run/provost/status.sock\"".to_owned()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
                 format!(
-                    "{text:?} is neither an address with a port, such as \"127.0.0.1:8444\", nor \"unix:\" with a path"
+                    "invalid address {text:?}: use an IP address and a port, such as \"127.0.0.1:8444\", or \"unix:\" and a path"
                 )
             }),
         }
@@ -101,14 +101,12 @@ impl StatusSettings {
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.is_private() && self.token_file.is_none() {
             let listen = &self.listen;
-            return Err(format!(
-                "{listen} is open to others than this machine, so \"token_file\" must name a file with a token"
-            ));
+            return Err(format!("other machines can reach {listen}, so \"token_file\" must name a file with a token"));
         }
         if !self.hosts.is_empty() && self.token_file.is_none() {
             return Err(
-                "\"hosts\" are for a proxy, through which others than this machine may come, so \"token_file\" must \
-                        name a file with a token"
+                "\"hosts\" is for a proxy, by which other machines can reach this listener, so \"token_file\" must name a \
+                 file with a token"
                     .to_owned(),
             );
         }
@@ -118,7 +116,9 @@ impl StatusSettings {
             !host.is_empty() && host.bytes().all(is_plain)
         };
         match self.hosts.iter().find(|host| !is_host(host)) {
-            Some(bad) => Err(format!("hosts: {bad:?} is no name of a host, such as \"provost.example.com\"")),
+            Some(bad) => {
+                Err(format!("\"hosts\": invalid host name {bad:?}; use a name such as \"provost.example.com\""))
+            }
             None => Ok(()),
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_to_others_needs_a_token() {
+    fn listener_open_to_other_machines_needs_a_token() {
         for private in ["{}", r#"{"listen": "127.9.9.9:1"}"#, r#"{"listen": "[::1]:1"}"#, r#"{"listen": "unix:s"}"#] {
             assert!(settings(private).is_ok(), "{private}");
         }
@@ -156,7 +156,7 @@ mod tests {
         for listen in ["127.0.0.1:1", "unix:s"] {
             let error = settings(&format!(r#"{{"listen": "{listen}", "hosts": ["a.example"]}}"#)).unwrap_err();
             assert!(
-                error.contains("\"hosts\" are for a proxy") && error.contains("\"token_file\" must name"),
+                error.contains("\"hosts\" is for a proxy") && error.contains("\"token_file\" must name"),
                 "{error}"
             );
             let hosts = r#""hosts": ["a.example"], "token_file": "t""#;
@@ -173,11 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_said() {
-        assert!(settings(r#"{"listen": "8444"}"#).unwrap_err().contains("neither an address with a port"));
-        assert!(settings(r#"{"listen": "unix:"}"#).unwrap_err().contains("names no path"));
-        assert!(
-            settings(r#"{"hosts": ["http://a/"], "token_file": "t"}"#).unwrap_err().contains("is no name of a host")
-        );
+    fn invalid_settings_are_errors() {
+        assert!(settings(r#"{"listen": "8444"}"#).unwrap_err().contains("use an IP address and a port"));
+        assert!(settings(r#"{"listen": "unix:"}"#).unwrap_err().contains("needs a path"));
+        assert!(settings(r#"{"hosts": ["http://a/"], "token_file": "t"}"#).unwrap_err().contains("invalid host name"));
     }
 }

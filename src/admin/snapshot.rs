@@ -234,9 +234,7 @@ impl NamedFiles {
         let (master, list) = (&self.master, list.join(", "));
         match self.missing.len() {
             0 => None,
-            all if all == self.files.len() => {
-                Some(format!("none of the files that {master} names for it is there: {list}"))
-            }
+            all if all == self.files.len() => Some(format!("all files that {master} names for it are missing: {list}")),
             1 => Some(format!("1 file that {master} names for it is missing: {list}")),
             some => Some(format!("{some} files that {master} names for it are missing: {list}")),
         }

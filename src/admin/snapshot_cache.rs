@@ -54,7 +54,7 @@ impl SnapshotCache {
         // Concurrent callers wait for the same snapshot.
         let mut last = self.0.lock().await;
         // Before the snapshot is made, so that no change is missed.
-        let mark = admin_data.mark();
+        let mark = admin_data.revision();
         let began = clock::monotonic();
         if let Some(cached) = last.as_ref().filter(|cached| cached.is_good(mark, began)) {
             return cached.numbered.clone();

@@ -22,17 +22,17 @@ pub const SESSION_S: i64 = 12 * 3600;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("the token cannot be read: {source}{}", hint(.source))]
+    #[error("cannot read the token: {source}{}", hint(.source))]
     Read {
         #[from]
         source: std::io::Error,
     },
     /// The mode of the file is too permissive.
-    #[error("every user of this machine may read the token (mode {mode:04o}); chmod o-rwx it")]
+    #[error("all users of this machine can read the token (mode {mode:04o}); run chmod o-rwx on it")]
     Open { mode: u32 },
     /// The content of the file is invalid.
     #[error(
-        "the token is not one line of at least {MIN_LENGTH} visible ASCII characters; make one with: openssl rand -hex 32"
+        "invalid token: use one line of at least {MIN_LENGTH} visible ASCII characters, such as the output of openssl rand -hex 32"
     )]
     Weak,
 }
@@ -41,9 +41,9 @@ pub enum TokenError {
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            "; chgrp it to the group of the user that runs provost, and chmod 0640 it (the folders above it must let that user through)"
+            "; run chgrp with the group of the user that runs provost, and chmod 0640, on it (that user needs execute permission on the folders above it)"
         }
-        std::io::ErrorKind::NotFound => "; make one with: openssl rand -hex 32",
+        std::io::ErrorKind::NotFound => "; make one with openssl rand -hex 32",
         _ => "",
     }
 }
@@ -75,7 +75,8 @@ impl OperatorToken {
     /// If the token cannot be used.
     pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
         let mut key = [0; digest::SHA256_OUTPUT_LEN];
-        aws_lc_rs::rand::fill(&mut key).map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
+        aws_lc_rs::rand::fill(&mut key)
+            .map_err(|_| std::io::Error::other("the system's random number generator failed"))?;
         let token = Self {
             file: file.map(Path::to_owned),
             secret: ArcSwap::from_pointee(None),
@@ -104,7 +105,7 @@ impl OperatorToken {
 
     /// Whether `shown` is the token.
     #[must_use]
-    pub fn is(&self, shown: &[u8]) -> bool {
+    pub fn matches(&self, shown: &[u8]) -> bool {
         let hash = digest::digest(&digest::SHA256, shown);
         let secret = self.secret.load();
         let secret = secret.as_ref().as_ref();
@@ -122,7 +123,7 @@ impl OperatorToken {
 
     /// Whether `value` is a session within `scope` that has not expired at `now`.
     #[must_use]
-    pub fn is_session(&self, scope: &str, value: &str, now: i64) -> bool {
+    pub fn verify_session(&self, scope: &str, value: &str, now: i64) -> bool {
         let secret = self.secret.load();
         let (Some(secret), Some((until, tag))) = (secret.as_ref(), value.split_once('-')) else { return false };
         let signed = signed(scope, until);
@@ -186,28 +187,31 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_not_read_it_is_told_how_he_may() {
+    fn unreadable_token_file_names_the_remedy() {
         let error = TokenError::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied)).to_string();
-        assert!(error.contains("chgrp it to the group of the user that runs provost, and chmod 0640 it"), "{error}");
+        assert!(
+            error.contains("run chgrp with the group of the user that runs provost, and chmod 0640, on it"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn the_token_and_nothing_else_is_the_token() {
+    fn only_the_exact_token_is_accepted() {
         let file = file("  0123456789abcdef\n", 0o640);
         let token = OperatorToken::open(Some(file.path())).unwrap();
-        assert!(token.is(b"0123456789abcdef"));
+        assert!(token.matches(b"0123456789abcdef"));
         for wrong in ["", "0123456789abcdee", "0123456789abcdef ", "0123456789abcde", "0123456789abcdef0"] {
-            assert!(!token.is(wrong.as_bytes()), "{wrong:?}");
+            assert!(!token.matches(wrong.as_bytes()), "{wrong:?}");
         }
         assert!(!format!("{token:?}").contains("0123456789"));
-        assert!(!OperatorToken::open(None).unwrap().is(b""));
+        assert!(!OperatorToken::open(None).unwrap().matches(b""));
     }
 
     #[test]
-    fn a_file_that_gives_the_token_away_or_is_none_is_refused() {
+    fn weak_or_world_readable_token_files_are_refused() {
         let error = |text: &str, mode: u32| OperatorToken::open(Some(file(text, mode).path())).unwrap_err().to_string();
         for mode in [0o604, 0o602, 0o601, 0o644] {
-            assert!(error("0123456789abcdef", mode).contains("every user of this machine"), "{mode:o}");
+            assert!(error("0123456789abcdef", mode).contains("all users of this machine"), "{mode:o}");
         }
         for weak in
             ["", "0123456789abcde", "0123456789abcdef\n0123456789abcdef", "0123456789 abcdef", "0123456789abcdéf"]
@@ -218,32 +222,34 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_bound_to_its_name_time_token_and_process() {
+    fn session_is_bound_to_name_time_token_and_process() {
         let file = file("0123456789abcdef", 0o600);
         let token = OperatorToken::open(Some(file.path())).unwrap();
         let cookie = token.session("name", NOW).unwrap();
         assert!(!cookie.contains("0123456789abcdef"));
-        assert!(token.is_session("name", &cookie, NOW) && token.is_session("name", &cookie, NOW + SESSION_S - 1));
-        assert!(!token.is_session("name", &cookie, NOW + SESSION_S));
+        assert!(
+            token.verify_session("name", &cookie, NOW) && token.verify_session("name", &cookie, NOW + SESSION_S - 1)
+        );
+        assert!(!token.verify_session("name", &cookie, NOW + SESSION_S));
         let later = format!("9{cookie}");
         for forged in [&later, "", "-", "1900000000-", "1900000000-00", "1900000000-é", &cookie[..cookie.len() - 2]] {
-            assert!(!token.is_session("name", forged, NOW), "{forged}");
+            assert!(!token.verify_session("name", forged, NOW), "{forged}");
         }
         for other in ["", "nam", "name ", "other"] {
-            assert!(!token.is_session(other, &cookie, NOW), "{other:?}");
+            assert!(!token.verify_session(other, &cookie, NOW), "{other:?}");
         }
-        assert!(!OperatorToken::open(Some(file.path())).unwrap().is_session("name", &cookie, NOW));
+        assert!(!OperatorToken::open(Some(file.path())).unwrap().verify_session("name", &cookie, NOW));
         assert!(!token.reload().unwrap());
-        assert!(token.is_session("name", &cookie, NOW));
+        assert!(token.verify_session("name", &cookie, NOW));
         write(&file, "another 0123456789");
         assert!(token.reload().is_err());
-        assert!(token.is_session("name", &cookie, NOW), "a broken file leaves the last good token in force");
+        assert!(token.verify_session("name", &cookie, NOW), "an invalid file leaves the last valid token in force");
         write(&file, "another-0123456789");
         assert!(token.reload().unwrap());
         assert!(
-            !token.is_session("name", &cookie, NOW)
-                && !token.is(b"0123456789abcdef")
-                && token.is(b"another-0123456789")
+            !token.verify_session("name", &cookie, NOW)
+                && !token.matches(b"0123456789abcdef")
+                && token.matches(b"another-0123456789")
         );
     }
 }

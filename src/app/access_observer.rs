@@ -8,7 +8,7 @@ use hyper::StatusCode;
 
 use crate::clock;
 use crate::constituency::Fingerprint;
-use crate::metrics::{Metrics, Observed};
+use crate::metrics::{Metrics, Observation};
 use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
 use crate::serve::access_control::CHALLENGE;
 use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
@@ -32,7 +32,7 @@ impl AccessObserver {
         // A Digest challenge is neither served nor refused: the client repeats the request with credentials.
         let is_challenge = record.kind == Some(CHALLENGE);
         let is_refused = !is_challenge && is_refusal(status, record.request.is_some());
-        self.metrics.observe(Observed {
+        self.metrics.observe(Observation {
             constituency: record.constituency.as_ref(),
             method: record.request.as_ref().map(|(method, _)| method),
             status: record.status,
@@ -47,7 +47,7 @@ impl AccessObserver {
             refused: u64::from(is_refused),
             handshakes: new + u64::from(is_handshake),
         };
-        self.history.count(clock::unix_seconds(record.time), counts);
+        self.history.add_activity(clock::unix_seconds(record.time), counts);
     }
 }
 
@@ -55,7 +55,7 @@ impl Observer for AccessObserver {
     fn saw(&self, record: Box<AccessRecord>) {
         self.count(&record);
         if let Some(event) = phone_event(*record) {
-            self.history.note(event);
+            self.history.record(event);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::settings::SettingsError;
 use crate::state::{self, StateDir};
 
 /// The status board of the current renewal, if there is one.
-pub(super) type Boards = Arc<ArcSwapOption<StatusBoard>>;
+pub(super) type SharedStatusBoard = Arc<ArcSwapOption<StatusBoard>>;
 
 /// The maximum of threads for blocking disk access.
 const DISK_THREADS: usize = 4;
@@ -52,7 +52,7 @@ pub(super) fn open(
     activated: &mut ActivatedSockets,
 ) -> Result<Option<OpenAdminListener>, AppError> {
     if config.is_local() {
-        give_local_token(config, state)?;
+        make_local_token(config, state)?;
     }
     let Some(settings) = config.status.clone() else { return Ok(None) };
     let token = OperatorToken::open(settings.token_file.as_deref()).map_err(|error| {
@@ -67,7 +67,7 @@ pub(super) fn open(
     let listener = match bound {
         Ok(listener) => listener,
         Err(error) if config.is_local() => {
-            tracing::warn!("no status page: cannot listen on {}: {error}", settings.listen);
+            tracing::warn!("status page disabled: cannot listen on {}: {error}", settings.listen);
             return Ok(None);
         }
         Err(source) => return Err(AppError::Status { endpoint: settings.listen, source }),
@@ -92,14 +92,15 @@ fn activated_listener(
 }
 
 /// Makes a token for local mode on first use, so that every function can be tried.
-fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppError> {
+fn make_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppError> {
     let file = state.path().join(LOCAL_TOKEN);
     if !file.exists() {
         let mut random = [0; 16];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+        aws_lc_rs::rand::fill(&mut random)
+            .map_err(|_| io::Error::other("the system's random number generator failed"))?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         if let Err(error) = state::write_private(&file, format!("{token}\n").as_bytes()) {
-            tracing::warn!("no token for the status page: {} cannot be written: {error}", file.display());
+            tracing::warn!("status page disabled: cannot write its token to {}: {error}", file.display());
             return Ok(());
         }
     }
@@ -143,7 +144,7 @@ impl OpenAdminListener {
             runtime.block_on(async {
                 tokio::select! {
                     Err(error) = listener.serve(status) => {
-                        tracing::error!("the status page is not served: {error}");
+                        tracing::error!("status page disabled: {error}");
                     }
                     _ = stopped => {}
                 }

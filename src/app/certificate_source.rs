@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::admin_thread::Boards;
-use super::control::Commands;
+use super::admin_thread::SharedStatusBoard;
+use super::control::RenewalCommandSender;
 use super::renewal_thread::{RenewalPlan, RenewalThread};
 use super::{AppError, LOCAL_SERVER_CA};
 use crate::acme::Renewer;
@@ -46,7 +46,7 @@ impl ActiveCertificateSource {
         state: &StateDir,
         live: &Arc<LiveCertificates>,
         exact: watch::Receiver<Arc<ExactNames>>,
-        renewal: (&Boards, &Commands),
+        renewal: (&SharedStatusBoard, &RenewalCommandSender),
     ) -> Result<Self, AppError> {
         let origin = match &config.certificate {
             CertificateSource::Files(pairs) => SourceKind::Files(FilesSource::new(pairs.clone(), &config.domain)),
@@ -94,17 +94,17 @@ impl ActiveCertificateSource {
             SourceKind::Files(files) => {
                 let refreshed = files.refresh(certificates, &exact);
                 for error in &refreshed.errors {
-                    tracing::error!("{error}; the last good pair stays in use, if there was one");
+                    tracing::error!("{error}; the last valid pair stays in use, if there was one");
                 }
                 if refreshed.is_new {
-                    tracing::info!("the certificate files were read");
+                    tracing::info!("certificate files reloaded");
                 }
                 self.logged.log(&files.pairs(), clock::unix_seconds(clock::now()));
                 refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
             }
             SourceKind::LocalCa(local) => {
                 if let Err(error) = local.refresh(certificates, &exact, clock::now()) {
-                    tracing::error!("no certificate from the local CA: {error}");
+                    tracing::error!("the local CA cannot issue a certificate: {error}");
                 }
             }
             // The renewal thread publishes.
@@ -152,7 +152,7 @@ mod tests {
     const DAY: i64 = 86_400;
 
     #[test]
-    fn each_worse_state_is_logged_once_though_the_level_stays() {
+    fn each_worse_certificate_state_is_logged_once() {
         let folder = tempfile::tempdir().unwrap();
         let (chain, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
         let mut params = rcgen::CertificateParams::new(vec!["*.phones.example.com".to_owned()]).unwrap();

@@ -1,7 +1,7 @@
 //! The control socket: commands to the running server, from users who may access its state directory.
 //!
-//! A connection carries one request, a line of JSON. Replies follow, a line each, until [`Reply::Done`] or
-//! [`Reply::Failed`].
+//! A connection carries one request, a line of JSON. Replies follow, a line each, until [`ControlReply::Done`] or
+//! [`ControlReply::Failed`].
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -55,8 +55,8 @@ pub enum ControlRequest {
 /// What requests act on.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
-    /// Commands to the renewal, if certificates come from ACME.
-    pub(super) renewal: Commands,
+    /// RenewalCommandSender to the renewal, if certificates come from ACME.
+    pub(super) renewal: RenewalCommandSender,
     /// The DNS responder, if that publishes challenges.
     pub(super) responder: Option<Arc<Responder>>,
     pub(super) access: AccessLog,
@@ -64,16 +64,17 @@ pub(super) struct Control {
 }
 
 /// The command channel of the current renewal, if there is one.
-pub(super) type Commands = Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>;
+pub(super) type RenewalCommandSender = Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>;
 
 /// A reply to a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum ControlReply {
     /// The state of the certificates.
     Status(Box<AcmeStatus>),
     /// A line about progress.
-    Says(String),
+    #[serde(rename = "says")]
+    Progress(String),
     /// The request is done.
     Done,
     /// The request failed, with the reason.
@@ -100,8 +101,8 @@ pub(super) fn listen(state: &Path) -> Option<UnixListener> {
     });
     let warn = |error: &io::Error| {
         tracing::warn!(
-            "cannot listen on the control socket {}: {error}; provost certificate renew does not reach this server, and \
-             what provost phones shows is up to a second old",
+            "cannot listen on the control socket {}: {error}; provost certificate renew cannot reach this server, and the \
+             output of provost phones is up to a second old",
             path.display()
         );
     };
@@ -133,10 +134,10 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line)).await??;
-    let gone = |_| io::Error::other("the renewal has ended");
+    let gone = |_| io::Error::other("the renewal thread has ended");
     let command = async |command| match control.renewal.load_full() {
         Some(renewal) => renewal.send(command).await.map_err(io::Error::other),
-        None => Err(io::Error::other("the certificates are not obtained by provost")),
+        None => Err(io::Error::other("the certificates do not come from ACME")),
     };
     let last = match serde_json::from_str(&line)? {
         ControlRequest::Flush => control.flush().await,
@@ -149,16 +150,16 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
         ControlRequest::Status => {
             let (reply, status) = oneshot::channel();
             command(RenewalCommand::Status(reply)).await?;
-            send_reply(&mut writer, &Reply::Status(Box::new(status.await.map_err(gone)?))).await?;
-            Reply::Done
+            send_reply(&mut writer, &ControlReply::Status(Box::new(status.await.map_err(gone)?))).await?;
+            ControlReply::Done
         }
         ControlRequest::Renew { all, only } => {
             let (progress, mut steps) = mpsc::unbounded_channel();
             command(RenewalCommand::Renew { all, only, progress }).await?;
             while let Some(step) = steps.recv().await {
-                send_reply(&mut writer, &Reply::Says(step)).await?;
+                send_reply(&mut writer, &ControlReply::Progress(step)).await?;
             }
-            Reply::Done
+            ControlReply::Done
         }
         ControlRequest::Revoke { certificate: lineage } => {
             let (done, revoked) = oneshot::channel();
@@ -166,11 +167,11 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
             command(RenewalCommand::Revoke { lineage, done }).await?;
             match revoked.await.map_err(gone)? {
                 Ok(()) => {
-                    let step = format!("{of}: revoked; another one is being obtained (provost certificate status)");
-                    send_reply(&mut writer, &Reply::Says(step)).await?;
-                    Reply::Done
+                    let step = format!("{of}: revoked; ordering a new one (see provost certificate status)");
+                    send_reply(&mut writer, &ControlReply::Progress(step)).await?;
+                    ControlReply::Done
                 }
-                Err(failure) => Reply::Failed(failure.message),
+                Err(failure) => ControlReply::Failed(failure.message),
             }
         }
     };
@@ -178,34 +179,36 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
 }
 
 impl Control {
-    fn change_challenge(&self, change: impl FnOnce(&Responder) -> Result<(), DnsError>) -> Reply {
+    fn change_challenge(&self, change: impl FnOnce(&Responder) -> Result<(), DnsError>) -> ControlReply {
         let Some(responder) = &self.responder else {
-            return Reply::Failed("the running server has no DNS responder; restart it".to_owned());
+            return ControlReply::Failed("the running server has no DNS responder; restart it".to_owned());
         };
         let fault = responder.fault().borrow().clone();
         match fault {
-            Some(fault) => Reply::Failed(fault),
-            None => change(responder).map_or_else(|error| Reply::Failed(error.to_string()), |()| Reply::Done),
+            Some(fault) => ControlReply::Failed(fault),
+            None => {
+                change(responder).map_or_else(|error| ControlReply::Failed(error.to_string()), |()| ControlReply::Done)
+            }
         }
     }
 
     /// The access log first: what it has not seen yet, the history does not know of.
-    async fn flush(&self) -> Reply {
+    async fn flush(&self) -> ControlReply {
         if self.access.flush().await.is_err() {
-            return Reply::Failed("too many requests wait to be logged".to_owned());
+            return ControlReply::Failed("the queue of the access log is full".to_owned());
         }
         match self.history.flush().await {
-            Ok(true) => Reply::Done,
+            Ok(true) => ControlReply::Done,
             Ok(false) => {
                 let why = self.history.failure().unwrap_or_default();
-                Reply::Failed(format!("the phone history cannot be written: {why}"))
+                ControlReply::Failed(format!("cannot write the phone history: {why}"))
             }
-            Err(_) => Reply::Failed("the server is shutting down".to_owned()),
+            Err(_) => ControlReply::Failed("the server is shutting down".to_owned()),
         }
     }
 }
 
-async fn send_reply(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+async fn send_reply(writer: &mut (impl AsyncWriteExt + Unpin), reply: &ControlReply) -> io::Result<()> {
     let mut line = serde_json::to_string(reply)?;
     line.push('\n');
     writer.write_all(line.as_bytes()).await

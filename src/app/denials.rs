@@ -16,9 +16,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// The thread that watches the denials. It ends when this handle and its clones are dropped.
 #[derive(Debug, Clone)]
-pub(super) struct DenialsFollower(Sender<Sender<()>>);
+pub(super) struct DenialsThread(Sender<Sender<()>>);
 
-impl DenialsFollower {
+impl DenialsThread {
     pub(super) fn start(mut file: DenialsFile) -> std::io::Result<Self> {
         let (requests, received) = channel::<Sender<()>>();
         std::thread::Builder::new().name("denials".to_owned()).spawn(move || {
@@ -36,7 +36,9 @@ impl DenialsFollower {
                     reload_log::log_denials_error(&mut last_error, file.error());
                 }));
                 if followed.is_err() {
-                    tracing::error!("following the server-wide denials failed by a defect of provost (a panic)");
+                    tracing::error!(
+                        "reloading the server-wide denials failed with an internal error (a panic); please report it"
+                    );
                 }
             }
         })?;
@@ -44,7 +46,7 @@ impl DenialsFollower {
     }
 
     /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    pub(super) fn ask(&self) -> Option<Receiver<()>> {
+    pub(super) fn probe(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
         self.0.send(answer).ok().map(|()| answered)
     }

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_is_due_at_once_and_one_written_in_place_when_it_is_still() {
+    fn replaced_file_is_read_at_once_edited_file_after_debounce() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_due_until_it_is() {
+    fn unreadable_file_is_read_again_until_it_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();

@@ -40,7 +40,7 @@ impl FileLimit {
             && match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
                 Ok(()) => true,
                 Err(error) => {
-                    tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+                    tracing::warn!("cannot raise the limit of open files; it stays at {:?}: {error}", limit.current);
                     false
                 }
             };
@@ -80,7 +80,7 @@ impl FileLimit {
         let wanted = phones.min(allowed).max(MIN_WANTED.min(allowed));
         (self.room() < wanted).then(|| {
             format!(
-                "the limit of open files ({}) leaves room for {}, and there are {}: raise LimitNOFILE to {} (ulimit -n)",
+                "the limit of open files ({}) is enough for {}, but there are {}; raise LimitNOFILE to {} (ulimit -n)",
                 self.files.unwrap_or(u64::MAX),
                 counted(self.room(), "connection"),
                 counted(phones, "known phone"),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_leave_room_for_their_files_and_for_folders() {
+    fn file_limit_reserves_files_and_folders_per_connection() {
         for files in [1024, 2048, 4096, 20_000, 65_536, 1 << 20] {
             let limit = limit(files);
             let (room, folders) = (limit.room() as u64, limit.open_folders() as u64);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_that_is_asked_for_is_enough() {
+    fn recommended_file_limit_is_enough() {
         for connections in [1, 256, 1000, 5000, 24_576, 1_000_000] {
             let needed = limit(1024).needed(connections);
             assert!(limit(needed).room() >= connections, "{connections}: {needed}");

@@ -64,10 +64,10 @@ mod watchdog;
 
 use access_observer::AccessObserver;
 use admin_data::LiveAdminData;
-use admin_thread::Boards;
+use admin_thread::SharedStatusBoard;
 use certificate_source::ActiveCertificateSource;
-use control::{Commands, Control};
-use denials::DenialsFollower;
+use control::{Control, RenewalCommandSender};
+use denials::DenialsThread;
 use file_limit::FileLimit;
 use publisher::Publisher;
 use reloader::{Reloader, ReloaderThread};
@@ -126,7 +126,7 @@ pub enum AppError {
     #[error("{0}")]
     SocketActivation(#[from] SocketActivationError),
     /// A listener task has ended.
-    #[error("a listener ended by a defect of provost")]
+    #[error("a listener ended with an internal error; please report it")]
     ListenerEnded,
     /// The operators' listener.
     #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
@@ -136,7 +136,7 @@ pub enum AppError {
         source: io::Error,
     },
     /// Threads or signals.
-    #[error("the system refuses what every server needs: {0}{hint}", hint = sockets::hint(.0))]
+    #[error("cannot start a thread, or use a file or socket that the server needs: {0}{hint}", hint = sockets::hint(.0))]
     System(#[from] io::Error),
 }
 
@@ -191,7 +191,7 @@ impl App {
             .keeping_open(files.open_folders());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
-        let (boards, commands) = (Boards::default(), Commands::default());
+        let (boards, commands) = (SharedStatusBoard::default(), RenewalCommandSender::default());
         let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, (&boards, &commands))?;
         source.refresh(&certificates);
 
@@ -311,7 +311,7 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
-        let denials = DenialsFollower::start(self.denials)?;
+        let denials = DenialsThread::start(self.denials)?;
         let notifier = ServiceNotifier::from_environment()?;
         let mut watchdog = JoinSet::new();
         if notifier.is_enabled() {
@@ -320,18 +320,21 @@ impl App {
         notifier.send(vec![Notification::Ready]);
         let result = tokio::select! {
             () = until => Ok(()),
-            () = self.signals.obey(&reloader, &notifier, self.config.limits.drain_s) => Ok(()),
+            () = self.signals.handle(&reloader, &notifier, self.config.limits.drain_s) => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
         };
-        notifier.send(vec![Notification::Stopping, Notification::Status("what is under way may end".to_owned())]);
+        notifier.send(vec![
+            Notification::Stopping,
+            Notification::Status("graceful shutdown: waiting for requests in progress".to_owned()),
+        ]);
         // Without a receiver, there is nothing to stop.
         let _ = stop.send(ShutdownPhase::Drain);
         renewal.iter().for_each(RenewalThread::stop);
         let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
         tokio::select! {
             () = &mut drained => {}
-            name = self.signals.stop() => {
-                tracing::warn!("{name} again: what is under way is cut off");
+            name = self.signals.next_stop() => {
+                tracing::warn!("second {name}: ending requests in progress");
                 let _ = stop.send(ShutdownPhase::Now);
                 drained.await;
             }
@@ -362,7 +365,8 @@ impl App {
 fn digest_authenticator(state: &Path) -> Result<DigestAuthenticator, AppError> {
     let passwords = Passwords::of_state(state);
     reload_log::log_passwords(&passwords.refresh(), true);
-    DigestAuthenticator::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
+    DigestAuthenticator::new(passwords)
+        .map_err(|_| AppError::System(io::Error::other("the random number generator failed")))
 }
 
 /// In local mode only: trusts the CA of virtual phones in every constituency. Makes the CA on first use.

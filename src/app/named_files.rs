@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_files_are_those_of_the_phones_own_master() {
+    fn missing_files_come_from_the_phones_own_master() {
         let common = "<APPLICATION CONFIG_FILES='[PHONE_MAC_ADDRESS]-user.cfg, /site.cfg, https://h/x.cfg'>
                       <V CONFIG_FILES_VVX500='v.cfg'/></APPLICATION>";
         let files = [("000000000000.cfg", common), ("site.cfg", "<s/>"), ("a/000000000000.cfg", common)];
@@ -115,7 +115,7 @@ mod tests {
         let found = named(&files, None, "").unwrap();
         assert_eq!((found.files, found.missing), (vec![user.clone(), "site.cfg".to_owned()], vec![user]));
         let found = named(&files, Some("VVX_500"), "").unwrap();
-        assert_eq!(found.text().unwrap(), "none of the files that 000000000000.cfg names for it is there: v.cfg");
+        assert_eq!(found.text().unwrap(), "all files that 000000000000.cfg names for it are missing: v.cfg");
         let found = named(&files, None, "a").unwrap();
         assert_eq!((found.master.as_str(), found.missing.len()), ("a/000000000000.cfg", 2));
         let upper = [&files[..], &[("00005E00530C-user.cfg", "<u/>")]].concat();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_that_of_the_last_master() {
+    fn directory_is_that_of_the_last_master() {
         let mac = MAC.parse().unwrap();
         let paths = ["x/site.cfg", "a/b/00005E00530C.cfg", "000000000000.cfg"];
         assert_eq!(directory(paths.into_iter(), mac), Some("a/b"));

@@ -64,7 +64,7 @@ pub(super) fn warn_of_loose_permissions(config: &Config) {
     let found = loose_permissions(config);
     found.iter().take(MAX_LOGGED).for_each(|loose| tracing::warn!("{loose}"));
     if let Some(more @ 1..) = found.len().checked_sub(MAX_LOGGED) {
-        tracing::warn!("{more} more paths that others may read or change; see provost check");
+        tracing::warn!("{more} more paths with permissions that are too open; see provost check");
     }
 }
 
@@ -153,10 +153,7 @@ fn replaceable(path: &Path) -> Vec<LoosePermission> {
     let open = above.filter(|(_, mode)| mode & 0o002 != 0 && mode & STICKY == 0);
     open.map(|(folder, mode)| LoosePermission {
         path: folder.to_owned(),
-        message: format!(
-            "every user of this machine may replace what lies in this folder (mode {:04o})",
-            mode & 0o7777
-        ),
+        message: format!("all users of this machine may replace files in this folder (mode {:04o})", mode & 0o7777),
         remedy: format!("chmod o-w {}", folder.display()),
     })
     .collect()
@@ -173,7 +170,7 @@ fn who(bits: u32) -> String {
     if others == 0 {
         format!("its group may {}", may(group))
     } else {
-        format!("every user of this machine may {}", may(others))
+        format!("all users of this machine may {}", may(others))
     }
 }
 

@@ -96,7 +96,7 @@ impl Publisher {
         // An explicit reload logs every error again.
         in_use.unread.clear();
         drop(in_use);
-        self.put_in_force(bundles);
+        self.apply_bundles(bundles);
         read
     }
 
@@ -106,7 +106,7 @@ impl Publisher {
     }
 
     /// Reads the trust bundles again that have changed or could not be read, so that a revocation is in force at once.
-    pub(super) fn follow_bundles(&self) {
+    pub(super) fn reload_bundles(&self) {
         let config = self.in_use().config.clone();
         let now = file_stamps(&config);
         let due = self.file_changes().due(&now);
@@ -119,14 +119,14 @@ impl Publisher {
         note_read(&mut self.file_changes(), &now, &bundles);
         let read = bundles.iter().filter(|(_, bundle)| bundle.is_ok()).map(|(name, _)| name.as_str());
         let read = read.collect::<Vec<_>>().join(", ");
-        self.put_in_force(bundles);
+        self.apply_bundles(bundles);
         if !read.is_empty() {
-            tracing::info!("trust bundles are read again: {read}");
+            tracing::info!("trust bundles reloaded: {read}");
         }
     }
 
     /// Publishes a site with `bundles`. A bundle that cannot be used does not replace a valid one.
-    fn put_in_force(&self, mut bundles: Bundles) {
+    fn apply_bundles(&self, mut bundles: Bundles) {
         let mut in_use = self.in_use();
         // An error that was logged is not logged again.
         bundles.retain(|name, bundle| why_unread(bundle).is_none_or(|why| in_use.unread.get(name) != Some(&why)));
@@ -153,7 +153,7 @@ impl Publisher {
     }
 
     /// Reads the passwords again that have changed.
-    pub(super) fn follow_passwords(&self) {
+    pub(super) fn reload_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
             reload_log::log_passwords(&server.authenticator.passwords().refresh(), false);
         }

@@ -20,13 +20,13 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
             None => tracing::info!(constituency = %name, "{name} is served"),
             Some(before) if Arc::ptr_eq(before, constituency) => {}
             Some(_) if ends_connections(old, new, name) => {
-                tracing::info!(constituency = %name, "{name}: the TLS part of the policy changed; open connections must come back");
+                tracing::info!(constituency = %name, "{name}: the TLS part of the policy changed; open connections are closed at their next request");
             }
             Some(before) if before.policy != constituency.policy => {
                 tracing::info!(constituency = %name, "{name}: the policy changed");
             }
             Some(before) if before.known_phones() != constituency.known_phones() => {
-                tracing::info!(constituency = %name, "{name}: the phones with a file of their own changed");
+                tracing::info!(constituency = %name, "{name}: the known phones changed: those with a <mac>.cfg");
             }
             Some(_) => {}
         }
@@ -34,7 +34,7 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
     for constituency in before.served() {
         let name = &constituency.name;
         if after.find(name.as_str()).is_none_or(|new| new.name != *name) {
-            tracing::info!(constituency = %name, "{name} is gone");
+            tracing::info!(constituency = %name, "{name} was removed");
         }
     }
     let logged = |faults: &[Fault], fault: &Fault| faults.contains(fault);
@@ -48,9 +48,9 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
         let is_kept = |fault: &Fault| fault.message.contains(LAST_GOOD);
         let is_still_kept = after.faults().iter().any(|other| other.subject == fault.subject && is_kept(other));
         if is_kept(fault) && !is_still_kept && after.find(&fault.subject).is_some() {
-            tracing::info!(constituency = fault.subject, "{}: its policy is good again, and in force", fault.subject);
+            tracing::info!(constituency = fault.subject, "{}: its policy is valid again and in force", fault.subject);
         } else {
-            tracing::info!(constituency = fault.subject, "{}: no longer so: {}", fault.subject, fault.message);
+            tracing::info!(constituency = fault.subject, "{}: resolved: {}", fault.subject, fault.message);
         }
     }
 }
@@ -82,9 +82,9 @@ pub(super) fn log_denials(changes: &DenialChanges) {
     }
     for mac in changes.lifted.keys() {
         if changes.is_removed {
-            tracing::warn!(mac = %mac, "{mac} is not denied everywhere any more: {DENIALS} was removed");
+            tracing::warn!(mac = %mac, "{mac} is no longer denied everywhere: {DENIALS} was removed");
         } else {
-            tracing::info!(mac = %mac, "{mac} is not denied everywhere any more");
+            tracing::info!(mac = %mac, "{mac} is no longer denied everywhere");
         }
     }
 }
@@ -96,8 +96,8 @@ pub(super) fn log_denials_error(logged: &mut Option<String>, error: Option<&str>
         return;
     }
     match error {
-        Some(error) => tracing::error!("{error}; the denials that were read last stay in force"),
-        None => tracing::info!("{DENIALS} is good again, and in force"),
+        Some(error) => tracing::error!("{error}; the last valid denials stay in force"),
+        None => tracing::info!("{DENIALS} is valid again and in force"),
     }
     *logged = error.map(str::to_owned);
 }
@@ -106,7 +106,7 @@ pub(super) fn log_denials_error(logged: &mut Option<String>, error: Option<&str>
 pub(super) fn log_file_shortage(before: Option<&str>, after: Option<&str>) {
     match (before, after) {
         (None, Some(shortage)) => tracing::warn!("{shortage}"),
-        (Some(_), None) => tracing::info!("the limit of open files leaves room for all known phones again"),
+        (Some(_), None) => tracing::info!("the limit of open files is enough for all known phones again"),
         _ => {}
     }
 }
@@ -114,20 +114,20 @@ pub(super) fn log_file_shortage(before: Option<&str>, after: Option<&str>) {
 /// Logs a trust bundle that cannot be used. `is_kept`: the last valid one stays in force.
 pub(super) fn log_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
     if let Err(error) = bundle {
-        let consequence = if is_kept { "; the last good one stays in force" } else { "" };
-        tracing::error!("the trust bundle \"{name}\" cannot be used: {error}{consequence}");
+        let consequence = if is_kept { "; the last valid one stays in force" } else { "" };
+        tracing::error!("invalid trust bundle \"{name}\": {error}{consequence}");
     }
 }
 
 /// Logs passwords that cannot be read. At the start there are no last valid ones.
 pub(super) fn log_passwords(errors: &[PasswordsError], is_start: bool) {
     let consequence = if is_start {
-        "nobody gets in by them until they can be"
+        "phones that need them are refused until then"
     } else {
-        "those that were last good, if any, stay in force"
+        "the last valid ones stay in force, if there were any"
     };
     for error in errors {
-        tracing::error!("passwords cannot be read: {error}; {consequence}");
+        tracing::error!("cannot read passwords: {error}; {consequence}");
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn log_passwords(errors: &[PasswordsError], is_start: bool) {
 pub(super) fn log_bundles_gone(running: &Config, read: &Config) {
     for name in running.trust.keys().filter(|name| !read.trust.contains_key(*name)) {
         tracing::warn!(
-            "provost.json: \"trust\" names \"{name}\" no more; policies that do may use it until provost is restarted"
+            "provost.json: \"trust\" no longer has \"{name}\"; policies that name it use it until provost is restarted"
         );
     }
 }
@@ -143,9 +143,9 @@ pub(super) fn log_bundles_gone(running: &Config, read: &Config) {
 /// Logs the end of a reload, and an error in `provost.json`.
 pub(super) fn log_reloaded(read: &Result<(), SettingsError>) {
     match read {
-        Ok(()) => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
+        Ok(()) => tracing::info!("SIGHUP: configuration, trust bundles and folders reloaded"),
         Err(error) => tracing::error!(
-            "SIGHUP: {error}; the configuration that is in use stays, its trust bundles and folders are read again"
+            "SIGHUP: {error}; the old configuration stays in force, its trust bundles and folders are reloaded"
         ),
     }
 }
@@ -164,6 +164,6 @@ pub(super) fn log_restart_needed(running: &Config, read: &Config) {
         ("status", running.status != read.status),
     ];
     for (key, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
-        tracing::warn!("provost.json: \"{key}\" changed; restart provost to put it in force");
+        tracing::warn!("provost.json: \"{key}\" changed; restart provost to apply it");
     }
 }

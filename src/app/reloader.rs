@@ -50,7 +50,7 @@ pub(super) struct ReloaderThread {
 impl Reloader {
     pub(super) fn start(mut thread: ReloaderThread) -> std::io::Result<Self> {
         let (requests, received) = channel();
-        std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
+        std::thread::Builder::new().name("reloader".to_owned()).spawn(move || {
             loop {
                 let reload = match received.recv_timeout(PERIOD) {
                     Ok(ReloadRequest::Reload(done)) => Some(done),
@@ -64,7 +64,7 @@ impl Reloader {
                 };
                 // A panic drops the sender, so that the caller of the reload does not wait forever.
                 if catch_unwind(AssertUnwindSafe(|| thread.do_once(reload))).is_err() {
-                    tracing::error!("reading certificates or configuration failed by a defect of provost (a panic)");
+                    tracing::error!("reloading certificates or configuration failed with an internal error (a panic); please report it");
                 }
             }
         })?;
@@ -80,7 +80,7 @@ impl Reloader {
     }
 
     /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    pub(super) fn ask(&self) -> Option<Receiver<()>> {
+    pub(super) fn probe(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
         self.0.send(ReloadRequest::Answer(answer)).ok().map(|()| answered)
     }
@@ -90,9 +90,9 @@ impl ReloaderThread {
     /// Reads changed files, or everything if `reload` is given. Drops `reload` at the end.
     fn do_once(&mut self, reload: Option<oneshot::Sender<()>>) {
         self.source.refresh(&self.certificates);
-        self.publisher.follow_passwords();
+        self.publisher.reload_passwords();
         self.state_faults.update(&self.config);
-        let Some(reload) = reload else { return self.publisher.follow_bundles() };
+        let Some(reload) = reload else { return self.publisher.reload_bundles() };
         let read = self.publisher.reload(&self.config);
         self.read_token();
         // After the bundles: a policy may name a new bundle.
@@ -105,10 +105,10 @@ impl ReloaderThread {
     fn read_token(&self) {
         match self.token.as_ref().map(|token| token.reload()) {
             Some(Ok(true)) => {
-                tracing::info!("the status page has another token; who signed in with the old one is out");
+                tracing::info!("the token of the status page changed; sessions with the old token have ended");
             }
             Some(Err(error)) => {
-                tracing::error!("\"token_file\" in \"status\": {error}; the last good token stays in force");
+                tracing::error!("\"token_file\" in \"status\": {error}; the last valid token stays in force");
             }
             Some(Ok(false)) | None => {}
         }

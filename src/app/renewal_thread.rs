@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::AppError;
-use super::admin_thread::Boards;
-use super::control::Commands;
+use super::admin_thread::SharedStatusBoard;
+use super::control::RenewalCommandSender;
 use crate::acme::ports::ChallengeDns;
 use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
 use crate::certificate::{ExactNames, LiveCertificates};
@@ -31,8 +31,8 @@ pub(super) struct RenewalPlan {
     solver: Solver,
     live: Arc<LiveCertificates>,
     exact: watch::Receiver<Arc<ExactNames>>,
-    boards: Boards,
-    commands: Commands,
+    boards: SharedStatusBoard,
+    commands: RenewalCommandSender,
 }
 
 /// A renewal that is running.
@@ -106,7 +106,7 @@ impl RenewalPlan {
         state: &Path,
         live: &Arc<LiveCertificates>,
         exact: &watch::Receiver<Arc<ExactNames>>,
-        (boards, commands): (&Boards, &Commands),
+        (boards, commands): (&SharedStatusBoard, &RenewalCommandSender),
     ) -> Result<Self, AppError> {
         let solver = Solver::open(settings, domain, state)?;
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
@@ -164,7 +164,9 @@ impl RenewalPlan {
                 return;
             }
             received = self.take_commands();
-            tracing::error!("the renewal of certificates failed by a mistake of ours; it begins again");
+            tracing::error!(
+                "the renewal of certificates failed with an internal error (a panic); it starts again in a minute; please report it"
+            );
             let mut stopped = stopped.clone();
             renewer = loop {
                 tokio::select! {

@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 /// How many batches of notifications may wait.
 const QUEUE: usize = 64;
 /// The environment variable with systemd's socket.
-const ASKS: &str = "NOTIFY_SOCKET";
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// A notification to systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +41,11 @@ pub(super) struct ServiceNotifier {
 impl ServiceNotifier {
     /// Reads the environment that systemd sets.
     pub(super) fn from_environment() -> std::io::Result<Self> {
-        if std::env::var_os(ASKS).is_none() {
+        if std::env::var_os(NOTIFY_SOCKET).is_none() {
             return Ok(Self { notifications: None, watchdog: None });
         }
         let (notifications, received) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || send_all(&received))?;
+        std::thread::Builder::new().name("service-notify".to_owned()).spawn(move || send_all(&received))?;
         Ok(Self { notifications: Some(notifications), watchdog: sd_notify::watchdog_enabled() })
     }
 
@@ -75,7 +75,7 @@ fn send_all(received: &Receiver<Vec<Notification>>) {
         let sent = sd_notify::notify(&notifications.iter().flat_map(state).collect::<Vec<_>>());
         let was_delivered = std::mem::replace(&mut is_delivered, sent.is_ok());
         if let (true, Err(error)) = (was_delivered, sent) {
-            tracing::warn!("systemd cannot be told how this server is ({ASKS}): {error}");
+            tracing::warn!("cannot send the service status to systemd ({NOTIFY_SOCKET}): {error}");
         }
     }
 }

@@ -43,13 +43,13 @@ impl Signals {
     }
 
     /// Reloads at each SIGHUP. Returns at SIGTERM or SIGINT.
-    pub(super) async fn obey(&mut self, reloader: &Reloader, notifier: &ServiceNotifier, drain_s: u64) {
+    pub(super) async fn handle(&mut self, reloader: &Reloader, notifier: &ServiceNotifier, drain_s: u64) {
         let mut reloads = JoinSet::new();
         loop {
             tokio::select! {
                 signal = self.next() => match signal {
                     Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {drain_s} s");
+                        tracing::info!("{name}: graceful shutdown: no new connections; requests in progress may finish within {drain_s} s");
                         return;
                     }
                     Signal::Reload => {
@@ -65,7 +65,7 @@ impl Signals {
     }
 
     /// Waits for SIGTERM or SIGINT, and ignores SIGHUP. Returns the name.
-    pub(super) async fn stop(&mut self) -> &'static str {
+    pub(super) async fn next_stop(&mut self) -> &'static str {
         loop {
             if let Signal::Stop(name) = self.next().await {
                 return name;

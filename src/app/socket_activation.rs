@@ -49,13 +49,13 @@ enum ActivatedListener {
 pub enum SocketActivationError {
     /// No setting asks for it.
     #[error(
-        "systemd passes {0}, for which nothing in provost.json asks; let the two agree: `provost print systemd-socket \
-         --config FILE` prints the socket unit that fits provost.json"
+        "systemd passes {0}, which provost.json does not configure; run `provost print systemd-socket --config FILE` to \
+         print the socket unit for provost.json"
     )]
-    Unasked(String),
+    Unclaimed(String),
     /// It is neither a listening stream socket nor a UDP socket.
     #[error(
-        "systemd passes file descriptor {fd} ({name}), which is neither a stream socket that listens nor a UDP socket: {source}"
+        "systemd passes file descriptor {fd} ({name}), which is neither a listening stream socket nor a UDP socket: {source}"
     )]
     Unusable {
         /// The number of its file descriptor.
@@ -65,8 +65,8 @@ pub enum SocketActivationError {
         source: io::Error,
     },
     /// It is dual-stack: it would show IPv4 addresses as IPv6 ones.
-    #[error("systemd passes {0}, which takes IPv4 too: set BindIPv6Only=ipv6-only in its socket unit")]
-    BothFamilies(String),
+    #[error("systemd passes {0}, which also accepts IPv4; set BindIPv6Only=ipv6-only in its socket unit")]
+    DualStack(String),
 }
 
 impl ActivatedSockets {
@@ -102,7 +102,7 @@ impl ActivatedSockets {
         let ActivatedListener::Tcp(listener, _) = socket.listener else { return Ok(None) };
         let is_any = address.is_ipv6() && address.ip().is_unspecified();
         if is_any && !sockopt::ipv6_v6only(&listener).unwrap_or(true) {
-            return Err(SocketActivationError::BothFamilies(description));
+            return Err(SocketActivationError::DualStack(description));
         }
         Ok(Some(listener))
     }
@@ -131,7 +131,7 @@ impl ActivatedSockets {
     /// # Errors
     /// If a socket is left: its clients would wait forever.
     pub fn ensure_all_claimed(&self) -> Result<(), SocketActivationError> {
-        self.sockets.first().map_or(Ok(()), |socket| Err(SocketActivationError::Unasked(socket.to_string())))
+        self.sockets.first().map_or(Ok(()), |socket| Err(SocketActivationError::Unclaimed(socket.to_string())))
     }
 
     fn take(&mut self, key: &str, is_it: impl Fn(&ActivatedSocket) -> bool) -> Option<ActivatedSocket> {
@@ -190,13 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_found_by_its_address_and_what_is_left_is_an_error_that_names_it() {
+    fn unclaimed_activated_socket_is_an_error_that_names_it() {
         let (mut activated, address) = activated("provost.socket", "127.0.0.1:0");
         assert!(activated.tcp(LISTEN, "127.0.0.1:1".parse().unwrap()).unwrap().is_none());
         assert!(activated.unix("status", Path::new("/run/provost.sock")).is_none());
         let error = activated.ensure_all_claimed().unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("systemd passes the socket {address} (provost.socket), for which")),
+            error.starts_with(&format!(
+                "systemd passes the socket {address} (provost.socket), which provost.json does not configure"
+            )),
             "{error}"
         );
         assert!(activated.tcp(LISTEN, address).unwrap().is_some());
@@ -205,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_with_the_name_of_a_key_is_for_that_key_alone() {
+    fn socket_named_after_a_key_serves_only_that_key() {
         let (mut activated, address) = activated("status", "127.0.0.1:0");
         assert!(activated.tcp(LISTEN, address).unwrap().is_none());
         assert!(activated.tcp("status", address).unwrap().is_some());
     }
 
     #[test]
-    fn a_socket_of_both_families_is_refused_with_what_to_set() {
+    fn dual_stack_socket_is_refused_with_the_remedy() {
         let listener = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None);
         let Ok(listener) = listener else { return };
         listener.set_only_v6(false).unwrap();

@@ -30,7 +30,7 @@ fn listen_all(
     let mut without_ipv6 = None;
     for address in addresses {
         if let Some(socket) = activated.tcp(key, *address)? {
-            tracing::info!(target: ANNOUNCEMENT, "listening on {address} (a socket that systemd keeps)");
+            tracing::info!(target: ANNOUNCEMENT, "listening on {address} (socket activation)");
             listeners.push(TcpListener::from_std(socket)?);
             continue;
         }
@@ -92,7 +92,7 @@ fn listen_plain(plain: Option<&PlainHttp>, activated: &mut ActivatedSockets) -> 
     let listeners = listen_all(PLAIN_HTTP, &plain.listen, activated)?;
     let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
-        tracing::info!("plain HTTP on {address}, for {} alone", networks.join(", "));
+        tracing::info!("plain HTTP on {address}, only for {}", networks.join(", "));
     }
     Ok(listeners)
 }
@@ -125,12 +125,12 @@ fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
 pub(super) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need CAP_NET_BIND_SERVICE: start provost by systemd, or choose another port)"
+            " (ports below 1024 need CAP_NET_BIND_SERVICE: start provost with systemd, or choose another port)"
         }
-        io::ErrorKind::AddrInUse => " (something listens there already; `ss -ltnp` shows what)",
+        io::ErrorKind::AddrInUse => " (another process listens there; `ss -ltnp` shows it)",
         io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
         _ if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
-            " (raise LimitNOFILE to 1024 or more, by ulimit -n where there is no systemd)"
+            " (raise LimitNOFILE to 1024 or more, without systemd by ulimit -n)"
         }
         _ => "",
     }

@@ -49,7 +49,7 @@ pub(super) enum EntryUser {
     /// The server in local mode.
     LocalMode,
     /// Only commands.
-    Commands,
+    RenewalCommandSender,
 }
 
 impl StateEntry {
@@ -69,7 +69,7 @@ impl StateEntry {
             }
             EntryUser::LocalCa => matches!(config.certificate, CertificateSource::LocalCa(_)),
             EntryUser::LocalMode => config.is_local(),
-            EntryUser::Commands => false,
+            EntryUser::RenewalCommandSender => false,
         }
     }
 }
@@ -168,9 +168,14 @@ pub(super) const STATE_ENTRIES: [StateEntry; 17] = [
         "rehearsal",
         "the folder of dry runs",
         folder("a key or record of a dry run"),
-        (EntryUser::Commands, "provost certificate renew --dry-run does not work"),
+        (EntryUser::RenewalCommandSender, "provost certificate renew --dry-run does not work"),
     ),
-    entry("ca", "the CA's folder", folder("a record of the CA"), (EntryUser::Commands, "provost ca does not work")),
+    entry(
+        "ca",
+        "the CA's folder",
+        folder("a record of the CA"),
+        (EntryUser::RenewalCommandSender, "provost ca does not work"),
+    ),
     entry(
         LOCAL_SERVER_CA,
         "the folder of the CA for the server",

@@ -63,7 +63,7 @@ impl StateFaults {
         }
         now.iter().filter(|fault| !before.contains(fault)).for_each(|fault| tracing::error!("{}", fault.message));
         if now.is_empty() {
-            tracing::info!("the state directory {} can be written again", config.state.display());
+            tracing::info!("the state directory {} is writable again", config.state.display());
         }
         self.current.store(now.into());
     }
@@ -370,7 +370,7 @@ mod tests {
                     assert!(fault.message.contains(if is_moved { "is a link or a mount" } else { kind }), "{fault:?}");
                     let is_remedy = |remedy: &&str| fault.message.contains(remedy);
                     let remedies =
-                        ["; remove it", " or remove it", "; move away what stands in its place", "; link or mount "];
+                        ["; remove it", " or remove it", "; move away the file in its place", "; link or mount "];
                     assert!(remedies.iter().any(is_remedy), "{fault:?}");
                     seen += 1;
                 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::denials::DenialsFollower;
+use super::denials::DenialsThread;
 use super::reloader::Reloader;
 use super::service_notify::{Notification, ServiceNotifier};
 use crate::clock;
@@ -36,7 +36,7 @@ struct MonitoredThread {
     /// What the thread does.
     name: &'static str,
     /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    ask: Box<dyn Fn() -> Option<Receiver<()>> + Send>,
+    probe: Box<dyn Fn() -> Option<Receiver<()>> + Send>,
     pending: Option<(Receiver<()>, Instant)>,
     is_late: bool,
 }
@@ -58,8 +58,8 @@ pub(super) struct Watchdog {
 }
 
 impl MonitoredThread {
-    fn new(name: &'static str, ask: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
-        Self { name, ask: Box::new(ask), pending: None, is_late: false }
+    fn new(name: &'static str, probe: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
+        Self { name, probe: Box::new(probe), pending: None, is_late: false }
     }
 
     /// Checks the thread. At most one question is pending at a time.
@@ -76,17 +76,17 @@ impl MonitoredThread {
             None => now,
         };
         if self.pending.is_none() {
-            let Some(answer) = (self.ask)() else { return ThreadHealth::Dead };
+            let Some(answer) = (self.probe)() else { return ThreadHealth::Dead };
             self.pending = Some((answer, now));
         }
         let is_late = now.duration_since(since) >= LATE_AFTER;
         match (std::mem::replace(&mut self.is_late, is_late), is_late) {
             (false, true) => tracing::error!(
-                "the thread that {} has not come round for {} s: does a disk not answer? What is served stays as it was",
+                "watchdog: thread \"{}\" has not answered for {} s (hung disk?); still serving the last known state",
                 self.name,
                 LATE_AFTER.as_secs()
             ),
-            (true, false) => tracing::info!("the thread that {} has come round again", self.name),
+            (true, false) => tracing::info!("watchdog: thread \"{}\" answers again", self.name),
             _ => {}
         }
         if is_late { ThreadHealth::Late } else { ThreadHealth::Good }
@@ -97,16 +97,16 @@ impl Watchdog {
     /// A watchdog of `server` that monitors the threads behind `watcher`, `reloader` and `denials`.
     pub(super) fn new(
         server: &Arc<Server>,
-        (watcher, reloader, denials): (&WatcherHandle, &Reloader, &DenialsFollower),
+        (watcher, reloader, denials): (&WatcherHandle, &Reloader, &DenialsThread),
         notifier: &ServiceNotifier,
         stop: watch::Receiver<ShutdownPhase>,
     ) -> Self {
         let (watcher, reloader, denials, server) =
             (watcher.clone(), reloader.clone(), denials.clone(), Arc::clone(server));
         let threads = vec![
-            MonitoredThread::new("follows the constituencies", move || watcher.ping()),
-            MonitoredThread::new("follows certificates", move || reloader.ask()),
-            MonitoredThread::new("follows the server-wide denials", move || denials.ask()),
+            MonitoredThread::new("constituencies", move || watcher.ping()),
+            MonitoredThread::new("reloader", move || reloader.probe()),
+            MonitoredThread::new("denials", move || denials.probe()),
         ];
         Self { notifier: notifier.clone(), threads, stop, status: Box::new(move || status(&server)) }
     }
@@ -127,13 +127,15 @@ impl Watchdog {
             let health: Vec<(&str, ThreadHealth)> =
                 self.threads.iter_mut().map(|thread| (thread.name, thread.examine(now))).collect();
             if let Some((name, _)) = health.iter().find(|(_, health)| *health == ThreadHealth::Dead) {
-                tracing::error!("the thread that {name} has ended by a defect of provost; provost must be restarted");
+                tracing::error!(
+                    "watchdog: thread \"{name}\" has ended with an internal error; ending provost; please report it"
+                );
                 return;
             }
             let mut notifications = vec![Notification::Alive];
             if *self.stop.borrow() == ShutdownPhase::NotYet {
                 let late = health.iter().filter(|(_, health)| *health == ThreadHealth::Late);
-                let late = late.map(|(name, _)| format!("; the thread that {name} does not come round"));
+                let late = late.map(|(name, _)| format!("; thread \"{name}\" does not answer"));
                 let status = (self.status)() + &late.collect::<String>();
                 if status != last_status {
                     notifications.push(Notification::Status(status.clone()));
@@ -173,11 +175,11 @@ mod tests {
 
     /// A watchdog with one monitored thread, its notifications, and the sender of the shutdown.
     fn watchdog(
-        ask: impl Fn() -> Option<Receiver<()>> + Send + 'static,
+        probe: impl Fn() -> Option<Receiver<()>> + Send + 'static,
     ) -> (Watchdog, Receiver<Vec<Notification>>, watch::Sender<ShutdownPhase>) {
         let (notifier, received) = ServiceNotifier::of_a_test(WATCHDOG);
         let (stopping, stop) = watch::channel(ShutdownPhase::NotYet);
-        let threads = vec![MonitoredThread::new("sings", ask)];
+        let threads = vec![MonitoredThread::new("sings", probe)];
         (Watchdog { notifier, threads, stop, status: Box::new(|| "well".to_owned()) }, received, stopping)
     }
 
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn it_beats_and_says_once_how_it_is_and_asks_for_time_while_it_ends() {
+    fn pings_status_once_and_timeout_extension_during_drain() {
         let (watchdog, received, stopping) = watchdog(prompt);
         let runtime = one_worker();
         runtime.spawn(watchdog.run());
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_beat_while_the_runtime_is_stuck() {
+    fn no_ping_while_the_runtime_is_stuck() {
         let (watchdog, received, _stopping) = watchdog(prompt);
         let runtime = one_worker();
         runtime.spawn(watchdog.run());
@@ -232,9 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_beat_when_a_thread_has_ended() {
-        for ask in [|| None, || Some(channel().1)] {
-            let (watchdog, received, _stopping) = watchdog(ask);
+    fn no_ping_after_a_thread_has_ended() {
+        for probe in [|| None, || Some(channel().1)] {
+            let (watchdog, received, _stopping) = watchdog(probe);
             let runtime = one_worker();
             let ended = runtime.spawn(watchdog.run());
             runtime.block_on(ended).unwrap();
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_does_not_come_round_is_told_once_it_is_late_and_not_when_it_is_back() {
+    fn late_thread_is_in_the_status_until_it_answers() {
         let (answers, answer) = channel::<Sender<()>>();
         let mut thread = MonitoredThread::new("sings", move || {
             let (sender, receiver) = channel();

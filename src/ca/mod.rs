@@ -56,7 +56,7 @@ pub enum CaError {
         folder: PathBuf,
     },
     /// The record of what was issued is damaged.
-    #[error("{}: the record of the CA is damaged: {}; restore it from a backup", .0.place(), .0.message())]
+    #[error("{}: the record of the CA is damaged: {}; restore it from a backup", .0.location(), .0.message())]
     BadRecord(SettingsError),
     /// A certificate would outlive its CA.
     #[error("the CA expires at {}, and a certificate must not be valid longer than its CA; use fewer --days", rfc3339(*.not_after))]

@@ -85,8 +85,8 @@ impl BootTable {
         let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", shown(took)));
         let incomplete = match incomplete {
             0 => String::new(),
-            1 => ", 1 of them without all named files".to_owned(),
-            many => format!(", {many} of them without all named files"),
+            1 => ", 1 of them with missing files".to_owned(),
+            many => format!(", {many} of them with missing files"),
         };
         self.line(&format!(
             "{style}{provisioned} of {phones} provisioned{incomplete}{style:#} in {}: {}, {} sent, {received} received{}",
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_heading_a_row_and_a_verdict() {
+    fn table_has_heading_rows_and_result() {
         let text = printed(OutputFormat::Table, &[], |printer| printer.for_one_phone(&phone()));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("STEP") && lines[0].ends_with("TIME"), "{text}");
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_named_files_are_in_the_verdict() {
+    fn missing_named_files_are_in_the_result() {
         let verdict = |missing: &[&str]| {
             let text = printed(OutputFormat::Table, missing, |printer| printer.for_one_phone(&phone()));
             text.lines().last().unwrap().to_owned()
@@ -323,13 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_many_phones_begin_with_their_address() {
+    fn lines_of_a_fleet_begin_with_the_mac_address() {
         let text = printed(OutputFormat::Table, &[], |printer| printer.for_phone_of_many(&phone()));
         assert_eq!(text.lines().filter(|line| line.starts_with("00005e00530c  ")).count(), 2, "{text}");
     }
 
     #[test]
-    fn json_is_one_object_per_line() {
+    fn json_has_one_object_per_line() {
         let text = printed(OutputFormat::Json, &["site.cfg"], |printer| printer.for_phone_of_many(&phone()));
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&lines[0]["status"], &lines[0]["mac"]), (&json!(404), &json!("00005e00530c")));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_goes_away_harms_nobody() {
+    fn closed_pipe_is_ignored() {
         show(
             &mut BootTable::to(Box::new(Gone), OutputFormat::Table).for_one_phone(&phone()),
             IncompleteFiles::default(),

@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
+use super::{ConfigArg, escaped_json, print_error, print_foreign, runtime, say, server};
 use crate::acme::ports::{ChallengeDns, PortFuture, Say};
 use crate::acme::{AcmeFailure, AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
-use crate::app::control::{ControlRequest, Reply};
+use crate::app::control::{ControlReply, ControlRequest};
 use crate::app::{Solver, exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::certificate::{
@@ -31,44 +31,58 @@ use crate::wording::counted;
 /// The server's certificates: their condition, and those that provost obtains by itself.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Show names, issuers, days left, condition, and where provost obtains them, the next attempt and the last error. The exit
-    /// code is 1 if one is missing or its condition is an error.
+    /// Show names, issuers, days left and condition; for certificates by ACME also the next attempt and the last error. The
+    /// exit code is 1 if a certificate is missing or its condition is an error.
     Status {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Have the running server ask the CA anew what is due, and renew that, without waiting for its next attempt.
+    /// Have the running server ask the CA again what is due, and renew that now. With --dry-run, test the whole way to a
+    /// certificate instead.
     Renew {
-        /// Everything, due or not.
-        #[arg(long)]
+        /// Renew all certificates, due or not.
+        #[arg(long, conflicts_with = "dry_run")]
         now: bool,
         /// Only the certificate for the exact names of this constituency.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", conflicts_with = "dry_run")]
         constituency: Option<ConstituencyName>,
+        /// Order test certificates from another directory, with the configured DNS, and discard them. Changes no
+        /// certificate in use. Keeps only the account at that directory.
+        #[arg(long)]
+        dry_run: bool,
+        /// The directory for --dry-run: letsencrypt-staging, or a URL.
+        #[arg(long, value_name = "DIRECTORY", default_value = STAGING, value_parser = directory, requires = "dry_run")]
+        directory: Directory,
+        /// The roots of the directory's own certificate, PEM [default: the public web's].
+        #[arg(long, value_name = "FILE", requires = "dry_run")]
+        directory_root: Option<PathBuf>,
     },
-    /// Go the whole way to a certificate against another directory, and keep nothing of it but the account there.
+    /// The name of `renew --dry-run` before version 0.2.
+    #[command(hide = true)]
     Rehearse {
         /// The directory: letsencrypt-staging, or a URL.
-        #[arg(long, value_name = "DIRECTORY", default_value = "letsencrypt-staging", value_parser = directory)]
+        #[arg(long, value_name = "DIRECTORY", default_value = STAGING, value_parser = directory)]
         directory: Directory,
-        /// The roots that the directory's own certificate leads to, PEM [default: those of the web].
+        /// The roots of the directory's own certificate, PEM [default: the public web's].
         #[arg(long, value_name = "FILE")]
         directory_root: Option<PathBuf>,
     },
-    /// Have the running server revoke a certificate, and obtain another.
+    /// Have the running server revoke a certificate, and obtain a new one.
     #[command(group = clap::ArgGroup::new("certificate").required(true))]
     Revoke {
         /// The wildcard with this kind of key: rsa-2048 or ecdsa-p256.
         #[arg(long, group = "certificate", value_parser = key_kind)]
         key: Option<KeyKind>,
-        /// The one for the exact names of this constituency.
+        /// The certificate for the exact names of this constituency.
         #[arg(long, group = "certificate", value_name = "NAME")]
         constituency: Option<ConstituencyName>,
     },
 }
 
 const DAY_S: i64 = 86_400;
+/// The default directory of a dry run.
+const STAGING: &str = "letsencrypt-staging";
 /// The timeout for the running server's status. After it, the stored state is shown.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,7 +92,7 @@ fn directory(text: &str) -> Result<Directory, String> {
 
 fn key_kind(text: &str) -> Result<KeyKind, String> {
     let kinds = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
-    kinds.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "is neither rsa-2048 nor ecdsa-p256".to_owned())
+    kinds.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "use rsa-2048 or ecdsa-p256".to_owned())
 }
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
@@ -90,16 +104,18 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
                 _ => show_status(&AcmeSite::of(config)?, *json),
             }
         }
-        Command::Renew { now, constituency } => {
+        Command::Renew { dry_run: true, directory, directory_root, .. }
+        | Command::Rehearse { directory, directory_root } => {
+            dry_run(AcmeSite::find(config)?, directory, directory_root.as_deref())
+        }
+        Command::Renew { now, constituency, .. } => {
             ask(&AcmeSite::find(config)?, &ControlRequest::Renew { all: *now, only: constituency.clone() })
         }
         Command::Revoke { key, constituency } => {
             let exact = constituency.clone().map(Lineage::Exact);
-            let certificate = exact.or(key.map(Lineage::Wildcard)).context("name the certificate")?;
+            let certificate =
+                exact.or(key.map(Lineage::Wildcard)).context("no certificate named; use --key or --constituency")?;
             ask(&AcmeSite::find(config)?, &ControlRequest::Revoke { certificate })
-        }
-        Command::Rehearse { directory, directory_root } => {
-            dry_run(AcmeSite::find(config)?, directory, directory_root.as_deref())
         }
     }
 }
@@ -118,14 +134,12 @@ impl AcmeSite {
     fn of(config: Config) -> anyhow::Result<Self> {
         let whose = match &config.certificate {
             CertificateSource::Acme(settings) => return Ok(Self { settings: (**settings).clone(), config }),
-            CertificateSource::Files(_) => "files that another program renews",
-            CertificateSource::LocalCa(_) => {
-                "a CA of this server's own, and the running server makes new ones by itself"
-            }
+            CertificateSource::Files(_) => "files, which another program renews",
+            CertificateSource::LocalCa(_) => "the server's own CA, and the running server renews them",
         };
         bail!(
-            "the certificates are from {whose}, so there is nothing to obtain (\"acme\" in \"certificate\" would have it \
-             obtained); the status page and provost_certificate_expiry_timestamp_seconds in the metrics say when they expire"
+            "the certificates come from {whose}; this command needs \"acme\" in \"certificate\". The status page and the \
+             metric provost_certificate_expiry_timestamp_seconds show when they expire"
         )
     }
 
@@ -144,32 +158,32 @@ impl AcmeSite {
 /// Sends a request to the running server, and prints the steps that it reports.
 fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
     let Some(replies) = server::ask(site.state(), request, None)? else {
-        complain(&"no server is running on this state directory; start provost serve, which renews by itself");
+        print_error(&"no server is running on this state directory; start provost serve, which renews certificates");
         return Ok(ExitCode::FAILURE);
     };
     let mut has_failed = false;
     for reply in replies {
         match reply? {
-            Reply::Says(step) => {
+            ControlReply::Progress(step) => {
                 has_failed |= step.contains(": failed: ") || step.contains(": may be tried only in ");
-                say_shown(&step);
+                print_foreign(&step);
             }
-            Reply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
-            Reply::Failed(reason) => {
-                complain(&reason);
+            ControlReply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+            ControlReply::Failed(reason) => {
+                print_error(&reason);
                 return Ok(ExitCode::FAILURE);
             }
-            Reply::Status(_) => {}
+            ControlReply::Status(_) => {}
         }
     }
-    complain(&"the server ended before it was done");
+    print_error(&"the server closed the connection before the command was complete");
     Ok(ExitCode::FAILURE)
 }
 
 fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
     let replies = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_TIMEOUT))?;
     let answered = replies.and_then(|mut replies| match replies.next() {
-        Some(Ok(Reply::Status(status))) => Some(*status),
+        Some(Ok(ControlReply::Status(status))) => Some(*status),
         _ => None,
     });
     let is_running = answered.is_some();
@@ -232,7 +246,7 @@ fn show_files(pairs: &[CertificateFiles], config: &Config, is_json: bool) -> Exi
         say(&escaped_json(&format!("{:#}", json!({ "now": now, "certificates": shown }))));
     }
     for error in &errors {
-        complain(error);
+        print_error(error);
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -240,10 +254,10 @@ fn show_files(pairs: &[CertificateFiles], config: &Config, is_json: bool) -> Exi
 fn print_pair(files: &CertificateFiles, certificate: &ServerCertificate, condition: &Condition, now: i64) {
     let validity = certificate.validity();
     let days = validity.left(now).div_euclid(DAY_S);
-    say_shown(&files.chain.display());
-    say_shown(&format_args!("  names:        {}", certificate.names.join(", ")));
-    say_shown(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
-    say_shown(&format_args!("  valid until:  {}, {} left", date(validity.not_after), counted(days, "day")));
+    print_foreign(&files.chain.display());
+    print_foreign(&format_args!("  names:        {}", certificate.names.join(", ")));
+    print_foreign(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
+    print_foreign(&format_args!("  valid until:  {}, {} left", date(validity.not_after), counted(days, "day")));
     print_condition(condition);
 }
 
@@ -252,51 +266,53 @@ fn print_condition(condition: &Condition) {
         ConditionLevel::Ok => String::new(),
         level => format!("{}: ", level.as_str()),
     };
-    say_shown(&format_args!("  condition:    {level}{condition}"));
+    print_foreign(&format_args!("  condition:    {level}{condition}"));
 }
 
 fn print(status: &AcmeStatus, is_running: bool) {
     if !is_running {
-        say(&"no server is running; this is what is stored");
+        say(&"no server is running; showing the stored certificates");
     }
     for certificate in &status.certificates {
-        say_shown(&certificate.lineage());
+        print_foreign(&certificate.lineage());
         match &certificate.held {
             None if certificate.constituency.is_some() => {
                 let names = certificate.names.join(", ");
-                say_shown(&format_args!("  certificate:  none yet for {names}; phones are shown the wildcard"));
+                print_foreign(&format_args!(
+                    "  certificate:  none yet for {names}; phones get the wildcard certificate"
+                ));
             }
             None => say(&"  certificate:  none yet"),
             Some(held) => {
-                say_shown(&format_args!("  names:        {}", held.names.join(", ")));
-                say_shown(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
+                print_foreign(&format_args!("  names:        {}", held.names.join(", ")));
+                print_foreign(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
                 let left = counted(held.days_left, "day");
-                say_shown(&format_args!("  valid until:  {}, {left} left", date(held.not_after)));
-                say_shown(&format_args!("  obtained at:  {}", held.directory));
+                print_foreign(&format_args!("  valid until:  {}, {left} left", date(held.not_after)));
+                print_foreign(&format_args!("  obtained at:  {}", held.directory));
             }
         }
         print_condition(&certificate.condition(status.now));
         if let Some(window) = &certificate.window {
-            say_shown(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
+            print_foreign(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
         }
         if let Some(step) = &certificate.step {
-            say_shown(&format_args!("  right now:    {step}"));
+            print_foreign(&format_args!("  right now:    {step}"));
         }
         let next =
             if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
-        say_shown(&format_args!("  next attempt: {next}, at {}", certificate.directory));
+        print_foreign(&format_args!("  next attempt: {next}, at {}", certificate.directory));
         if let Some(error) = &certificate.last_error {
             let hint = if certificate.needs_human { " (action required)" } else { "" };
-            say_shown(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
+            print_foreign(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
         }
     }
     match status.leftover_records {
         0 => {}
-        1 => say(&"1 DNS record of ours is still to be removed"),
-        count => say_shown(&format_args!("{count} DNS records of ours are still to be removed")),
+        1 => say(&"1 challenge record is not yet removed from DNS"),
+        count => print_foreign(&format_args!("{count} challenge records are not yet removed from DNS")),
     }
     if let Some(skew) = status.clock_skew_s {
-        say_shown(&format_args!("this machine's clock and the CA's are {} s apart", skew.abs()));
+        print_foreign(&format_args!("clock skew: this machine's clock and the CA's differ by {} s", skew.abs()));
     }
 }
 
@@ -327,7 +343,7 @@ fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> an
         let (progress, mut said) = tokio::sync::mpsc::unbounded_channel();
         let printing = async {
             while let Some(step) = said.recv().await {
-                say_shown(&step);
+                print_foreign(&step);
             }
         };
         tokio::join!(Renewer::dry_run(parts, &folder, progress), printing).0
@@ -338,11 +354,11 @@ fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> an
                 |it: &CertificateStatus| it.held.as_ref().map_or(String::new(), |held| held.issuers.join(" ← "));
             let issuers: Vec<String> = status.certificates.iter().map(names).collect();
             let count = counted(issuers.len(), "certificate");
-            say(&format_args!("all went well: {count}, issued by {}", issuers.join("; ")));
+            say(&format_args!("dry run successful: {count}, issued by {}", issuers.join("; ")));
             Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {
-            complain(&failure);
+            print_error(&failure);
             Ok(ExitCode::FAILURE)
         }
     }
@@ -367,9 +383,9 @@ impl RunningResponder {
         })?;
         for reply in replies {
             match reply.map_err(|error| AcmeFailure::retry(format!("{error:#}")))? {
-                Reply::Done => return Ok(()),
-                Reply::Failed(reason) => return Err(failed(reason)),
-                Reply::Says(_) | Reply::Status(_) => {}
+                ControlReply::Done => return Ok(()),
+                ControlReply::Failed(reason) => return Err(failed(reason)),
+                ControlReply::Progress(_) | ControlReply::Status(_) => {}
             }
         }
         Err(failed("the running server does not know this request; restart it".to_owned()))
@@ -412,4 +428,51 @@ impl ChallengeDns for RunningResponder {
 /// Whether the state directory exists and belongs to this user. Files are not left in another user's directory.
 fn is_ours(state: &Path) -> bool {
     std::fs::metadata(state).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CertificateLine {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = std::iter::once("certificate").chain(line.split(' '));
+        CertificateLine::try_parse_from(words).map(|parsed| parsed.command)
+    }
+
+    #[test]
+    fn dry_run_options_need_dry_run_and_exclude_a_renewal() {
+        let staging = directory(STAGING).unwrap();
+        let is_of = |line: &str, url: &Directory| match parse(line) {
+            Ok(Command::Renew { dry_run: true, directory, .. } | Command::Rehearse { directory, .. }) => {
+                directory == *url
+            }
+            _ => false,
+        };
+        assert!(is_of("renew --dry-run", &staging) && is_of("rehearse", &staging));
+        let other = directory("https://ca.example/").unwrap();
+        for line in ["renew --dry-run", "rehearse"] {
+            assert!(
+                is_of(&format!("{line} --directory https://ca.example/ --directory-root root.pem"), &other),
+                "{line}"
+            );
+        }
+        assert!(matches!(parse("renew --now"), Ok(Command::Renew { dry_run: false, now: true, .. })));
+        for wrong in [
+            "renew --directory https://ca.example/",
+            "renew --directory-root root.pem",
+            "renew --dry-run --now",
+            "renew --dry-run --constituency ote",
+            "rehearse --now",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FileType, Stat};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, complain, registry_of, say, say_json, shown};
+use super::{ConfigArg, code, print_error, print_json, registry_of, say, shown};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::file_names::NameRules;
@@ -30,20 +30,20 @@ const STAGING: &str = ".new-";
 /// Constituencies.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// List constituencies with their phones, and what is wrong with folders.
+    /// List constituencies with the number of their phones, and faulty folders.
     List {
-        /// As JSON, one object per line: `name`, `served` (by a server that starts now), and `problems` with `severity` and
-        /// `message`; of one that is served
-        /// `url`, `description`, `aliases`, `client_auth`, and `phones` (their number; null if any phone is admitted).
+        /// Print JSON, one object per line: `name`, `served` (by a server that starts now), and `problems` with `severity` and
+        /// `message`; for a served one also `url`, `description`, `aliases`, `client_auth`, and `phones` (their number; null if
+        /// any phone is accepted).
         #[arg(long)]
         json: bool,
     },
-    /// Make a new one: a folder, with what is common to all phones of another if one is named.
+    /// Make a constituency: a folder, empty or with the common files of another constituency.
     Add {
-        /// Its name, which is a DNS label.
+        /// The name, a DNS label.
         #[arg(value_name = "NAME")]
         name: ConstituencyName,
-        /// Take policy and files from this one, but none that names a phone; folders that it shares are linked [default: an
+        /// Copy policy and files of this constituency, except those that name a phone; link its shared folders [default: an
         /// empty folder, with the default policy].
         #[arg(long, value_name = "OTHER")]
         from: Option<ConstituencyName>,
@@ -82,7 +82,7 @@ fn list_text(registry: &Registry) {
         say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
     }
     for fault in registry.faults() {
-        complain(&shown(&format!("{}: {}", fault.subject, explained(fault))));
+        print_error(&shown(&format!("{}: {}", fault.subject, explained(fault))));
     }
 }
 
@@ -104,14 +104,14 @@ fn list_json(config: &Config, registry: &Registry) {
             ClientAuth::Digest => "digest",
             ClientAuth::None => "none",
         };
-        say_json(&json!({
+        print_json(&json!({
             "name": name, "served": true, "url": config.url(name), "description": policy.description,
             "aliases": policy.aliases, "client_auth": client_auth, "phones": phones,
             "problems": problems.remove(name).unwrap_or_default(),
         }));
     }
     for (name, problems) in problems {
-        say_json(&json!({ "name": name, "served": false, "problems": problems }));
+        print_json(&json!({ "name": name, "served": false, "problems": problems }));
     }
 }
 
@@ -155,25 +155,25 @@ fn add(
             registry
                 .served()
                 .find(|other| other.name == *from)
-                .with_context(|| format!("there is no constituency {from} that can be served"))?,
+                .with_context(|| format!("constituency {from} not found, or not served"))?,
         ),
     };
-    let cannot = || format!("{name} cannot be made in {}", root.display());
+    let cannot = || format!("cannot make {name} in {}", root.display());
     let all = FolderHandle::open_through_links(root).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            anyhow!("there is no folder of constituencies; make it: mkdir -p {}", root.display())
+            anyhow!("no folder of constituencies; make it with mkdir -p {}", root.display())
         }
         _ => anyhow!("{}: {error}", root.display()),
     })?;
     if all.has(name.as_str())? {
-        bail!("there is a constituency {name} already, in {}", root.display());
+        bail!("constituency {name} already exists in {}", root.display());
     }
     all.sweep(STAGING, clock::now());
     // Made in the same folder under a name that is not served, so that no phone sees an incomplete constituency.
     let staging = draft_name(STAGING);
     let made = all.make_folder(&staging).with_context(cannot)?;
     let filled = other.map_or(Ok(0), |other| Copy { other, listed: registry.listed() }.fill(&all, &made));
-    let filled = filled.with_context(|| format!("{} could not be copied", from.map_or("it", |from| from.as_str())));
+    let filled = filled.with_context(|| format!("cannot copy {}", from.map_or("it", |from| from.as_str())));
     let finished = filled.and_then(|count| {
         made.set_mode(all.mode()?).and_then(|()| all.rename_to_new(&staging, name.as_str())).with_context(cannot)?;
         all.sync().with_context(cannot)?;
@@ -182,7 +182,7 @@ fn add(
     let count = finished.inspect_err(|_| drop(all.remove_all(&staging)))?;
     let files = counted(count, "file");
     let url = config.url(name.as_str());
-    say(&format_args!("{url} has {files}; provost allow MAC --constituency {name} lets a phone in"));
+    say(&format_args!("{url} has {files}; to allow a phone, run provost allow MAC --constituency {name}"));
     Ok(())
 }
 

@@ -39,7 +39,7 @@ const MODELS: [(&str, &str); PHONES] =
 /// What `provost demo` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// End when the phones are done; not good if one of them was not provisioned.
+    /// End when the phones have booted; exit with 1 if one of them was not provisioned.
     #[arg(long)]
     once: bool,
 }
@@ -47,30 +47,30 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     if let Some(named) = config.named() {
         bail!(
-            "{} is named as the configuration, but the demo always runs in local mode; leave out --config, or unset \
+            "the demo always runs in local mode, but {} is named as the configuration; leave out --config, or unset \
              PROVOST_CONFIG",
             named.display()
         );
     }
     if Path::new(CONFIG_FILE).exists() {
-        bail!("{CONFIG_FILE} lies here: this looks like a real site; run the demo in another folder");
+        bail!("{CONFIG_FILE} exists here, so this is a real site; run the demo in another folder");
     }
     let _diagnostics = diagnostics::start(LogFormat::Text)?;
-    tracing::info!(target: ANNOUNCEMENT, "LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
+    tracing::info!(target: ANNOUNCEMENT, "LOCAL MODE: a demonstration on loopback; its state is deleted at the end");
     let scratch = tempfile::Builder::new().prefix("provost-demo-").tempdir()?;
     let mut config = Config { state: scratch.path().join("state"), ..Config::local() };
     if !config.constituencies.is_dir() {
         config.constituencies = scratch.path().join("constituencies");
         std::fs::create_dir(&config.constituencies)?;
-        SHIPPED.extract(&config.constituencies).context("the shipped constituencies cannot be unpacked")?;
-        tracing::info!("there is no ./constituencies here: showing the ones that are built in");
+        SHIPPED.extract(&config.constituencies).context("cannot unpack the built-in constituencies")?;
+        tracing::info!("no ./constituencies here: serving the built-in ones");
     }
     runtime()?.block_on(show(args, config))
 }
 
 async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     let (constituencies, state) = (config.constituencies.clone(), config.state.clone());
-    let log = Gated::default();
+    let log = GatedOutput::default();
     let app = start_on_a_free_port(&config, &log)?;
     let address = app.addresses().first().copied().context("no address to listen on")?;
     let demo_phones = demo_phones(&app.site());
@@ -97,17 +97,17 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
+fn start_on_a_free_port(config: &Config, log: &GatedOutput) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
         match App::start(Config { listen, ..config.clone() }, config.log, log.clone(), ActivatedSockets::default()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
-                tracing::warn!("{address} is taken; trying the next port");
+                tracing::warn!("{address} is in use; trying the next port");
             }
             started => return Ok(started?),
         }
     }
-    bail!("no port from {LOCAL_PORT} on is free")
+    bail!("no free port from {LOCAL_PORT} on")
 }
 
 /// The phones to boot: known phones of each constituency in turn.
@@ -174,7 +174,7 @@ async fn boot_all(
     }
     say(&"");
     if demo_phones.is_empty() {
-        bail!("no constituency here knows a phone; add one to \"phones\" in a constituency.json");
+        bail!("no constituency here has a known phone; add one to \"phones\" in a constituency.json");
     }
     say(&format_args!("{} of {} phones provisioned", summary.provisioned, summary.phones));
     Ok(summary)
@@ -185,10 +185,10 @@ fn explain(demo_phones: &[(ConstituencyName, VirtualPhone)], address: SocketAddr
     let Some((constituency, phone)) = demo_phones.first() else { return };
     let url = url(constituency, address);
     say(&format_args!(
-        "\nThe server goes on until Ctrl-C, and its access log follows here. In another terminal:\n  \
+        "\nThe server runs until Ctrl-C; its access log follows. In another terminal:\n  \
          provost phone --url {url} --mac {} --state {}\n  \
          curl --cacert {}/server-ca/ca.pem --resolve '*:{}:127.0.0.1' {url}   (no device certificate: refused)\n\
-         Edit a file below {}: the next request sees it.\n",
+         Edit a file in {}: the next request gets the new version.\n",
         phone.mac,
         state.display(),
         state.display(),
@@ -199,15 +199,15 @@ fn explain(demo_phones: &[(ConstituencyName, VirtualPhone)], address: SocketAddr
 
 /// Standard output after `open`; before, lines are discarded, so that the phones' tables come first.
 #[derive(Debug, Clone, Default)]
-struct Gated(Arc<AtomicBool>);
+struct GatedOutput(Arc<AtomicBool>);
 
-impl Gated {
+impl GatedOutput {
     fn open(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-impl Write for Gated {
+impl Write for GatedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.load(Ordering::Relaxed) { io::stdout().write(bytes) } else { Ok(bytes.len()) }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail, ensure};
 use rustix::process::{geteuid, getuid};
 
-use super::{code, complain, note, registry_of, say, shown, waiting};
+use super::{code, note, print_error, registry_of, say, shown, waiting};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Registry, ServerDenial, ServerDenials, denials};
@@ -18,14 +18,14 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     // In the wrong folder, the denial would go where no server reads it.
     if config.is_local() && !config.state.exists() && !config.constituencies.exists() {
         return code(Err(anyhow!(
-            "{mac} is not denied: local mode, and neither provost.json nor constituencies nor state are here"
+            "{mac} was not denied: local mode, without constituencies or state here; name the configuration with --config"
         )));
     }
     let at = Some(clock::unix_seconds(clock::now()));
     let denial = ServerDenial { by: operator(), at, note: why.unwrap_or_default().to_owned() };
     match denials::deny(&config.state, mac, denial, &waiting) {
         Ok(true) => say(&format_args!("{mac} is denied everywhere within a second")),
-        Ok(false) => say(&format_args!("{mac} is denied everywhere already")),
+        Ok(false) => say(&format_args!("{mac} is already denied everywhere")),
         Err(error) => return code(Err(error.into())),
     }
     for (name, reason) in without_effect(config, &registry_of(config, Arc::default())) {
@@ -33,11 +33,9 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     }
     // The denial is in force even if this fails.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
-    say_removed(mac, &removed);
+    print_removed(mac, &removed);
     for error in &errors {
-        complain(&format_args!(
-            "a password of {mac} may still be there, and undeny will not work until it is not: {error}"
-        ));
+        print_error(&format_args!("cannot remove a password of {mac}, and undeny fails until it is removed: {error}"));
     }
     if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -47,7 +45,9 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     let registry = registry_of(config, Arc::default());
     let served = registry.served().filter(|served| served.policy.denied.contains(&mac));
     let still: Vec<String> = served
-        .map(|served| format!("{} denies it (provost allow {mac} --constituency {0} lifts that)", served.name))
+        .map(|served| {
+            format!("{} still denies it; to lift that, run provost allow {mac} --constituency {0}", served.name)
+        })
         .collect();
     if !ServerDenials::read(&config.state)?.has(mac) {
         let still = if still.is_empty() { String::new() } else { format!("; {}", still.join("; ")) };
@@ -55,32 +55,34 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     }
     // A password left from before the denial must not become valid again.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
-    say_removed(mac, &removed);
+    print_removed(mac, &removed);
     ensure!(
         errors.is_empty(),
-        "a password of {mac} that cannot be removed would count again; its denial was not lifted: {}",
+        "{mac} is still denied everywhere: cannot remove a password, which would be valid again: {}",
         errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     );
     let Some(denial) = denials::lift(&config.state, mac, &waiting)? else {
-        bail!("{mac} is not denied everywhere any more: another command has just lifted that");
+        bail!("{mac} is no longer denied everywhere: another command has just lifted the denial");
     };
-    say(&format_args!("{mac} is not denied everywhere any more; it was denied {}", denial.explained()));
+    say(&format_args!("{mac} is no longer denied everywhere; it was denied {}", denial.explained()));
     for constituency in &still {
         note(constituency);
     }
     Ok(())
 }
 
-fn say_removed(mac: MacAddress, constituencies: &[ConstituencyName]) {
+fn print_removed(mac: MacAddress, constituencies: &[ConstituencyName]) {
     for name in constituencies {
-        say(&format_args!("{mac} has no password for {name} any more"));
+        say(&format_args!("removed the password of {mac} for {name}"));
     }
 }
 
 /// Fails if `mac` is denied everywhere.
 pub(super) fn check_not_denied(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     match ServerDenials::read(&config.state)?.get(mac) {
-        Some(denial) => bail!("{mac} is denied everywhere {}; provost undeny {mac} lifts that", denial.explained()),
+        Some(denial) => {
+            bail!("{mac} is denied everywhere {}; to lift that, run provost undeny {mac}", denial.explained())
+        }
         None => Ok(()),
     }
 }
@@ -94,8 +96,8 @@ pub(super) fn without_effect<'a>(
         let policy = &served.policy;
         let is_public = policy.tls.client_auth == ClientAuth::None;
         let is_plain = config.plain_http.is_some() && policy.plain_http;
-        let public = is_public.then_some("it asks no phone who it is (\"client_auth\": \"none\")");
-        let plain = is_plain.then_some("over plain HTTP no phone says who it is (\"plain_http\": true)");
+        let public = is_public.then_some("it does not authenticate clients (\"client_auth\": \"none\")");
+        let plain = is_plain.then_some("plain HTTP does not authenticate clients (\"plain_http\": true)");
         public.into_iter().chain(plain).map(|reason| (&served.name, reason))
     })
 }
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_the_name_of_its_line_in_passwd() {
+    fn user_name_is_read_from_passwd() {
         let passwd = b"root:x:0:0:root:/root:/bin/bash\n# none\nalice:x:1000:100::/home/alice:/bin/sh\n";
         assert_eq!(user_name(passwd, 1000).as_deref(), Some("alice"));
         assert_eq!(user_name(passwd, 0).as_deref(), Some("root"));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_has_a_line_for_each_field_and_no_text_makes_another() {
+    fn journal_fields_cannot_be_injected() {
         let paper = JournalWriter::default();
         let make = paper.clone();
         let subscriber =

@@ -32,7 +32,10 @@ impl LocalCas {
         let folder = state.join(LOCAL_DEVICE_CA);
         let server_ca = state.join(LOCAL_SERVER_CA).join("ca.pem");
         let server = CertificateDer::from_pem_file(&server_ca).with_context(|| {
-            format!("{} cannot be read; a server in local mode makes it (`provost serve`)", server_ca.display())
+            format!(
+                "cannot read {}; start a server in local mode first, which makes it (`provost serve`)",
+                server_ca.display()
+            )
         })?;
         let devices =
             CertificateAuthority::open_or_make(&folder, "provost local device CA", KeyKind::EcdsaP256, clock::now())?;

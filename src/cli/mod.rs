@@ -56,8 +56,8 @@ const STYLES: Styles = Styles::styled()
 /// Polycom phone provisioning on the public internet: mutual TLS by the phones' factory certificates, a folder per
 /// constituency, one binary.
 ///
-/// Without `--config`, `PROVOST_CONFIG` and provost.json in the working directory, provost runs in local mode: https://*.phones.localhost:8443
-/// on loopback, from ./constituencies, with certificates of its own.
+/// Without `--config`, `PROVOST_CONFIG` and provost.json in the working directory, provost runs in local mode: it serves
+/// ./constituencies as https://*.phones.localhost:8443 on loopback, with certificates of its own.
 #[derive(Debug, Parser)]
 #[command(
     name = "provost",
@@ -78,44 +78,44 @@ struct Cli {
 enum Command {
     /// Serve constituencies to phones.
     Serve(serve::Args),
-    /// Show it all on this machine: serve in local mode and boot three virtual phones.
+    /// Show provost on this machine: serve in local mode and boot three virtual phones.
     Demo(demo::Args),
-    /// Say everything that is wrong with the configuration and the constituencies.
+    /// Print all problems of the configuration and the constituencies.
     Check(check::Args),
-    /// The certificates that provost obtains by itself.
+    /// Show, renew and revoke the server's certificates.
     #[command(subcommand)]
     Certificate(certificate::Command),
-    /// List every phone that is known or was seen: when, from where, and why it was refused.
+    /// List known phones and phones that were seen: when, from where, and why refused.
     Phones(phones::Args),
-    /// Show what one phone asked, and what it got.
+    /// Show the requests of one phone and the responses.
     PhoneLog(phone_log::Args),
-    /// Put a phone on a constituency's list: it is let in within a second.
+    /// Put a phone on a constituency's list, within a second.
     Allow(policy::AllowArgs),
-    /// Deny a phone on the whole server, or in one constituency: within a second.
+    /// Deny a phone on the whole server or in one constituency, within a second.
     Deny(policy::DenyArgs),
     /// Lift the denial of a phone on the whole server.
     Undeny(policy::UndenyArgs),
-    /// Which constituencies there are, and a new one.
+    /// List constituencies, or make one.
     #[command(subcommand)]
     Constituency(constituency::Command),
-    /// What phones have uploaded.
+    /// List, print, remove and move phones' uploads.
     #[command(subcommand)]
     Uploads(uploads::Command),
     Phone(phone::Args),
-    /// Whose device certificates count.
+    /// Show trusted CAs, or check a device certificate.
     #[command(subcommand)]
     Trust(trust::Command),
-    /// A CA of one's own for phones without a usable factory certificate.
+    /// Run your own CA for phones without a usable factory certificate.
     #[command(subcommand)]
     Ca(ca::Command),
-    /// Print what other programs are to be told of this server.
+    /// Print configuration for other programs: DNS, DHCP, systemd, Prometheus, phones.
     #[command(subcommand)]
     Print(print::Command),
     /// Print the JSON Schema of a configuration file.
     Schema(schema::Args),
-    /// Make it a service of systemd: user, folders, units, an example configuration.
+    /// Install a systemd service: user, folders, units, an example configuration.
     Install(install::InstallArgs),
-    /// Remove what `install` put there, and no data.
+    /// Remove what `install` installed; keep all data.
     Uninstall(install::UninstallArgs),
 }
 
@@ -150,7 +150,7 @@ impl ConfigArg {
         let service = print::systemd::CONFIG;
         if config.is_local() && !config.constituencies.exists() && Path::new(service).exists() {
             note(&format_args!(
-                "local mode, because there is no {CONFIG_FILE} here; the service's is {service}: add --config {service}"
+                "local mode, because there is no {CONFIG_FILE} here; for the service, add --config {service}"
             ));
         }
         Ok(config)
@@ -182,7 +182,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args, &config),
     };
     result.unwrap_or_else(|error| {
-        complain(&whole(&error));
+        print_error(&whole(&error));
         ExitCode::from(USAGE)
     })
 }
@@ -198,7 +198,7 @@ fn say(line: &dyn Display) {
 }
 
 /// Prints a line that contains foreign text.
-fn say_shown(line: &dyn Display) {
+fn print_foreign(line: &dyn Display) {
     say(&shown(&line.to_string()));
 }
 
@@ -208,7 +208,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Prints JSON on one line. JSON escapes only what is below U+0020; this also escapes the other control characters.
-fn say_json(json: &Value) {
+fn print_json(json: &Value) {
     say(&escaped_json(&json.to_string()));
 }
 
@@ -223,7 +223,7 @@ fn lines(text: &dyn Display) -> String {
 }
 
 /// Prints an error to standard error.
-fn complain(error: &dyn Display) {
+fn print_error(error: &dyn Display) {
     let style = AnsiColor::Red.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {}", lines(error));
 }
@@ -259,7 +259,7 @@ fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&whole(&error));
+            print_error(&whole(&error));
             ExitCode::FAILURE
         }
     }

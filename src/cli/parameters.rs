@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_comes_back_as_it_was() {
+    fn xml_escaping_round_trips() {
         let value = "a\"b<c>&'d\n-----BEGIN\r\tä";
         let xml = format!("<x a=\"{}\"/>", attribute(value));
         let document = roxmltree::Document::parse(&xml).unwrap();

@@ -12,25 +12,25 @@ use crate::identity::digest::Ha1;
 use crate::identity::digest::passwords::{self, PasswordsError};
 
 /// A new password. It is stored nowhere, only its hash.
-pub(super) struct Given {
+pub(super) struct NewPassword {
     mac: MacAddress,
     password: String,
     had_one: bool,
 }
 
 /// Checks that the constituency asks for passwords, and that its stored passwords would stay valid.
-pub(super) fn check_asks(config: &Config, constituency: &ConstituencyName) -> anyhow::Result<()> {
-    let asks = asks(config, constituency);
-    let asks = asks.with_context(|| format!("there is no constituency {constituency} that could be served"))?;
+pub(super) fn check_uses_passwords(config: &Config, constituency: &ConstituencyName) -> anyhow::Result<()> {
+    let asks = uses_passwords(config, constituency);
+    let asks = asks.with_context(|| format!("constituency {constituency} not found, or not served"))?;
     ensure!(
         asks,
-        "{constituency} asks for no passwords: its constituency.json does not say \"client_auth\": \"digest\""
+        "{constituency} does not use passwords: its constituency.json does not have \"client_auth\": \"digest\""
     );
     passwords::check_realm(&config.state, constituency, &realm(config, constituency)).context("nothing was changed")
 }
 
 /// Whether `constituency` asks for passwords; `None` if it cannot be served.
-fn asks(config: &Config, constituency: &ConstituencyName) -> Option<bool> {
+fn uses_passwords(config: &Config, constituency: &ConstituencyName) -> Option<bool> {
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     let found = registry.find(constituency.as_str()).filter(|found| found.name == *constituency);
     found.map(|found| found.policy.tls.client_auth == ClientAuth::Digest)
@@ -42,7 +42,7 @@ pub(super) fn has_one(
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> Result<Option<bool>, PasswordsError> {
-    if asks(config, constituency) != Some(true) {
+    if uses_passwords(config, constituency) != Some(true) {
         return Ok(None);
     }
     let stored = passwords::stored(&config.state, constituency)?;
@@ -55,31 +55,31 @@ fn realm(config: &Config, constituency: &ConstituencyName) -> String {
 }
 
 /// Creates a password for a phone.
-pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<Given> {
+pub(super) fn create(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<NewPassword> {
     let realm = realm(config, constituency);
-    let password = passwords::generate().ok().context("the system gives no random numbers")?;
+    let password = passwords::generate().ok().context("the system's random number generator failed")?;
     let ha1 = Ha1::of(&mac.to_string(), &realm, &password);
     let had_one = passwords::set(&config.state, constituency, &realm, mac, ha1, &super::waiting)?;
-    Ok(Given { mac, password, had_one })
+    Ok(NewPassword { mac, password, had_one })
 }
 
-impl Given {
+impl NewPassword {
     /// Prints the password with the lines that configure the phone. It is stored nowhere.
     pub(super) fn show(self) {
         let Self { mac, password, had_one } = self;
         if had_one {
-            say(&"the password that it had counts no more");
+            say(&"the old password is no longer valid");
         }
-        say(&"this is shown once; the phone takes it from a file such as");
+        say(&"the password is shown only once; the phone reads it from a parameter file such as");
         say(&format_args!("<device device.set=\"1\" device.prov.user.set=\"1\" device.prov.user=\"{mac}\""));
         say(&format_args!("        device.prov.password.set=\"1\" device.prov.password=\"{password}\"/>"));
     }
 }
 
 /// Removes the password of a phone.
-pub(super) fn take(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
+pub(super) fn remove_of(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
     if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
-        say(&format_args!("{mac} has no password for {constituency} any more"));
+        say(&format_args!("removed the password of {mac} for {constituency}"));
     }
     Ok(())
 }
@@ -97,7 +97,9 @@ pub(super) fn faults(config: &Config, constituency: &Constituency) -> Vec<String
     }
     let without = constituency.known_phones().into_iter().filter(|mac| !stored.phones.contains_key(mac));
     faults.extend(
-        without.map(|mac| format!("{mac} has no password: provost allow {mac} --constituency {name} --digest")),
+        without.map(|mac| {
+            format!("{mac} has no password; make one with provost allow {mac} --constituency {name} --digest")
+        }),
     );
     faults
 }

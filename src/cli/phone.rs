@@ -16,13 +16,13 @@ use crate::virtual_phone::{
     BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet,
 };
 
-/// Boot a virtual phone against a provisioning server and say what it asked for and got.
+/// Boot a virtual phone, and print its requests and the responses.
 ///
-/// Exits with 0 if the phone was provisioned, 1 if not, 2 if the command makes no sense. A phone goes without a file that
-/// its master configuration names and the server does not have: the last line says so, and with --strict the exit code is 1.
+/// Exits with 0 if the phone was provisioned, 1 if not, 2 for a usage error. If the server lacks a file that the master
+/// configuration names, the phone boots without it: the last line says so, and with --strict the exit code is 1.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// The provisioning server, as a phone gets it by DHCP option 160.
+    /// The URL of the provisioning server, as in DHCP option 160.
     #[arg(long, value_name = "URL")]
     pub url: ServerUrl,
     /// The phone's address; of the first phone, with --count.
@@ -43,7 +43,7 @@ pub struct Args {
     /// The private key of --certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "certificate")]
     pub key: Option<PathBuf>,
-    /// Send no device certificate, to visit a constituency that asks for none.
+    /// Send no device certificate, for a constituency that needs none.
     #[arg(long, conflicts_with_all = ["certificate", "key"])]
     pub no_certificate: bool,
     /// The password that `provost allow --digest` made, in a file of one line; then no certificate is needed.
@@ -53,7 +53,7 @@ pub struct Args {
     /// configuration says `local_ca`].
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Connect there, whatever the name in the URL says [default: where DNS says; loopback for *.localhost].
+    /// Connect to this address instead of resolving the name in the URL [default: by DNS; loopback for *.localhost].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub resolve: Option<SocketAddr>,
     /// Boot this many phones of consecutive addresses at once [default: one].
@@ -66,10 +66,10 @@ pub struct Args {
     /// Exit with 1 also if the server lacks a file that the master configuration names, or one cannot be read.
     #[arg(long)]
     pub strict: bool,
-    /// One JSON object per line.
+    /// Print JSON, one object per line.
     #[arg(long)]
     pub json: bool,
-    /// Where the local device CA lies.
+    /// The state directory with the local device CA.
     #[arg(long, value_name = "DIR", default_value = "state")]
     pub state: PathBuf,
 }
@@ -89,7 +89,7 @@ pub async fn run(
     let server_roots = Arc::new(server_roots(args.ca.as_deref(), server_ca)?);
     let password = args.password_file.as_deref().map(read_password).transpose()?;
     if password.is_some() && !args.url.origin().secure {
-        bail!("a password is proved over https alone, and --url is {}", args.url);
+        bail!("a password is used only over https, but --url is {}", args.url);
     }
     let target = BootTarget { url: args.url.clone(), server_roots, resolve: args.resolve, password };
     let format = if args.json { OutputFormat::Json } else { OutputFormat::Table };
@@ -147,32 +147,32 @@ fn certificate(
         _ if args.password_file.is_some() => Ok(None),
         (.., Some(local)) => local.certificate(mac).map(Some),
         _ => bail!(
-            "a phone needs a certificate: give --certificate and --key, or --password-file or --no-certificate; beside a server in local mode, \
-             run this in its working directory, or name its state directory by --state"
+            "no certificate: use --certificate and --key, or --password-file, or --no-certificate; for a server in local mode, \
+             run this in its working directory, or name its state directory with --state"
         ),
     }
 }
 
 fn read_password(file: &Path) -> anyhow::Result<Password> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     match text.lines().collect::<Vec<_>>()[..] {
         [password] if !password.is_empty() => Ok(Password::new(password.to_owned())),
-        _ => bail!("{} holds no password: one line, and nothing else", file.display()),
+        _ => bail!("no password in {}; use a file with one line", file.display()),
     }
 }
 
 fn read_certificate(chain: &Path, key: &Path) -> anyhow::Result<DeviceCertificate> {
     let certificates = read_certificates(chain)?;
     let key = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("{} holds no private key that can be read (PEM, unencrypted)", key.display()))?;
+        .with_context(|| format!("no usable private key in {}; use unencrypted PEM", key.display()))?;
     Ok(DeviceCertificate { chain: certificates, key })
 }
 
 fn read_certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = certificates.with_context(|| format!("{} cannot be read as PEM", file.display()))?;
+    let certificates = certificates.with_context(|| format!("{} is not PEM", file.display()))?;
     if certificates.is_empty() {
-        bail!("{} holds no certificate (PEM)", file.display());
+        bail!("no certificate (PEM) in {}", file.display());
     }
     Ok(certificates)
 }
@@ -181,14 +181,14 @@ fn server_roots(ca: Option<&Path>, server_ca: Option<CertificateDer<'static>>) -
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
         for certificate in read_certificates(ca)? {
-            roots.add(certificate).with_context(|| format!("{} holds no CA certificate", ca.display()))?;
+            roots.add(certificate).with_context(|| format!("no CA certificate in {}", ca.display()))?;
         }
         return Ok(roots);
     }
     // An unreadable root of the system does not matter for the others.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(server_ca) = server_ca {
-        roots.add(server_ca).context("the certificate of the server's own CA cannot be read")?;
+        roots.add(server_ca).context("cannot read the certificate of the server's own CA")?;
     }
     Ok(roots)
 }
@@ -212,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn a_url_and_a_mac_are_enough() {
+    fn url_and_mac_are_sufficient_arguments() {
         let args = parse("").unwrap();
         assert_eq!(args.phone(), VirtualPhone::new("00005e00530c".parse().unwrap()));
         assert!(parse("--count 3 --at-once 2 --json --resolve 127.0.0.1:8443").is_ok());
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_combinations_of_options_are_errors() {
         for more in [
             "--certificate c.pem",
             "--key k.pem",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_certificate_the_way_out_is_said() {
+    fn missing_certificate_error_names_the_options() {
         let error = certificate(&parse("").unwrap(), None, MacAddress::ZERO).unwrap_err();
         assert!(error.to_string().contains("--certificate"));
         assert!(certificate(&parse("--no-certificate").unwrap(), None, MacAddress::ZERO).unwrap().is_none());

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::phones::{say_claim, say_denial, time};
-use super::{ConfigArg, code, note, say_json, say_shown, server};
+use super::phones::{print_claim, print_denial, time};
+use super::{ConfigArg, code, note, print_foreign, print_json, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
 use crate::phone_history::{StoredClaim, StoredPhone, StoredRequest};
@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// As JSON, one object per line.
+    /// Print JSON, one object per line.
     #[arg(long)]
     json: bool,
 }
@@ -35,20 +35,20 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
     };
     let denial = ServerDenials::read(&config.state)?.get(args.mac);
     if let Some(denial) = &denial {
-        say_denial(args.mac, denial, args.json);
+        print_denial(args.mac, denial, args.json);
     }
     let claims: Vec<StoredClaim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
     if requests.is_empty() && claims.is_empty() {
-        let unseen = format!("{} was never seen, or too long ago", args.mac);
+        let unseen = format!("no requests of {}: it was never seen, or its history has expired", args.mac);
         ensure!(denial.is_some(), unseen);
         note(&unseen);
     }
     for request in &requests {
-        if args.json { say_json(&request_json(request)) } else { say_shown(&request_line(request)) }
+        if args.json { print_json(&request_json(request)) } else { print_foreign(&request_line(request)) }
     }
     for claim in &claims {
         let is_it = |phone: &&StoredPhone| (&phone.constituency, phone.mac) == (&claim.constituency, claim.mac);
-        say_claim(claim, phones.iter().find(is_it), args.json);
+        print_claim(claim, phones.iter().find(is_it), args.json);
     }
     Ok(())
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, constituency, note, registry_of, say, say_json, server, shown, warn};
+use super::{ConfigArg, code, constituency, note, print_json, registry_of, say, server, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
 use crate::constituency::{
     ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Registry, ServerDenial, ServerDenials, TlsLevel,
 };
-use crate::phone_history::summary::{PhoneSummary, together};
+use crate::phone_history::summary::{PhoneSummary, summarize};
 use crate::phone_history::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
 use crate::serve::access_log::without_controls;
 
@@ -25,25 +25,25 @@ const SOON: i64 = 90 * 86_400;
 /// What `provost phones` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only those of this constituency.
+    /// Only phones of this constituency.
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
-    /// Only those that were refused when they last asked, and those that only claim to be a phone.
+    /// Only phones whose last request was refused, and clients that only claim to be a phone.
     #[arg(long)]
     refused: bool,
-    /// Only known phones that have not been seen for so long, or never: 2d, 12h, 30m.
+    /// Only known phones that were not seen for this time, such as 2d, 12h or 30m, or never.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     silent_for: Option<Duration>,
-    /// Only those that still need "tls": "compatible" or "legacy": when last seen they spoke TLS of that age.
+    /// Only phones that used TLS when last seen that needs "tls": "compatible" or "legacy".
     #[arg(long)]
     tls_legacy: bool,
-    /// As JSON, one object per line.
+    /// Print JSON, one object per line.
     #[arg(long)]
     json: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "is no time; say for example 2d, 12h or 30m".to_owned())
+    humantime::parse_duration(text).map_err(|_| "use for example 2d, 12h or 30m".to_owned())
 }
 
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
@@ -60,18 +60,18 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         Some(history) => (history.phones()?, history.claims()?),
         None => Default::default(),
     };
-    let all = together(&registry, seen, &claims);
-    let unclear = unclear(config, &registry);
+    let all = summarize(&registry, seen, &claims);
+    let unknown_lists = unknown_lists(config, &registry);
     if let Some(wanted) = &args.constituency
         && registry.find(wanted.as_str()).is_none()
         && !all.keys().any(|(name, _)| name == wanted)
     {
-        match unclear.get(wanted) {
+        match unknown_lists.get(wanted) {
             Some(why) => anyhow::bail!("{}", unlisted(wanted, why)),
-            None => anyhow::bail!("there is no constituency {wanted}; see provost constituency list"),
+            None => anyhow::bail!("constituency {wanted} not found; see provost constituency list"),
         }
     }
-    for (name, why) in unclear.iter().filter(|(name, _)| args.wants(name)) {
+    for (name, why) in unknown_lists.iter().filter(|(name, _)| args.wants(name)) {
         warn(&unlisted(name, why));
     }
     let phones: Vec<_> =
@@ -79,41 +79,44 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let claims: Vec<_> = claims.iter().filter(|claim| args.wants(&claim.constituency)).collect();
     if args.json {
         for ((name, mac), known) in &phones {
-            say_json(&known.json(name, *mac, &unclear, now));
+            print_json(&known.json(name, *mac, &unknown_lists, now));
         }
     } else {
-        print(&phones, &unclear, now);
+        print(&phones, &unknown_lists, now);
         let is_claimed = args.refused && !claims.is_empty();
         let is_denied = args.has_no_filter() && !denials.phones().is_empty();
         if phones.is_empty() && !is_claimed && !is_denied {
             let is_nowhere = config.is_local() && !config.constituencies.exists();
-            let why =
-                if is_nowhere { ": local mode, and neither provost.json nor constituencies are here" } else { "" };
-            note(&format_args!("there is no such phone{why}"));
+            let why = if is_nowhere {
+                ": local mode, without constituencies here; name the configuration with --config"
+            } else {
+                ""
+            };
+            note(&format_args!("no phones found{why}"));
         }
     }
     if args.has_no_filter() {
         // These phones belong to no constituency.
         let known: BTreeSet<MacAddress> = phones.iter().map(|((_, mac), _)| *mac).collect();
         for (mac, denial) in denials.phones().iter().filter(|(mac, _)| !known.contains(mac)) {
-            say_denial(*mac, denial, args.json);
+            print_denial(*mac, denial, args.json);
         }
     }
     if args.refused {
         for claim in claims {
             let phone = all.get(&(claim.constituency.clone(), claim.mac)).and_then(|known| known.seen.as_ref());
-            say_claim(claim, phone, args.json);
+            print_claim(claim, phone, args.json);
         }
     } else if !claims.is_empty() && !args.json {
-        note(&"somebody says to be a phone and has not proved it: --refused shows who");
+        note(&"there are unproven claims to be a phone; --refused lists them");
     }
     Ok(())
 }
 
 /// Constituencies whose policy cannot be read, and why. A running server may still use the last good policy.
-type Unclear = BTreeMap<ConstituencyName, String>;
+type UnknownLists = BTreeMap<ConstituencyName, String>;
 
-fn unclear(config: &Config, registry: &Registry) -> Unclear {
+fn unknown_lists(config: &Config, registry: &Registry) -> UnknownLists {
     let folders = constituency::folders(&config.constituencies).unwrap_or_default();
     let unserved = folders.into_iter().filter(|name| registry.served().all(|served| served.name != *name));
     let why = |name: ConstituencyName| {
@@ -126,7 +129,7 @@ fn unclear(config: &Config, registry: &Registry) -> Unclear {
 }
 
 fn unlisted(name: &ConstituencyName, why: &str) -> String {
-    format!("the policy of {name} is broken, so that its list of phones is not known here: {why}")
+    format!("invalid policy of {name}, so its list of phones is unknown: {why}")
 }
 
 impl Args {
@@ -156,23 +159,23 @@ impl PhoneSummary {
         self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
     }
 
-    fn standing(&self, constituency: &ConstituencyName, unclear: &Unclear) -> &'static str {
+    fn standing(&self, constituency: &ConstituencyName, unknown_lists: &UnknownLists) -> &'static str {
         match self.standing {
             Some(PhoneStanding::Known) => "known",
             Some(PhoneStanding::Unknown) => "unknown",
             Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere) => "denied",
-            None if unclear.contains_key(constituency) => "unclear",
+            None if unknown_lists.contains_key(constituency) => "unclear",
             None => "not served",
         }
     }
 
-    fn json(&self, constituency: &ConstituencyName, mac: MacAddress, unclear: &Unclear, now: i64) -> Value {
+    fn json(&self, constituency: &ConstituencyName, mac: MacAddress, unknown_lists: &UnknownLists, now: i64) -> Value {
         let locked_out = self.locked_out(now.saturating_mul(1000)).map(|claim| {
             let reason = claim.refusal.as_deref().map(without_controls);
             json!({ "proven": false, "reason": reason, "address": claim.address, "time": time(claim.last_seen) })
         });
         let mut object = json!({
-            "constituency": constituency, "mac": mac, "standing": self.standing(constituency, unclear),
+            "constituency": constituency, "mac": mac, "standing": self.standing(constituency, unknown_lists),
             "note": self.note, "proven": true, "refused": self.is_refused(), "locked_out": locked_out,
             "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
             "denied_everywhere": self.server_denial,
@@ -183,7 +186,7 @@ impl PhoneSummary {
         };
         let seen = json!({
             "first_seen": time(phone.first_seen), "last_seen": time(phone.last_seen),
-            "last_let_in": phone.last_let_in.map(time), "address": phone.address, "model": phone.model,
+            "last_let_in": phone.last_accepted.map(time), "address": phone.address, "model": phone.model,
             "firmware": phone.firmware, "tls": phone.tls.as_ref().map(|(version, suite)| format!("{version}/{suite}")),
             "tls_level": phone.tls_level().map(TlsLevel::as_str),
             "certificate_not_after": phone.certificate_not_after.map(rfc3339),
@@ -203,7 +206,7 @@ impl PhoneSummary {
         let locked_out = self.locked_out(now.saturating_mul(1000)).map(|claim| {
             let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
             format!(
-                "may be locked out: a client at {} that claims to be it, and proves nothing, was refused at {}: {reason}",
+                "may be locked out: a client at {} that claims to be it (unproven) was refused at {}: {reason}",
                 claim.address,
                 time(claim.last_seen)
             )
@@ -227,14 +230,14 @@ impl PhoneSummary {
             .map(|(level, (version, suite))| format!("it needs \"tls\": \"{}\" ({version}, {suite})", level.as_str()));
         let allowed = self
             .is_allowed_since()
-            .then(|| "is on the list since it was last refused, and has not asked yet".to_owned());
+            .then(|| "was put on the list after its last refusal, and has sent no request since".to_owned());
         refused.into_iter().chain(allowed).chain(expiry).chain(tls).collect()
     }
 }
 
 const HEADINGS: [&str; 7] = ["CONSTITUENCY", "PHONE", "STANDING", "LAST SEEN", "ADDRESS", "MODEL AND FIRMWARE", "NOTE"];
 
-fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unclear: &Unclear, now: i64) {
+fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unknown_lists: &UnknownLists, now: i64) {
     let rows: Vec<[String; 7]> = phones
         .iter()
         .map(|((name, mac), known)| {
@@ -242,7 +245,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unclear: &
             let program = seen.and_then(|phone| {
                 Some(format!("{} {}", phone.model.as_deref()?, phone.firmware.as_deref().unwrap_or_default()))
             });
-            let standing = known.standing(name, unclear);
+            let standing = known.standing(name, unknown_lists);
             [
                 name.to_string(),
                 mac.to_string(),
@@ -276,9 +279,9 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unclear: &
 }
 
 /// Prints that `mac` is denied everywhere, as JSON or for people.
-pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) {
+pub(super) fn print_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) {
     if is_json {
-        say_json(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
+        print_json(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
     } else {
         let style = AnsiColor::Red.on_default();
         say(&format_args!("{style}{mac} is denied everywhere {}{style:#}", denial.explained()));
@@ -286,9 +289,9 @@ pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) 
 }
 
 /// Prints a claim, as JSON or for people. `phone` is the phone that has proved this identity, if any.
-pub(super) fn say_claim(claim: &StoredClaim, phone: Option<&StoredPhone>, is_json: bool) {
-    let accepted_at = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
-    if is_json { say_json(&claim_json(claim, accepted_at)) } else { say(&claim_line(claim, accepted_at)) }
+pub(super) fn print_claim(claim: &StoredClaim, phone: Option<&StoredPhone>, is_json: bool) {
+    let accepted_at = phone.and_then(|phone| phone.last_accepted).filter(|at| *at > claim.last_seen);
+    if is_json { print_json(&claim_json(claim, accepted_at)) } else { say(&claim_line(claim, accepted_at)) }
 }
 
 fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
@@ -299,13 +302,13 @@ fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
         .map(|place| (shown(&place.address), time(place.first_seen), time(place.last_seen)))
         .map(|(address, first, last)| format!("\n    from {address}, {first} to {last}"));
     let certificate =
-        |bytes| format!("by a certificate that anybody can make or copy, SHA-256 {}", Fingerprint::from(bytes));
-    let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
+        |bytes| format!("certificate (unproven; any client can make or copy it): SHA-256 {}", Fingerprint::from(bytes));
+    let by = claim.fingerprint.map_or_else(|| "wrong password".to_owned(), certificate);
     let since =
-        accepted_at.map(|at| format!("\n    the phone itself was let in since, at {}", time(at))).unwrap_or_default();
+        accepted_at.map(|at| format!("\n    the phone itself was accepted since, at {}", time(at))).unwrap_or_default();
     let style = AnsiColor::Red.on_default();
     format!(
-        "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
+        "unproven: a client at {} claims to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
         shown(&claim.address),
         claim.mac,
         claim.constituency,

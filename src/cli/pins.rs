@@ -15,15 +15,15 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     let claims = server::phone_history(config)?.map_or(Ok(BTreeSet::new()), |history| claims_of(&history, mac))?;
     if !claims.contains(&certificate) {
         warn(&format_args!(
-            "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
-             own screen or web page"
+            "this certificate was never seen with {mac}; compare the fingerprint with the one on the phone's own screen or web \
+             page"
         ));
     }
     let others = claims.iter().filter(|claim| **claim != certificate).count();
     if others > 0 {
         warn(&format_args!(
-            "certificates that came for {mac} besides this one: {others}. Somebody may be posing as it: compare the fingerprint with the one that \
-             the phone shows on its own screen or web page; see provost phone-log {mac}"
+            "other certificates also claimed to be {mac}: {others}; a client may be posing as this phone. Compare the fingerprint with \
+             the one on the phone's own screen or web page; see provost phone-log {mac}"
         ));
     }
     Ok(())
@@ -64,7 +64,7 @@ pub(super) fn warn_of_unproven(
     let proven = phones.iter().map(proven_at).max();
     claims.retain(|claim| proven.is_none_or(|at| claim.last_seen >= at));
     if !claims.is_empty() {
-        say_unproven(constituency, mac, &claims, proven);
+        warn_of_claims(constituency, mac, &claims, proven);
     }
     Ok(())
 }
@@ -72,14 +72,14 @@ pub(super) fn warn_of_unproven(
 /// When a phone last proved its identity in a way that would be accepted again. A refused request counts only if the
 /// phone was never accepted: on a session that began with a pin, requests are refused too after the pin is removed.
 fn proven_at(phone: &StoredPhone) -> i64 {
-    phone.last_let_in.unwrap_or(phone.last_seen)
+    phone.last_accepted.unwrap_or(phone.last_seen)
 }
 
 fn is_of(claim: &StoredClaim, certificate: Fingerprint) -> bool {
     claim.fingerprint.is_some_and(|bytes| Fingerprint::from(bytes) == certificate)
 }
 
-fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[StoredClaim], proven: Option<i64>) {
+fn warn_of_claims(constituency: &ConstituencyName, mac: MacAddress, claims: &[StoredClaim], proven: Option<i64>) {
     let seen = claims.iter().filter_map(|claim| {
         let reason = shown(claim.refusal.as_deref().unwrap_or_default());
         Some((Fingerprint::from(claim.fingerprint?), reason))
@@ -88,11 +88,11 @@ fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Stor
     let seen: BTreeMap<Fingerprint, String> = seen.collect();
     let seen: Vec<String> = seen.iter().map(|(claim, reason)| format!("SHA-256 {claim}, refused: {reason}")).collect();
     let (unless, since) = proven.map_or_else(Default::default, |at| {
-        (format!(" unless it proves who it is, as last at {}", time(at)), "since then ")
+        (format!(" unless it proves its MAC address, as it last did at {}", time(at)), "since then ")
     });
     warn(&format_args!(
-        "{mac} STAYS OUT{unless}: {since}it came with a certificate that proves nothing ({}). If that is the phone's own, \
-         as its screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
+        "{mac} IS STILL REFUSED{unless}: {since}it sent a certificate that proves nothing ({}). If that is the phone's own, \
+         as its screen or web page shows, pin exactly that one: provost allow {mac} --constituency {constituency} \
          --certificate-sha256 FINGERPRINT",
         seen.join("; ")
     ));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, code, complain, denials, passwords, pins, say, server, shown, waiting, warn, whole};
+use super::{ConfigArg, code, denials, passwords, pins, print_error, say, server, shown, waiting, warn, whole};
 use crate::app::named_files;
 use crate::config::Config;
 use crate::constituency::edit::PolicyChange;
@@ -18,16 +18,16 @@ pub(super) struct AllowArgs {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// The constituency that lets it in.
+    /// The constituency that allows it.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
-    /// What stands beside it: where it is, whose it is [default: the note that it has].
+    /// A note, such as the phone's place or owner [default: the note that it has].
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Admit exactly this certificate for it, whoever signed it: all 64 digits, as the phone itself shows them.
+    /// Pin this certificate: accept it for this phone, whatever its issuer. All 64 digits, as the phone itself shows them.
     #[arg(long, value_name = "SHA-256")]
     certificate_sha256: Option<Fingerprint>,
-    /// Make a new password for it, and print it once, where `client_auth` is `digest`.
+    /// Make a new password, and print it once; for constituencies with `client_auth` `digest`.
     #[arg(long, conflicts_with = "certificate_sha256")]
     digest: bool,
 }
@@ -38,10 +38,10 @@ pub(super) struct DenyArgs {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// Only this constituency denies it, by its policy [default: the whole server does, whatever policies say].
+    /// Deny it only in this constituency, in its policy [default: on the whole server, whatever the policies].
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
-    /// Why the whole server denies it [default: the note that it has].
+    /// The reason of a denial on the whole server [default: the phone's note].
     #[arg(long, value_name = "TEXT", conflicts_with = "constituency")]
     note: Option<String>,
 }
@@ -57,7 +57,7 @@ pub(super) struct UndenyArgs {
 pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
     let AllowArgs { mac, constituency, .. } = args;
-    let asks = || if args.digest { passwords::check_asks(&config, constituency) } else { Ok(()) };
+    let asks = || if args.digest { passwords::check_uses_passwords(&config, constituency) } else { Ok(()) };
     if let Err(error) = denials::check_not_denied(&config, *mac).and_then(|()| asks()) {
         return Ok(code(Err(error)));
     }
@@ -69,31 +69,31 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
         let when = if changed == EditResult::Now { "within a second" } else { "already" };
-        let say_accepted = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
+        let print_allowed = || say(&format_args!("{mac} is allowed in {constituency}{by} {when}"));
         if args.digest {
-            let given = passwords::give(&config, constituency, *mac).with_context(|| {
-                format!("{mac} is on the list of {constituency} {when}, and no new password could be stored for it")
+            let given = passwords::create(&config, constituency, *mac).with_context(|| {
+                format!("{mac} is on the list of {constituency} {when}, but its new password cannot be stored")
             })?;
-            say_accepted();
+            print_allowed();
             given.show();
             return Ok(());
         }
         match passwords::has_one(&config, constituency, *mac) {
-            Ok(None) => say_accepted(),
+            Ok(None) => print_allowed(),
             Ok(Some(true)) => {
-                say_accepted();
+                print_allowed();
                 return Ok(());
             }
             Ok(Some(false)) => {
                 say(&format_args!(
-                    "{mac} is on the list of {constituency} {when}, and stays out as long as it has no password: \
-                     provost allow {mac} --constituency {constituency} --digest gives it one"
+                    "{mac} is on the list of {constituency} {when}, but is refused until it has a password; make one with \
+                     provost allow {mac} --constituency {constituency} --digest"
                 ));
                 return Ok(());
             }
             Err(error) => {
                 say(&format_args!("{mac} is on the list of {constituency} {when}"));
-                warn(&format_args!("whether it has a password, without which it stays out, is unknown: {error}"));
+                warn(&format_args!("cannot read its password, and without one it is refused: {error}"));
                 return Ok(());
             }
         }
@@ -103,7 +103,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
             None => pins::warn_of_unproven(&config, constituency, *mac),
         };
         if let Err(error) = warned {
-            warn(&format_args!("what was seen of {mac} cannot be looked up: {error}"));
+            warn(&format_args!("cannot read the history of {mac}: {error}"));
         }
         Ok(())
     });
@@ -128,17 +128,19 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     let config = config.find()?;
     let mac = args.mac;
     let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
-    match passwords::take(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
-        Ok(EditResult::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
-        Ok(EditResult::Already) => say(&format_args!("{mac} is kept out of {name} already")),
+    match passwords::remove_of(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
+        Ok(EditResult::Now) => say(&format_args!("{mac} is denied in {name} within a second")),
+        Ok(EditResult::Already) => say(&format_args!("{mac} is already denied in {name}")),
         Ok(EditResult::NoClientAuth) => {
-            say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
+            say(&format_args!(
+                "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
+            ));
         }
         Err(error) => {
             // If the constituency does not exist, no phone is accepted.
             match error.downcast_ref() {
-                Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
-                _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),
+                Some(EditError::Absent { .. }) => print_error(&format_args!("{}; nothing was changed", whole(&error))),
+                _ => print_error(&format_args!("{mac} MAY STILL BE ACCEPTED in {name}: {}", whole(&error))),
             }
             return Ok(ExitCode::FAILURE);
         }

@@ -12,7 +12,7 @@ use crate::constituency::{POLICY_FILE, PolicyFile};
 /// What `provost schema` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Of which file.
+    /// The configuration file.
     #[arg(value_enum)]
     file: File,
     /// Print tables of the keys instead, in Markdown, as docs/reference.md has them.

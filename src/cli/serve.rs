@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{ConfigArg, complain, diagnostics, runtime};
+use super::{ConfigArg, diagnostics, print_error, runtime};
 use crate::app::socket_activation::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config};
@@ -17,7 +17,7 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What `provost serve` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The form of the access log and of diagnostics, text or json [default: that of provost.json, or else text].
+    /// The format of the access log and of diagnostics, text or json [default: that of provost.json, else text].
     #[arg(long, value_name = "FORMAT", value_parser = log_format)]
     log: Option<LogFormat>,
 }
@@ -26,7 +26,7 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(format!("{other:?} is neither \"text\" nor \"json\"")),
+        other => Err(format!("unknown format {other:?}; use \"text\" or \"json\"")),
     }
 }
 
@@ -37,8 +37,8 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     // In the wrong folder, local mode would leave a state directory with keys.
     if config.is_local() && !config.constituencies.is_dir() {
         bail!(
-            "there is neither {CONFIG_FILE} nor a folder {} here; run this where one of them lies, name the configuration \
-             (--config FILE), or begin here: mkdir -p {}/NAME",
+            "no {CONFIG_FILE} and no folder {} here; run this in the folder of one of them, name the configuration \
+             (--config FILE), or start here with mkdir -p {}/NAME",
             config.constituencies.display(),
             config.constituencies.display()
         );
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     if config.is_local() {
         tracing::info!(
             target: ANNOUNCEMENT,
-            "LOCAL MODE: no provost.json here; serving {} on loopback, with certificates of our own",
+            "LOCAL MODE: no provost.json here; serving {} on loopback, with certificates of a local CA",
             config.domain
         );
     }
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         Err(AppError::Settings(error)) => Err(error.into()),
         Err(AppError::Denials(error)) => Err(error.into()),
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             Ok(ExitCode::FAILURE)
         }
     }

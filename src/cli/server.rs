@@ -10,7 +10,7 @@ use anyhow::Context;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::warn;
-use crate::app::control::{self, ControlRequest, Reply};
+use crate::app::control::{self, ControlReply, ControlRequest};
 use crate::config::Config;
 use crate::phone_history::{HistoryReader, ReadError};
 use crate::state;
@@ -26,14 +26,14 @@ pub(super) fn ask(
     state: &Path,
     request: &ControlRequest,
     timeout: Option<Duration>,
-) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
+) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<ControlReply>> + use<>>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     let path = control::path(state);
     let mut stream = match connect(&path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(error).with_context(|| format!("{}: run this as the user that serves", path.display()));
+            return Err(error).with_context(|| format!("{}: run this as the service's user", path.display()));
         }
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
@@ -59,20 +59,20 @@ pub(super) fn phone_history(config: &Config) -> Result<Option<HistoryReader>, Re
     let flushed = match ask(&config.state, &ControlRequest::Flush, Some(TIMEOUT)) {
         Ok(None) => Ok(()),
         Ok(Some(mut replies)) => match replies.next() {
-            Some(Ok(Reply::Done)) => Ok(()),
-            Some(Ok(Reply::Failed(reason))) => Err(reason),
-            Some(Err(error)) => Err(format!("the server does not answer ({error:#})")),
-            Some(Ok(_)) | None => Err("the server does not know this request; is it of another version?".to_owned()),
+            Some(Ok(ControlReply::Done)) => Ok(()),
+            Some(Ok(ControlReply::Failed(reason))) => Err(reason),
+            Some(Err(error)) => Err(format!("the server did not answer: {error:#}")),
+            Some(Ok(_)) | None => Err("the server does not know this request; it may be another version".to_owned()),
         },
         Err(error) => {
             let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
             // An error of our own says what is in the way of the socket.
             let is_own = kind == Some(io::ErrorKind::Other);
-            Err(if is_own { format!("{error:#}") } else { format!("the server does not answer ({error:#})") })
+            Err(if is_own { format!("{error:#}") } else { format!("the server did not answer: {error:#}") })
         }
     };
     if let Err(why) = flushed {
-        warn(&format_args!("what phones did in the last second may be missing: {why}"));
+        warn(&format_args!("phone events of the last second may be missing: {why}"));
     }
     HistoryReader::open(&config.state)
 }

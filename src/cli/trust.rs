@@ -25,21 +25,21 @@ use crate::wording::counted;
 /// The commands about trust.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// The trust bundles and their CA certificates.
+    /// List the trust bundles and their CA certificates.
     List,
-    /// Whether a constituency would let a device certificate in: prints the MAC address, or the exact reason.
+    /// Check a device certificate for a constituency: prints the MAC address, or the exact reason of a refusal.
     Verify(VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    /// The constituency that the phone would ask.
+    /// The constituency.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
-    /// What the phone presents: its own certificate first (PEM), or that alone (DER).
+    /// The phone's chain, its own certificate first (PEM), or that certificate alone (DER).
     #[arg(value_name = "CHAIN.pem")]
     chain: PathBuf,
-    /// At what time [default: now].
+    /// The time of the check [default: now].
     #[arg(long, value_name = "RFC3339", value_parser = |text: &str| OffsetDateTime::parse(text, &Rfc3339))]
     at: Option<OffsetDateTime>,
 }
@@ -58,7 +58,7 @@ fn list(config: &Config) -> ExitCode {
         match bundle {
             Ok(bundle) => list_bundle(&name, &bundle),
             Err(error) => {
-                say(&format_args!("{name}: CANNOT BE USED: {error}"));
+                say(&format_args!("{name}: INVALID: {error}"));
                 code = ExitCode::FAILURE;
             }
         }
@@ -74,17 +74,17 @@ fn list_bundle(name: &str, bundle: &Bundle) {
         let sha256 = digest(&SHA256, &anchor.certificate);
         let fingerprint: String = sha256.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
         let (from, to) = (rfc3339(anchor.not_before), rfc3339(anchor.not_after));
-        let mark = if now > anchor.not_after { " (EXPIRED: nothing that it signed counts)" } else { "" };
+        let mark = if now > anchor.not_after { " (EXPIRED: its certificates are refused)" } else { "" };
         say(&format_args!("  {}{mark}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
     }
     for list in &bundle.revocations {
-        let mark = if now > list.next_update { " (OUTDATED: nothing that this CA signed counts)" } else { "" };
+        let mark = if now > list.next_update { " (EXPIRED: all certificates of this CA are refused)" } else { "" };
         let (count, end) = (list.len(), rfc3339(list.next_update));
         say(&format_args!("  revoked by {}: {count}, next list due by {end}{mark}", list.ca));
     }
     if !bundle.known.is_empty() {
         let known = counted(bundle.known.len(), "CA");
-        say(&format_args!("  known, but trusted only through these: {known}"));
+        say(&format_args!("  intermediates: {known}"));
     }
 }
 
@@ -100,14 +100,14 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
         let unusable = site.unusable().find(|(unusable, _)| *unusable == name).map(|(_, reason)| reason.to_owned());
         let fault = site.registry().faults().iter().find(|fault| fault.subject == name.as_str());
         let reason = unusable.or_else(|| fault.map(|fault| fault.message.clone()));
-        return refused(reason.unwrap_or_else(|| format!("there is no constituency {name}")));
+        return refused(reason.unwrap_or_else(|| format!("constituency {name} not found")));
     };
     let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
     let Some(finding) = generation.examine(constituency, &chain, now) else {
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
-            return refused("this constituency asks for a password, not for a certificate".to_owned());
+            return refused("this constituency uses passwords, not certificates".to_owned());
         }
-        say(&"let in: this constituency asks for no certificate (\"client_auth\": \"none\")");
+        say(&"accepted: this constituency needs no certificate (\"client_auth\": \"none\")");
         return Ok(ExitCode::SUCCESS);
     };
     match finding.verdict {
@@ -118,7 +118,7 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
                 if let Some(reason) = constituency.standing(mac).refusal(mac, &constituency.name) {
                     refused(reason)
                 } else {
-                    say(&format_args!("let in: {mac}{}", note(&device, now)));
+                    say(&format_args!("accepted: {mac}{}", note(&device, now)));
                     Ok(ExitCode::SUCCESS)
                 }
             }
@@ -143,8 +143,8 @@ fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
         return Ok(vec![bytes.into()]);
     }
     let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let chain = chain.with_context(|| format!("{shown} holds no certificates in PEM"))?;
-    anyhow::ensure!(!chain.is_empty(), "{shown} holds no certificate, neither in PEM nor in DER");
+    let chain = chain.with_context(|| format!("{shown} is not PEM"))?;
+    anyhow::ensure!(!chain.is_empty(), "no certificate in {shown}, neither PEM nor DER");
     Ok(chain)
 }
 

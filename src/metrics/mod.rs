@@ -32,7 +32,7 @@ pub struct Handshakes {
 
 /// A finished request, or a refused handshake.
 #[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
+pub struct Observation<'a> {
     /// The constituency, if it was determined.
     pub constituency: Option<&'a ConstituencyName>,
     /// The method, if it is a request.
@@ -65,7 +65,7 @@ struct RequestTally {
 
 /// The current values of the gauges.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub struct GaugeValues {
     /// Our version.
     pub version: &'static str,
     /// When the process started, in Unix seconds.
@@ -97,7 +97,7 @@ pub struct Facts {
     /// Claims that the phone history dropped.
     pub ledger_dropped_claims: u64,
     /// Lines of the access log that were dropped because its reader was too slow.
-    pub lines_lost: u64,
+    pub lines_dropped: u64,
 }
 
 /// The TLS that phones of a constituency speak.
@@ -168,7 +168,7 @@ impl Handshakes {
 
 impl Metrics {
     /// Counts a finished request or a refused handshake.
-    pub fn observe(&self, observed: Observed<'_>) {
+    pub fn observe(&self, observed: Observation<'_>) {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let tally = match tallies.entry(observed.constituency.cloned()) {
             Entry::Occupied(known) => known.into_mut(),
@@ -201,7 +201,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If formatting fails, which would be a bug.
-    pub fn text(&self, facts: &Facts, exposition: Exposition) -> Result<String, fmt::Error> {
+    pub fn text(&self, facts: &GaugeValues, exposition: Exposition) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("provost");
         self.register_counts(facts, &mut registry);
         facts.register_process(&mut registry);
@@ -215,7 +215,7 @@ impl Metrics {
         Ok(written)
     }
 
-    fn register_counts(&self, facts: &Facts, registry: &mut Registry) {
+    fn register_counts(&self, facts: &GaugeValues, registry: &mut Registry) {
         let is_there = |name: &ConstituencyName| facts.constituencies.iter().any(|(there, _)| there == name.as_str());
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         // Refusals without a constituency stay.
@@ -243,7 +243,7 @@ impl Metrics {
         registry.register("requests", "Requests by constituency, method and status", requests);
         registry.register("refusals", "Refused requests and handshakes by the kind of their reason", refusals);
         registry.register("sent_bytes", "Bytes of bodies that were sent", bytes);
-        registry.register("handshakes", "TLS handshakes by what came of them", handshakes);
+        registry.register("handshakes", "TLS handshakes by outcome", handshakes);
     }
 }
 
@@ -276,24 +276,24 @@ fn counter(value: u64) -> Counter {
     counter
 }
 
-impl Facts {
+impl GaugeValues {
     fn register_process(&self, registry: &mut Registry) {
         let connections = Gauges::default();
         for (kind, count) in &self.connections {
             set(&connections, &[("kind", kind)], *count);
         }
-        registry.register("build", "The version that runs", Info::new(vec![("version", self.version)]));
-        registry.register("start_time_seconds", "Since when it runs, in Unix time", gauge(self.started));
+        registry.register("build", "The running version", Info::new(vec![("version", self.version)]));
+        registry.register("start_time_seconds", "The start time, in Unix time", gauge(self.started));
         registry.register("ready", "Whether phones can be served (1) or not (0)", gauge(i64::from(self.is_ready)));
         registry.register("connections", "Phones' connections by kind", connections);
         let is_written = gauge(i64::from(self.ledger_is_written));
-        registry.register("ledger_writable", "Whether the ledger can be written (1) or not (0)", is_written);
-        let dropped = "Sightings of phones that are missing in the ledger because there were too many";
+        registry.register("ledger_writable", "Whether the phone history can be written (1) or not (0)", is_written);
+        let dropped = "Phone events that were dropped because the queue of the phone history was full";
         registry.register("ledger_dropped_sightings", dropped, counter(self.ledger_dropped));
-        let claims = "Unproven claims to be a phone that are missing in the ledger because there were too many";
+        let claims = "Unproven claims to be a phone that were dropped because the queue of the phone history was full";
         registry.register("ledger_dropped_claims", claims, counter(self.ledger_dropped_claims));
-        let lost = "Lines of the access log that were lost because nobody took them";
-        registry.register("access_log_lost_lines", lost, counter(self.lines_lost));
+        let lost = "Lines of the access log that were dropped because standard output was not read fast enough";
+        registry.register("access_log_lost_lines", lost, counter(self.lines_dropped));
     }
 
     fn register_phones(&self, registry: &mut Registry) {
@@ -321,9 +321,9 @@ impl Facts {
         }
         registry.register("phones", "Phones by constituency and state", phones);
         registry.register("phones_seen", "Phones seen during the last day", seen);
-        let together = "Phones that fell silent at the same time, where they are most of those that come regularly";
+        let together = "Phones that fell silent together, where these are most of those that connect regularly";
         registry.register("phones_silent_together", together, silent);
-        registry.register("phones_tls", "Phones by the TLS that they spoke when they were last seen", tls);
+        registry.register("phones_tls", "Phones by the TLS version that they used last", tls);
         registry.register("constituencies", "Folders of constituencies by whether they are served", constituencies);
     }
 
@@ -349,16 +349,20 @@ impl Facts {
             set(&in_a_row, &key, renewal.failures_in_a_row);
             set(&human, &key, i64::from(renewal.needs_human));
         }
-        let starts = "When the certificate in use began to be valid, in Unix time";
+        let starts = "The notBefore of the certificate in use, in Unix time";
         registry.register("certificate_start_timestamp_seconds", starts, start);
-        let expires = "When the certificate in use expires, in Unix time";
+        let expires = "The notAfter of the certificate in use, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", expires, expiry);
         let levels = "Whether the condition of the certificate is at this level (1) or not (0): ok, warning, error";
         registry.register("certificate_condition", levels, level);
         registry.register("renewal_attempts", "Attempts to obtain or renew a certificate", attempts);
         registry.register("renewal_failures", "Attempts to obtain or renew a certificate that failed", failures);
-        registry.register("renewal_consecutive_failures", "How many attempts failed in a row", in_a_row);
-        registry.register("renewal_needs_human", "Whether somebody must change something (1) or not (0)", human);
+        registry.register("renewal_consecutive_failures", "Consecutive failed attempts", in_a_row);
+        registry.register(
+            "renewal_needs_human",
+            "Whether renewal needs an action of an operator (1) or not (0)",
+            human,
+        );
     }
 }
 

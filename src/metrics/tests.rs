@@ -7,16 +7,21 @@ fn line(text: &str, metric: &str) -> String {
 }
 
 #[test]
-fn what_was_counted_is_told_until_its_constituency_is_gone() {
+fn counters_are_exposed_until_the_constituency_is_removed() {
     let metrics = Metrics::default();
     let name: ConstituencyName = "ote".parse().unwrap();
-    let get =
-        Observed { constituency: Some(&name), method: Some(&Method::GET), status: Some(200), refusal: None, bytes: 7 };
+    let get = Observation {
+        constituency: Some(&name),
+        method: Some(&Method::GET),
+        status: Some(200),
+        refusal: None,
+        bytes: 7,
+    };
     metrics.observe(get);
     metrics.observe(get);
-    metrics.observe(Observed { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
-    metrics.observe(Observed { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
-    metrics.observe(Observed {
+    metrics.observe(Observation { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
+    metrics.observe(Observation { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
+    metrics.observe(Observation {
         constituency: None,
         method: None,
         status: None,
@@ -32,8 +37,11 @@ fn what_was_counted_is_told_until_its_constituency_is_gone() {
         version: "TLSv1.0".to_owned(),
         suite: "TLS_RSA_WITH_AES_128_CBC_SHA".to_owned(),
     };
-    let mut facts =
-        Facts { constituencies: vec![("ote".to_owned(), true)], tls: [(spoken, 3)].into(), ..Facts::default() };
+    let mut facts = GaugeValues {
+        constituencies: vec![("ote".to_owned(), true)],
+        tls: [(spoken, 3)].into(),
+        ..GaugeValues::default()
+    };
     for exposition in [Exposition::OpenMetrics, Exposition::Plain] {
         let text = metrics.text(&facts, exposition).unwrap();
         for expected in [
@@ -59,8 +67,10 @@ fn what_was_counted_is_told_until_its_constituency_is_gone() {
 }
 
 #[test]
-fn the_two_forms_say_so() {
-    let text = |exposition| Metrics::default().text(&Facts { version: "1.2", ..Facts::default() }, exposition).unwrap();
+fn both_expositions_have_their_format() {
+    let text = |exposition| {
+        Metrics::default().text(&GaugeValues { version: "1.2", ..GaugeValues::default() }, exposition).unwrap()
+    };
     let (open, plain) = (text(Exposition::OpenMetrics), text(Exposition::Plain));
     assert!(open.ends_with("# EOF\n") && open.contains("# TYPE provost_handshakes counter"), "{open}");
     assert!(plain.contains("# TYPE provost_handshakes_total counter") && !plain.contains("EOF"), "{plain}");

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_has_its_steps_in_order_and_forgets_the_day_before() {
+    fn day_has_ordered_steps_and_drops_older_ones() {
         let mut activity = Activity::default();
         activity.add(NOW - 86_400, served(9));
         activity.add(NOW - STEP_S, served(1));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_step_is_written_whole_and_only_when_it_is_new() {
+    fn each_changed_step_is_written_once_with_its_total() {
         let mut activity = Activity::default();
         activity.add(NOW, served(1));
         activity.add_written(&[(NOW / STEP_S, served(10)), (NOW / STEP_S - 1, served(20))]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leaps_about_leaves_only_so_much() {
+    fn clock_jumps_do_not_grow_the_number_of_steps() {
         let mut activity = Activity::default();
         for step in 0..10_000 {
             activity.add(step * STEP_S, served(1));

@@ -61,7 +61,7 @@ impl HistoryHealth {
         self.queue.dropped()
     }
 
-    /// How many claims were dropped. Anybody can flood the server with claims.
+    /// How many claims were dropped. Any client can flood the server with claims.
     #[must_use]
     pub fn dropped_claims(&self) -> u64 {
         self.queue.dropped_claims()

@@ -1,7 +1,7 @@
 //! The history of phones: every phone that was seen, its last actions, and why it was refused. SQLite, in the state
 //! directory.
 //!
-//! 1. The access log's observer makes a [`PhoneEvent`], and [queues](PhoneHistory::note) it. The queue is bounded and
+//! 1. The access log's observer makes a [`PhoneEvent`], and [queues](PhoneHistory::record) it. The queue is bounded and
 //!    never blocks. If it is full, the oldest event is dropped and counted.
 //! 2. One thread ([`writer`]) aggregates the queued events per phone into a [`batch`].
 //! 3. It [writes](store) the batch in one transaction. If that fails, as with a full disk, it retries.
@@ -35,7 +35,7 @@ pub use activity::{ActivityCounts, STEP_S};
 pub use health::HistoryHealth;
 pub use phone_event::{PhoneEvent, Proof, is_refusal};
 pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
-pub use silence::{Rhythm, Silence, silent_together};
+pub use silence::{Silence, VisitPattern, silent_together};
 pub use user_agent::UserAgent;
 pub use visits::Visits;
 pub use writer::HistoryWriter;
@@ -70,13 +70,13 @@ impl PhoneHistory {
     }
 
     /// Queues an event. Never blocks.
-    pub fn note(&self, event: PhoneEvent) {
+    pub fn record(&self, event: PhoneEvent) {
         self.queue.push(event);
     }
 
     /// Adds `counts` at `time`, in Unix seconds. Never blocks.
-    pub fn count(&self, time: i64, counts: ActivityCounts) {
-        self.queue.count(time, counts);
+    pub fn add_activity(&self, time: i64, counts: ActivityCounts) {
+        self.queue.add_activity(time, counts);
     }
 
     #[must_use]

@@ -45,7 +45,7 @@ pub enum Proof {
     },
     /// The right password.
     Password,
-    /// Not at all: a certificate that anybody can make, or a wrong password.
+    /// Not at all: a certificate that any client can make, or a wrong password.
     Claimed {
         /// The SHA-256 of the certificate. `None` if the client used a password.
         fingerprint: Option<[u8; 32]>,

@@ -19,14 +19,14 @@ pub(super) const MAX_CLAIMED: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub(super) struct HistoryQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueueState>,
     changed: Condvar,
     dropped: AtomicU64,
     dropped_claims: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueueState {
     proven: VecDeque<PhoneEvent>,
     claimed: VecDeque<PhoneEvent>,
     activity: Activity,
@@ -46,7 +46,7 @@ pub(super) struct TakenBatch {
     pub(super) flushes: Vec<Flush>,
 }
 
-impl Waiting {
+impl QueueState {
     fn is_empty(&self) -> bool {
         self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_unwritten() && self.flushes.is_empty()
     }
@@ -77,7 +77,7 @@ impl HistoryQueue {
     }
 
     /// Adds `counts` at `time`, in Unix seconds.
-    pub(super) fn count(&self, time: i64, counts: ActivityCounts) {
+    pub(super) fn add_activity(&self, time: i64, counts: ActivityCounts) {
         let mut waiting = self.lock();
         let was_empty = waiting.is_empty();
         waiting.activity.add(time, counts);
@@ -120,7 +120,7 @@ impl HistoryQueue {
     /// Waits for the first event, then up to `gathering` for more, and takes everything. `None` if the queue is empty
     /// and closed.
     pub(super) fn take(&self, gathering: Duration) -> Option<TakenBatch> {
-        let is_idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.is_closed;
+        let is_idle = |waiting: &mut QueueState| waiting.is_empty() && !waiting.is_closed;
         let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.wait(waiting, gathering);
         if waiting.is_empty() {
@@ -137,8 +137,8 @@ impl HistoryQueue {
         self.wait(self.lock(), pause).is_closed
     }
 
-    fn wait<'a>(&self, waiting: MutexGuard<'a, Waiting>, pause: Duration) -> MutexGuard<'a, Waiting> {
-        let may_wait = |waiting: &mut Waiting| !waiting.is_closed && waiting.flushes.is_empty();
+    fn wait<'a>(&self, waiting: MutexGuard<'a, QueueState>, pause: Duration) -> MutexGuard<'a, QueueState> {
+        let may_wait = |waiting: &mut QueueState| !waiting.is_closed && waiting.flushes.is_empty();
         self.changed.wait_timeout_while(waiting, pause, may_wait).unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -161,12 +161,12 @@ impl HistoryQueue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many claims were dropped. Anybody can make any number of claims.
+    /// How many claims were dropped. Any client can make any number of claims.
     pub(super) fn dropped_claims(&self) -> u64 {
         self.dropped_claims.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,27 +24,27 @@ const PATH_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').r
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// SQLite failed.
-    #[error("the ledger {path} cannot be read: {source}", path = .path.display())]
+    #[error("cannot read the phone history {path}: {source}", path = .path.display())]
     Database {
         path: PathBuf,
         /// The error of SQLite.
         source: rusqlite::Error,
     },
     /// The file is inaccessible.
-    #[error("the ledger {path} cannot be read: {source}{}", hint(.source), path = .path.display())]
+    #[error("cannot read the phone history {path}: {source}{}", hint(.source), path = .path.display())]
     File {
         path: PathBuf,
         /// The error of the system.
         source: std::io::Error,
     },
     /// The database has another version than this provost reads.
-    #[error("the ledger {path} is of version {found}, this provost reads version {}; use the provost that serves", schema::version(), path = .path.display())]
+    #[error("unsupported version {found} of the phone history {path}: this provost reads version {}; use the provost that runs the server", schema::version(), path = .path.display())]
     Version { path: PathBuf, found: i64 },
 }
 
 /// The remedy for an error that does not name its own.
 fn hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::Other { "" } else { "; run this as the user that serves, or as root" }
+    if error.kind() == io::ErrorKind::Other { "" } else { "; run this as the service's user, or as root" }
 }
 
 /// The database, open for reading.
@@ -71,7 +71,7 @@ pub struct StoredPhone {
     pub first_seen: i64,
     pub last_seen: i64,
     /// When it was last accepted, if ever.
-    pub last_let_in: Option<i64>,
+    pub last_accepted: Option<i64>,
     /// Whether its last request was refused.
     pub is_refused: bool,
     /// The last client address.
@@ -249,7 +249,7 @@ fn find(path: &Path) -> io::Result<Option<(FolderHandle, bool)>> {
     }
     folder.act(|_| {
         let readable = accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS);
-        let reason = "the folder's owner, as whom root reads it, does not reach it by this path";
+        let reason = "permission denied for the folder's owner, as whom root reads it";
         readable.map_err(|errno| io::Error::other(format!("{reason}: {errno}")))
     })?;
     let is_idle = !folder.has(beside("-wal"))?;
@@ -282,7 +282,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
         mac: row.get("mac")?,
         first_seen: row.get("first_seen")?,
         last_seen: row.get("last_seen")?,
-        last_let_in: row.get("last_let_in")?,
+        last_accepted: row.get("last_let_in")?,
         is_refused: row.get("is_refused")?,
         address: row.get("address")?,
         model: row.get("model")?,

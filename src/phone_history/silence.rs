@@ -20,7 +20,7 @@ const HALF_HOUR: i64 = 1_800_000;
 
 /// When a known phone was last seen, and how often it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rhythm {
+pub struct VisitPattern {
     pub last_seen: i64,
     pub visits: Visits,
 }
@@ -38,7 +38,7 @@ pub struct Silence {
 /// The phones of one constituency that fell silent together, if any, at `now`. The server has listened since
 /// `listening`.
 #[must_use]
-pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Silence> {
+pub fn silent_together(phones: &[VisitPattern], now: i64, listening: i64) -> Option<Silence> {
     let (mut begins, mut ends, mut all_ends) = (Vec::new(), Vec::new(), Vec::new());
     for phone in phones.iter().filter(|phone| phone.visits.count >= VISITS) {
         let Some(usual) = phone.visits.usual_pause else { continue };
@@ -77,17 +77,17 @@ mod tests {
     const LONG_AGO: i64 = 0;
 
     /// Phones with the same usual pause, last seen `ago` before now.
-    fn phones(usual: i64, ago: &[i64]) -> Vec<Rhythm> {
+    fn phones(usual: i64, ago: &[i64]) -> Vec<VisitPattern> {
         let visits = Visits { count: VISITS, usual_pause: Some(usual) };
-        ago.iter().map(|ago| Rhythm { last_seen: NOW - ago, visits }).collect()
+        ago.iter().map(|ago| VisitPattern { last_seen: NOW - ago, visits }).collect()
     }
 
-    fn silent(phones: &[Rhythm]) -> Option<(usize, usize, i64)> {
+    fn silent(phones: &[VisitPattern]) -> Option<(usize, usize, i64)> {
         silent_together(phones, NOW, LONG_AGO).map(|it| (it.silent, it.of, NOW - it.since))
     }
 
     #[test]
-    fn phones_that_missed_their_time_since_the_same_half_hour_are_silent_together() {
+    fn phones_silent_since_the_same_half_hour_are_together() {
         let (minute, alive) = (60_000, [10 * 60_000, 20 * 60_000]);
         let gone = [0, 10, 20, 29].map(|minutes| 5 * HOUR + minutes * minute);
         let all = [phones(HOUR / 2, &gone), phones(HOUR / 2, &alive)].concat();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_that_poll_daily_at_their_own_times_are_silent_together_too() {
+    fn phones_that_poll_daily_are_silent_together_too() {
         let day = 24 * HOUR;
         // The network failed 50 hours ago; each phone had come within the day before.
         let gone: Vec<i64> = (0..20).map(|phone| 50 * HOUR + phone * HOUR).collect();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_that_left_one_by_one_are_not_silent_together() {
+    fn phones_gone_one_by_one_are_not_silent_together() {
         let gone: Vec<i64> = (1..20).map(|month| month * 30 * 24 * HOUR).collect();
         assert_eq!(silent(&phones(HOUR, &gone)), None);
         // They do not hide others that fail together now.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_down_waits_before_it_calls_phones_silent() {
+    fn after_downtime_phones_are_not_silent_at_once() {
         let gone = phones(HOUR, &[9 * HOUR; 10]);
         assert!(silent_together(&gone, NOW, NOW - 10 * HOUR).is_some());
         assert_eq!(silent_together(&gone, NOW, NOW - 2 * HOUR), None);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_hides_no_outage_of_days() {
+    fn restart_does_not_hide_a_long_outage() {
         let day = 24 * HOUR;
         let daily = |ago| phones(day, &[ago; 10]);
         assert!(silent_together(&daily(2 * day), NOW, NOW - HOUR).is_some());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_that_came_too_seldom_do_not_count() {
+    fn phones_with_few_visits_are_ignored() {
         let mut few = phones(HOUR, &[9 * HOUR; 10]);
         for phone in &mut few {
             phone.visits.count = VISITS - 1;
@@ -146,9 +146,9 @@ mod tests {
         assert_eq!(silent(&few), None);
     }
 
-    fn rhythm() -> impl Strategy<Value = Rhythm> {
+    fn visit_pattern() -> impl Strategy<Value = VisitPattern> {
         let usual = prop::option::weighted(0.9, 120_000..4 * 24 * HOUR);
-        (0..90 * 24 * HOUR, 0..12_u64, usual).prop_map(|(ago, count, usual_pause)| Rhythm {
+        (0..90 * 24 * HOUR, 0..12_u64, usual).prop_map(|(ago, count, usual_pause)| VisitPattern {
             last_seen: NOW - ago,
             visits: Visits { count, usual_pause },
         })
@@ -156,8 +156,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn silence_is_of_most_and_in_no_order(
-            mut phones in prop::collection::vec(rhythm(), 0..40), listening in 0..90 * 24 * HOUR,
+        fn silence_needs_a_majority_and_ignores_order(
+            mut phones in prop::collection::vec(visit_pattern(), 0..40), listening in 0..90 * 24 * HOUR,
         ) {
             let found = silent_together(&phones, NOW, NOW - listening);
             if let Some(silence) = found {
@@ -174,26 +174,26 @@ mod tests {
             pauses in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), 0..40),
         ) {
             let on_time = |(usual, part): (i64, i64)| phones(usual, &[usual * part / 1000]);
-            let all: Vec<Rhythm> = pauses.into_iter().flat_map(on_time).collect();
+            let all: Vec<VisitPattern> = pauses.into_iter().flat_map(on_time).collect();
             prop_assert_eq!(silent(&all), None);
         }
 
         #[test]
-        fn an_outage_of_all_is_found_however_often_they_come(
+        fn outage_of_all_phones_is_found_at_any_visit_rate(
             usual in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), MIN_SILENT..40),
         ) {
             // The outage began so long ago that each phone is overdue.
             let outage = 8 * 24 * HOUR;
-            let all: Vec<Rhythm> =
+            let all: Vec<VisitPattern> =
                 usual.iter().flat_map(|(usual, part)| phones(*usual, &[outage + usual * part / 1000])).collect();
             let found = silent(&all).map(|(silent, of, _)| (silent, of));
             prop_assert_eq!(found, Some((all.len(), all.len())));
         }
 
         #[test]
-        fn no_time_overflows(last_seen: i64, now: i64, listening: i64, usual: i64) {
+        fn extreme_times_do_not_overflow(last_seen: i64, now: i64, listening: i64, usual: i64) {
             let visits = Visits { count: 9, usual_pause: Some(usual) };
-            let _ = silent_together(&[Rhythm { last_seen, visits }; 4], now, listening);
+            let _ = silent_together(&[VisitPattern { last_seen, visits }; 4], now, listening);
         }
     }
 }

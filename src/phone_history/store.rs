@@ -44,21 +44,21 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     /// SQLite failed.
-    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    #[error("cannot write the phone history {path}: {source}", path = .path.display())]
     Database {
         path: PathBuf,
         /// The error of SQLite.
         source: rusqlite::Error,
     },
     /// The file cannot be created or moved.
-    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    #[error("cannot write the phone history {path}: {source}", path = .path.display())]
     File {
         path: PathBuf,
         /// The error of the system.
         source: io::Error,
     },
     /// A newer provost wrote the database.
-    #[error("the ledger {path} was written by a newer provost (version {found}); use that one, or move the file away", path = .path.display())]
+    #[error("unsupported version {found} of the phone history {path}, written by a newer provost; use that one, or move the file away", path = .path.display())]
     Newer { path: PathBuf, found: i64 },
 }
 

@@ -33,7 +33,7 @@ pub const SILENT_AFTER: i64 = 2 * 86_400_000;
 /// The phones that the policies of `registry` name, and those that were `seen`, with the `claims` to be one of them. A
 /// claim alone adds no phone.
 #[must_use]
-pub fn together(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
+pub fn summarize(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
     let mut all = PhoneSummaries::new();
     for constituency in registry.served() {
         for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
@@ -77,7 +77,7 @@ impl PhoneSummary {
     /// from a stranger: a claim proves nothing.
     #[must_use]
     pub fn locked_out(&self, now: i64) -> Option<&StoredClaim> {
-        let accepted = self.seen.as_ref().and_then(|phone| phone.last_let_in);
+        let accepted = self.seen.as_ref().and_then(|phone| phone.last_accepted);
         self.claim.as_ref().filter(|claim| {
             self.standing == Some(PhoneStanding::Known)
                 && accepted.is_none_or(|at| at < claim.last_seen)

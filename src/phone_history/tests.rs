@@ -91,7 +91,7 @@ fn from(network: u32, event: PhoneEvent) -> PhoneEvent {
 }
 
 #[test]
-fn what_a_phone_did_is_told_of_it() {
+fn phone_row_has_what_its_events_show() {
     let mut bench = Bench::new();
     let log = format!("/logs/{}-app.log", mac(1));
     let put = |seconds, status, reason: Option<&str>| PhoneEvent {
@@ -117,7 +117,7 @@ fn what_a_phone_did_is_told_of_it() {
     let [phone] = phones.as_slice() else { panic!("{phones:?}") };
     let ms = |seconds: i64| 1_767_225_600_000 + seconds * 1000;
     let stored = |what: &str, seconds| Some(StoredEvent { what: what.to_owned(), at: ms(seconds) });
-    assert_eq!((phone.first_seen, phone.last_seen, phone.last_let_in), (ms(10), ms(14), Some(ms(14))));
+    assert_eq!((phone.first_seen, phone.last_seen, phone.last_accepted), (ms(10), ms(14), Some(ms(14))));
     assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), Some("5.9.7.4477")));
     assert_eq!(phone.configuration, stored(&format!("/{}.cfg", mac(1)), 12));
     assert_eq!(phone.upload, stored(&log, 13));
@@ -153,7 +153,7 @@ fn firmware_of_another_model_is_not_kept() {
 }
 
 #[test]
-fn a_phone_is_refused_until_it_is_let_in_again() {
+fn phone_is_refused_until_it_is_accepted_again() {
     let mut bench = Bench::new();
     bench.write(&[refused(1, 1)]);
     assert!(bench.phones()[0].is_refused);
@@ -164,19 +164,19 @@ fn a_phone_is_refused_until_it_is_let_in_again() {
 }
 
 #[test]
-fn a_clock_that_was_wrong_once_does_no_lasting_harm() {
+fn wrong_clock_has_no_lasting_effect() {
     let mut bench = Bench::new();
     let century = 100 * 365 * 86_400;
     bench.write(&[event(1, 10), refused(1, century), claimed(1, 1, century)]);
     bench.write(&[event(1, 20), claimed(1, 1, 20)]);
     let phone = bench.phones().remove(0);
     assert_eq!(phone.last_seen / 1000 - 1_767_225_600, 20);
-    assert_eq!((phone.last_let_in, phone.is_refused), (Some(phone.last_seen), false));
+    assert_eq!((phone.last_accepted, phone.is_refused), (Some(phone.last_seen), false));
     assert_eq!(bench.reader().claims().unwrap()[0].last_seen, phone.last_seen);
 }
 
 #[test]
-fn refused_phones_are_bounded_per_network_and_in_all() {
+fn refused_phones_are_limited_per_network_and_in_total() {
     let mut bench = Bench::new();
     let known: Vec<PhoneEvent> = (0..300).map(|phone| from(1, event(phone, 0))).collect();
     bench.write(&known);
@@ -197,7 +197,7 @@ fn refused_phones_are_bounded_per_network_and_in_all() {
 }
 
 #[test]
-fn claims_are_bounded_and_touch_nothing_that_was_proven() {
+fn claims_are_limited_and_change_no_proven_phone() {
     let mut bench = Bench::new();
     bench.write(&[event(1, 1), refused(2, 1)]);
     let proven = bench.phones();
@@ -223,7 +223,7 @@ fn claims_are_bounded_and_touch_nothing_that_was_proven() {
 }
 
 #[test]
-fn a_claim_keeps_the_addresses_that_it_came_from_last() {
+fn claim_keeps_its_latest_addresses() {
     let mut bench = Bench::new();
     let of = |bench: &Bench| {
         let claim = bench.reader().claims().unwrap().remove(0);
@@ -248,7 +248,7 @@ fn a_claim_keeps_the_addresses_that_it_came_from_last() {
 }
 
 #[test]
-fn a_phone_speaks_the_older_of_its_two_programs_tls() {
+fn phone_has_the_older_tls_of_application_and_updater() {
     let mut bench = Bench::new();
     let by = |program: &str, tls, seconds| PhoneEvent {
         user_agent: Some(format!("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/{program}").into_bytes().into()),
@@ -270,7 +270,7 @@ fn a_phone_speaks_the_older_of_its_two_programs_tls() {
 }
 
 #[test]
-fn a_ledger_of_the_first_version_is_brought_to_this_one() {
+fn database_of_version_1_is_migrated() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder.path().join(FOLDER));
     std::fs::create_dir(path.parent().unwrap()).unwrap();
@@ -287,7 +287,7 @@ fn a_ledger_of_the_first_version_is_brought_to_this_one() {
 }
 
 #[test]
-fn the_newest_requests_are_kept_for_a_month() {
+fn newest_requests_are_kept_for_30_days() {
     let mut bench = Bench::new();
     let many: Vec<PhoneEvent> = (0..1000).map(|second| event(1, second)).collect();
     many.chunks(300).for_each(|some| bench.write(some));
@@ -305,7 +305,7 @@ fn the_newest_requests_are_kept_for_a_month() {
 }
 
 #[test]
-fn texts_of_strangers_are_cut() {
+fn foreign_text_is_truncated() {
     let mut bench = Bench::new();
     let long = "ä".repeat(5000);
     let request = Some((Method::GET, format!("/{long}.cfg").into()));
@@ -317,7 +317,7 @@ fn texts_of_strangers_are_cut() {
 }
 
 #[test]
-fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
+fn full_queue_drops_the_oldest_of_its_kind_and_counts() {
     let queue = HistoryQueue::default();
     let numbers = |events: &[PhoneEvent]| events.iter().map(|it| it.bytes).collect::<Vec<_>>();
     let numbered =
@@ -341,10 +341,10 @@ fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
 }
 
 #[test]
-fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after_it() {
+fn activity_is_written_again_after_a_failed_write() {
     let queue = HistoryQueue::default();
     let counts = ActivityCounts { refused: 1, ..ActivityCounts::default() };
-    queue.count(STEP_S, counts);
+    queue.add_activity(STEP_S, counts);
     let taken = queue.take(Duration::ZERO).unwrap();
     assert!(taken.events.is_empty());
     queue.requeue(taken);
@@ -354,14 +354,14 @@ fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after
 }
 
 #[test]
-fn how_much_went_on_outlives_its_server_and_its_file() {
+fn activity_survives_a_restart_and_a_deleted_file() {
     let folder = tempfile::tempdir().unwrap();
     let now = clock::unix_seconds(clock::now());
     let counts = |served: u64| ActivityCounts { served, refused: 2, handshakes: 3 };
     let served = |history: &PhoneHistory| history.health().activity(now).1.last().unwrap().served;
     let run = |count: u64| {
         let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
-        history.count(now, counts(count));
+        history.add_activity(now, counts(count));
         drop(history);
         writer.finish(Duration::from_mins(1));
     };
@@ -376,7 +376,7 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
     );
     // If the file is deleted, a new one is made, and the counts are written again.
     std::fs::remove_file(database(folder.path())).unwrap();
-    history.count(now, counts(100));
+    history.add_activity(now, counts(100));
     drop(history);
     writer.finish(Duration::from_mins(1));
     let store = HistoryStore::open(&database(folder.path())).unwrap();
@@ -384,7 +384,7 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
 }
 
 #[test]
-fn a_phone_that_comes_each_hour_has_its_visits_counted() {
+fn hourly_visits_are_counted() {
     let mut bench = Bench::new();
     let visits = |bench: &Bench| bench.phones()[0].visits;
     bench.write(&[event(1, 0), event(1, 1)]);
@@ -402,12 +402,12 @@ fn a_phone_that_comes_each_hour_has_its_visits_counted() {
 }
 
 #[test]
-fn flush_is_answered_once_all_before_it_is_written() {
+fn flush_completes_after_all_earlier_events_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
     let health = history.health();
     for second in 0..20 {
-        history.note(event(1, second));
+        history.record(event(1, second));
         assert_eq!(health.flush().blocking_recv(), Ok(true));
         let store = rusqlite::Connection::open(database(folder.path())).unwrap();
         let requests: u64 = store.query_row("SELECT requests FROM phone", [], |row| row.get(0)).unwrap();
@@ -421,18 +421,18 @@ fn flush_is_answered_once_all_before_it_is_written() {
 }
 
 #[test]
-fn flush_that_cannot_be_written_is_answered_so() {
+fn failed_flush_reports_failure() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(database(folder.path())).unwrap();
     let (history, _writer) = PhoneHistory::start(folder.path()).unwrap();
-    history.note(event(1, 1));
+    history.record(event(1, 1));
     assert_eq!(history.health().flush().blocking_recv(), Ok(false));
     std::fs::remove_dir(database(folder.path())).unwrap();
     assert_eq!(history.health().flush().blocking_recv(), Ok(true), "it is tried again at once");
 }
 
 #[test]
-fn a_damaged_file_is_moved_aside_and_a_newer_one_is_left_alone() {
+fn damaged_file_is_moved_aside_and_newer_one_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(folder.path());
     #[expect(clippy::disallowed_methods, reason = "damage is not written whole or not at all")]
@@ -446,14 +446,14 @@ fn a_damaged_file_is_moved_aside_and_a_newer_one_is_left_alone() {
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     let error = HistoryStore::open(&path).unwrap_err();
-    assert!(!error.is_corrupt() && error.to_string().contains("newer provost (version 99)"), "{error}");
+    assert!(!error.is_corrupt() && error.to_string().contains("version 99 of the phone history"), "{error}");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn figures_do_not_depend_on_how_sightings_fall_into_batches(
+    fn totals_do_not_depend_on_batch_boundaries(
         kinds in prop::collection::vec((0_u64..4, 0_u8..4), 1..120),
         batch in 1_usize..40,
     ) {

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_phone_is_read() {
+    fn polycom_user_agents_are_parsed() {
         let cases = [
             ("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application", "VVX_500", Some("5.9.7.4477")),
             ("FileTransport PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater", "VVX_500", None),
@@ -171,7 +171,7 @@ mod tests {
 
     /// Public code that distinguishes phones quotes all of these.
     #[test]
-    fn other_vendors_phones_are_read() {
+    fn user_agents_of_other_vendors_are_parsed() {
         let cases = [
             ("Yealink SIP-T46G 28.83.0.120 00:15:65:4a:a9:37", "SIP-T46G", Some("28.83.0.120")),
             ("Yealink SIP-T56A  58.80.0.25 001565f429a4", "SIP-T56A", Some("58.80.0.25")),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_address_is_neither_model_nor_firmware() {
+    fn mac_address_is_neither_model_nor_firmware() {
         for header in [
             "Yealink 001565f429a4",
             "Yealink SIP-T46G 00:15:65:4a:a9:37",
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_phone_has_no_model() {
+    fn unknown_user_agents_have_no_model() {
         let long = format!("X-{}-UA/1", "a".repeat(41));
         for header in ["", "curl/8.1", "-UA/", "X-\x1b[2J-UA/1", "X-ä-UA/1", &long] {
             assert_eq!(UserAgent::parse(header.as_bytes()), None, "{header:?}");
@@ -253,7 +253,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_header_panics_and_what_is_read_is_plain(header: Vec<u8>, word in "[ -~]{0,60}") {
+        fn any_header_is_parsed_without_panic_to_plain_text(header: Vec<u8>, word in "[ -~]{0,60}") {
             let brands = ["", "Yealink ", "snom", "Grandstream Model HW ", "Cisco/", "Cisco-"];
             let headers = brands.map(|brand| format!("{brand}{word}").into_bytes());
             for header in [header, format!("{word}-UA/{word}").into_bytes()].into_iter().chain(headers) {

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn nights_and_weekends_are_remembered_until_the_next() {
+    fn usual_pause_remembers_nights_and_weekends() {
         let day = || std::iter::repeat_n(HOUR, 10).chain([14 * HOUR]);
         let week = || (0..4).flat_map(|_| day()).chain(std::iter::repeat_n(HOUR, 10)).chain([62 * HOUR]);
         let before_the_weekend = after(week().chain((0..4).flat_map(|_| day())).chain(std::iter::repeat_n(HOUR, 10)));

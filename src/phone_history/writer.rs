@@ -33,7 +33,7 @@ impl HistoryWriter {
             logged_dropped: 0,
             _alive: alive,
         };
-        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
+        std::thread::Builder::new().name("phone-history".to_owned()).spawn(move || thread.run())?;
         Ok(Self(ended))
     }
 
@@ -41,7 +41,7 @@ impl HistoryWriter {
     /// [`PhoneHistory`](super::PhoneHistory) must have been dropped.
     pub fn finish(self, timeout: Duration) {
         if self.0.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            tracing::error!("the last of the ledger is lost: its disk does not answer");
+            tracing::error!("the last phone events are lost: timeout while the phone history was written (hung disk?)");
         }
     }
 }
@@ -75,7 +75,7 @@ impl WriterThread {
             if written.is_err() {
                 self.queue.requeue(taken);
                 if self.queue.pause(RETRY) && self.write_last().is_err() {
-                    tracing::error!("the last of the ledger is lost");
+                    tracing::error!("the last phone events are lost");
                     return;
                 }
             }
@@ -93,7 +93,7 @@ impl WriterThread {
                 self.store = None;
                 let aside = HistoryStore::move_aside(&self.path)?;
                 let (path, aside) = (self.path.display(), aside.display());
-                tracing::error!("{error}; moved aside to {aside}, and {path} begins anew");
+                tracing::error!("{error}; moved it to {aside}, and started an empty {path}");
                 self.try_write(taken)
             }
             other => other,
@@ -128,16 +128,18 @@ impl WriterThread {
     fn report(&mut self, error: Option<&StoreError>) {
         self.health.record_write(error);
         match error {
-            Some(error) if !std::mem::replace(&mut self.is_failing, true) => tracing::error!(
-                "{error}; phones are served all the same, and it is tried again every {} s",
-                RETRY.as_secs()
-            ),
-            None if std::mem::take(&mut self.is_failing) => tracing::info!("the ledger is written again"),
+            Some(error) if !std::mem::replace(&mut self.is_failing, true) => {
+                tracing::error!("{error}; phones are served; next attempt every {} s", RETRY.as_secs())
+            }
+            None if std::mem::take(&mut self.is_failing) => tracing::info!("the phone history is written again"),
             _ => {}
         }
         let dropped = self.queue.dropped();
         if error.is_none() && dropped > self.logged_dropped {
-            tracing::warn!("{} sightings of phones are missing in the ledger", dropped - self.logged_dropped);
+            tracing::warn!(
+                "{} phone events are missing in the phone history: the queue was full",
+                dropped - self.logged_dropped
+            );
             self.logged_dropped = dropped;
         }
     }

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_breaks_off_says_what_is_missing() {
+    fn truncated_json_names_the_missing_bracket() {
         for (text, expected) in [
             ("{", "1:1: the file ends before the closing }"),
             ("{\n  \"phones\": {\n    \"00005e00530c\": \"kitchen\"\n  }", "4:3: the file ends before the closing }"),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_commas_and_quotes_are_named_as_what_they_are() {
+    fn comments_commas_and_quotes_have_their_own_errors() {
         let comment = "a comment (// or /* */): JSON has no comments; remove it";
         for (text, expected) in [
             ("// mine\n{}", format!("1:1: {comment}")),
@@ -278,7 +278,7 @@ mod tests {
 
     /// A text for each of serde's own messages, to check that none of them is shown.
     #[test]
-    fn no_sentence_of_serdes_is_passed_on() {
+    fn every_syntax_error_of_serde_is_translated() {
         let texts = [
             "[",
             "{",
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_another_kind_are_told_in_words() {
+    fn type_errors_use_json_terms() {
         for (message, expected) in [
             ("missing field `domain`", "the key \"domain\" is missing"),
             ("duplicate field `domain`", "duplicate key \"domain\""),

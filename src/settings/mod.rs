@@ -59,7 +59,7 @@ impl SettingsError {
 
     /// The position: file, with line and column if known.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         let numbers = [self.line, self.column].into_iter().flatten().map(|number| format!(":{number}"));
         format!("{}{}", self.file.display(), numbers.collect::<String>())
     }
@@ -99,7 +99,7 @@ impl SettingsError {
 impl SettingsError {
     /// The error without the name of the file: line, column, message.
     #[must_use]
-    pub fn in_file(&self) -> String {
+    pub fn without_file_name(&self) -> String {
         let numbers = [self.line, self.column].into_iter().flatten().map(|number| format!("{number}:"));
         let position: String = numbers.collect();
         if position.is_empty() { self.message() } else { format!("{position} {}", self.message()) }
@@ -108,7 +108,7 @@ impl SettingsError {
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place(), self.message())
+        write!(f, "{}: {}", self.location(), self.message())
     }
 }
 
@@ -335,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn a_good_text_is_read() {
+    fn valid_text_is_parsed() {
         let sample: Sample =
             read(Path::new("c.json"), r#"{"client_auth": 1, "uploads": {"max_file_bytes": 7}}"#).unwrap();
         assert_eq!((sample.client_auth, sample.uploads.unwrap().max_file_bytes), (Some(1), 7));
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_refused_at_its_place() {
+    fn type_error_has_line_column_and_key() {
         let table = [
             ("[1, null]", ":1:1: must be an object, not a list"),
             (" []", ":1:2: must be an object, not a list"),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
+    fn unknown_key_has_line_and_suggestion() {
         assert_eq!(
             error("{\n \"clientauth\": 1}"),
             "c.json:2:2: \"clientauth\": unknown key; did you mean \"client_auth\"?"
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_named_with_its_key() {
+    fn invalid_value_has_its_key() {
         let text = error("{\"client_auth\": 1,\n\"uploads\": {\"max_file_bytes\": \"big\"}}");
         assert!(
             text.starts_with(
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_body_is_told_like_that_of_a_file() {
+    fn body_errors_have_the_format_of_file_errors() {
         let error = |body: &[u8]| read_body::<Sample>(body).unwrap_err();
         assert_eq!(error(b"{\"client_auth\": 1"), "body:1:17: the body ends before the closing }");
         assert_eq!(error(b"{\"client_auth\": 1,}"), "body:1:19: trailing comma: remove the comma before this }");
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_key_is_where_it_is_a_key() {
+    fn line_of_key_ignores_values() {
         assert_eq!(line_of_key("{\n\"a\": \"phones\",\n\"phones\" : 1}", "phones"), Some(3));
     }
 

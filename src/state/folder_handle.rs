@@ -194,7 +194,7 @@ impl FolderHandle {
     pub fn check_regular(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match self.kind(name)? {
             None | Some(FileType::RegularFile) => Ok(()),
-            Some(FileType::Symlink) => Err(io::Error::other("a symbolic link, which is not followed here")),
+            Some(FileType::Symlink) => Err(io::Error::other("a symbolic link, which is not followed")),
             Some(kind) => Err(io::Error::other(format!("{}, not a regular file; remove it", kind_of(kind)))),
         }
     }
@@ -214,7 +214,7 @@ impl FolderHandle {
             return self.check_regular(name).and_then(|()| Err(io::Error::other("not a regular file")));
         }
         if self.is_shared && metadata.nlink() > 1 {
-            let reason = "a hard link in a folder that others than root may write: it may be another user's file";
+            let reason = "a hard link in a folder that other users may write: it may be another user's file";
             return Err(io::Error::other(reason));
         }
         Ok(file)
@@ -371,7 +371,7 @@ impl FolderHandle {
         let is_link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
         match opened {
             Err(_) if self.stat(name).is_ok_and(is_link) => {
-                Err(io::Error::other("a symbolic link, which is not followed here"))
+                Err(io::Error::other("a symbolic link, which is not followed"))
             }
             opened => opened,
         }
@@ -474,28 +474,28 @@ pub fn is_private_hard_link(file: &Stat, folder: BorrowedFd<'_>) -> io::Result<b
 fn act_as<T>(user: Option<User>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     match user {
         None => act(),
-        Some(user) => Acting::start(user)?.run(act),
+        Some(user) => AssumedUser::assume(user)?.run(act),
     }
 }
 
 /// The IDs of a thread that acts as another user. Only the effective IDs change. The real ones stay root's, so that
 /// root's rights can be restored, and processes of the user cannot trace this one.
-struct Acting {
+struct AssumedUser {
     group: Gid,
     groups: Vec<Gid>,
 }
 
-impl Acting {
-    fn start(User { user, group }: User) -> io::Result<Self> {
-        let acting = Self { group: rustix::process::getegid(), groups: rustix::process::getgroups()? };
+impl AssumedUser {
+    fn assume(User { user, group }: User) -> io::Result<Self> {
+        let assumed = Self { group: rustix::process::getegid(), groups: rustix::process::getgroups()? };
         // Set the user last: without root's rights, the group and groups cannot be set.
         let started = rustix::thread::set_thread_groups(&[])
             .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(group), None))
             .and_then(|()| rustix::thread::set_thread_res_uid(None, Some(user), None));
         match started {
-            Ok(()) => Ok(acting),
+            Ok(()) => Ok(assumed),
             Err(errno) => {
-                assert!(acting.end().is_ok(), "{RIGHTS_LOST}");
+                assert!(assumed.end().is_ok(), "{RIGHTS_LOST}");
                 let user = user.as_raw();
                 Err(io::Error::other(format!(
                     "root cannot act as the owner, user {user} ({errno}): run this as that user"
@@ -604,7 +604,7 @@ fn walk_by(path: &Path, end: End, links: Links) -> io::Result<(OwnedFd, OsString
 
 fn refused_link(path: &Path, step: &OsStr) -> io::Error {
     io::Error::other(format!(
-        "{step} in {path} is a link that another user may have set, and root follows none of these; put a folder in its \
+        "{step} in {path} is a symbolic link that another user may have made, and root does not follow these; put a folder in its \
          place, or run this as that user",
         step = step.display(),
         path = path.display()
@@ -695,8 +695,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn root_reads_no_planted_file() {
-        as_root("root_reads_no_planted_file", |theirs, roots| {
+    fn root_does_not_read_planted_files() {
+        as_root("root_does_not_read_planted_files", |theirs, roots| {
             let secret = roots.join("secret");
             for (name, user) in [("link", OWNER.0), ("roots-link", 0)] {
                 symlink(&secret, theirs.join(name)).unwrap();
@@ -724,7 +724,7 @@ pub(super) mod tests {
             }
             for path in ["folder/secret", "magic/etc/passwd", "link", "relative"] {
                 let error = super::super::read(&theirs.join(path)).unwrap_err().to_string();
-                assert!(error.contains("root follows none of these"), "{path}: {error}");
+                assert!(error.contains("root does not follow these"), "{path}: {error}");
             }
             assert!(super::super::read(&theirs.join("hard")).is_err());
             let entries = folder.entries().unwrap();
@@ -737,8 +737,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn root_works_in_a_folder_as_its_owner() {
-        as_root("root_works_in_a_folder_as_its_owner", |theirs, roots| {
+    fn root_acts_as_the_folders_owner() {
+        as_root("root_acts_as_the_folders_owner", |theirs, roots| {
             let before = ids();
             let folder = FolderHandle::open(theirs).unwrap();
             let mut draft = Draft::new(&folder, ".new-").unwrap();
@@ -771,19 +771,19 @@ pub(super) mod tests {
         };
         // In a thread of its own, which may lose its rights. The kernel allows 65,536 groups.
         let thread = move || {
-            let lost = || Acting { group: rustix::process::getegid(), groups: vec![Gid::ROOT; 65_537] };
+            let lost = || AssumedUser { group: rustix::process::getegid(), groups: vec![Gid::ROOT; 65_537] };
             let [inner, outer] = [true, false].map(|panics| {
-                let act = || assert!(!panics, "while acting");
+                let act = || assert!(!panics, "while assumed");
                 catch_unwind(AssertUnwindSafe(|| lost().run(act))).err().and_then(message)
             });
-            assert_eq!((inner.as_deref(), outer.as_deref()), (Some("while acting"), Some(RIGHTS_LOST)));
+            assert_eq!((inner.as_deref(), outer.as_deref()), (Some("while assumed"), Some(RIGHTS_LOST)));
         };
         std::thread::spawn(thread).join().unwrap();
     }
 
     #[test]
-    fn a_move_replaces_nothing_and_needs_the_owners_rights() {
-        as_root("a_move_replaces_nothing_and_needs_the_owners_rights", |theirs, roots| {
+    fn move_replaces_nothing_and_needs_the_owners_permission() {
+        as_root("move_replaces_nothing_and_needs_the_owners_permission", |theirs, roots| {
             let [from, to, of_root] = [theirs, theirs, roots].map(|path| FolderHandle::open(path).unwrap());
             let to = to.make_folder("to").unwrap();
             write(&theirs.join("file"), "new", 0o600);
@@ -798,8 +798,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn another_thread_stays_root_meanwhile() {
-        as_root("another_thread_stays_root_meanwhile", |theirs, _| {
+    fn other_threads_stay_root() {
+        as_root("other_threads_stay_root", |theirs, _| {
             let folder = FolderHandle::open(theirs).unwrap();
             let other = folder.act(|_| Ok(std::thread::scope(|scope| scope.spawn(ids).join().unwrap()))).unwrap();
             assert_eq!(other.0.as_raw(), OWNER.0, "a thread that begins in it is the owner's too");
@@ -819,8 +819,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_folder_swapped_for_a_link_meanwhile_shows_nothing() {
-        as_root("a_folder_swapped_for_a_link_meanwhile_shows_nothing", |theirs, roots| {
+    fn folder_swapped_for_a_symlink_is_not_followed() {
+        as_root("folder_swapped_for_a_symlink_is_not_followed", |theirs, roots| {
             let [inner, aside] = ["inner", "aside"].map(|name| theirs.join(name));
             std::fs::create_dir(&inner).unwrap();
             write(&inner.join("secret"), "harmless", 0o644);
@@ -858,8 +858,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_hard_link_where_a_group_may_write_is_not_read() {
-        as_root("a_hard_link_where_a_group_may_write_is_not_read", |theirs, roots| {
+    fn hard_link_in_group_writable_folder_is_not_read() {
+        as_root("hard_link_in_group_writable_folder_is_not_read", |theirs, roots| {
             let shared = theirs.parent().unwrap().join("shared");
             std::fs::create_dir(&shared).unwrap();
             write(&shared.join("own"), "own", 0o600);
@@ -874,8 +874,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn links_to_a_folder_are_followed_as_who_set_them() {
-        as_root("links_to_a_folder_are_followed_as_who_set_them", |theirs, roots| {
+    fn symlinks_to_a_folder_are_followed_as_their_owner() {
+        as_root("symlinks_to_a_folder_are_followed_as_their_owner", |theirs, roots| {
             let around = theirs.parent().unwrap();
             std::fs::set_permissions(around, Permissions::from_mode(0o711)).unwrap();
             std::fs::set_permissions(roots, Permissions::from_mode(0o711)).unwrap();
@@ -906,7 +906,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_name_leads_nowhere_else() {
+    fn names_with_separators_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("a")).unwrap();
         write(&folder.path().join("a/file"), "content", 0o600);
@@ -921,7 +921,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_large_is_not_read() {
+    fn oversized_file_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         File::create(folder.path().join("sparse")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let error = FolderHandle::open(folder.path()).unwrap().read("sparse").unwrap_err().to_string();
@@ -929,7 +929,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_abandoned_drafts_are_swept() {
+    fn only_stale_drafts_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         // PIDs in Linux are at most 2^22.
         let (ended, running) = (4_194_305, std::process::id());

@@ -24,7 +24,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("{path} is locked by {holder}, and was not free within {seconds} s; try again, or end that process if it hangs",
+    #[error("{path} is still locked by {holder} after {seconds} s; try again, or end that process if it hangs",
         path = .path.display(), seconds = .waited.as_secs())]
     Held {
         /// The locked file or folder.
@@ -35,7 +35,7 @@ pub enum LockError {
         waited: Duration,
     },
     /// An I/O error.
-    #[error("{path} cannot be locked: {source}", path = .path.display())]
+    #[error("cannot lock {path}: {source}", path = .path.display())]
     Io {
         /// The file or folder to lock.
         path: PathBuf,
@@ -85,7 +85,7 @@ fn exclusive_within(
             return Err(LockError::Held { path: path.to_owned(), holder: holder_of(&handle), waited });
         }
         if waited >= notify_after && !std::mem::replace(&mut is_notified, true) {
-            notify(&format!("waiting for {}, which {} has locked", path.display(), holder_of(&handle)));
+            notify(&format!("waiting for the lock of {}, which {} holds", path.display(), holder_of(&handle)));
         }
         std::thread::sleep(RETRY_INTERVAL);
     }
@@ -121,7 +121,7 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn a_lock_that_is_not_freed_is_told_and_given_up() {
+    fn lock_timeout_names_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let [held, wanted] = [(); 2].map(|()| File::open(folder.path()).unwrap());
         let messages = RefCell::new(Vec::new());
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(messages.borrow().len(), 0);
         let error = exclusive_within(&wanted, folder.path(), times, &notify).unwrap_err().to_string();
         let holder = format!("process {} (", std::process::id());
-        assert!(error.starts_with(&format!("{} is locked by {holder}", folder.path().display())), "{error}");
+        assert!(error.starts_with(&format!("{} is still locked by {holder}", folder.path().display())), "{error}");
         let messages = messages.into_inner();
         assert!(
             matches!(&messages[..], [one] if one.starts_with("waiting for ") && one.contains(&holder)),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_is_who_has_the_flock_and_not_who_waits() {
+    fn holder_is_the_process_with_the_flock_not_the_waiter() {
         let locks = "1: POSIX  ADVISORY  WRITE 1 fe:00:77 0 EOF\n\
                      2: FLOCK  ADVISORY  WRITE 2 fe:00:78 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 3 fe:00:77 0 EOF\n\

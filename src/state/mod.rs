@@ -23,7 +23,7 @@ pub use folder_handle::{Draft, Entry, FolderHandle, draft_name, is_private_hard_
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The folder or its lock file cannot be created or opened.
-    #[error("the state directory {path} cannot be used: {source}; {}", remedy(.source), path = .path.display())]
+    #[error("cannot use the state directory {path}: {source}; {}", remedy(.source), path = .path.display())]
     Unusable {
         /// The path that failed.
         path: PathBuf,
@@ -35,11 +35,11 @@ pub enum StateError {
     NotALock {
         /// The path of the lock file.
         path: PathBuf,
-        /// What stands there.
+        /// The kind of the file there.
         kind: &'static str,
     },
     /// Another process holds the lock.
-    #[error("the state directory {path} is in use by another provost; stop that one, or give each its own \"state\"", path = .path.display())]
+    #[error("another provost uses the state directory {path}; stop it, or set another \"state\"", path = .path.display())]
     Locked {
         /// The state directory.
         path: PathBuf,
@@ -52,10 +52,10 @@ pub fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE) => "raise LimitNOFILE to 1024 or more (ulimit -n)",
         Some(Errno::NFILE) => "raise fs.file-max (sysctl)",
-        Some(Errno::ROFS) => "mount its file system for writing, or name another folder in \"state\"",
-        Some(Errno::NOSPC | Errno::DQUOT) => "make room on its file system, or name another folder in \"state\"",
-        Some(Errno::NOTDIR | Errno::ISDIR) => "move away what stands in its place, or name another folder in \"state\"",
-        _ => "give the user that runs provost write access, or name another folder in \"state\"",
+        Some(Errno::ROFS) => "mount its file system for writing, or set another folder in \"state\"",
+        Some(Errno::NOSPC | Errno::DQUOT) => "free space on its file system, or set another folder in \"state\"",
+        Some(Errno::NOTDIR | Errno::ISDIR) => "move away the file in its place, or set another folder in \"state\"",
+        _ => "give the user that runs provost write access, or set another folder in \"state\"",
     }
 }
 
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_file_is_the_owners_alone_and_replaced_whole() {
+    fn private_file_is_owner_only_and_replaced_atomically() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key.pem");
         write_private(&path, b"one").unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_holds_the_state_directory() {
+    fn only_one_process_locks_the_state_directory() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(&folder.path().join("state")).unwrap();
         assert_eq!(std::fs::metadata(state.path()).unwrap().permissions().mode() & 0o777, 0o700);
@@ -323,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn root_follows_no_link_that_the_owner_of_the_state_directory_could_have_set() {
-        as_root("root_follows_no_link_that_the_owner_of_the_state_directory_could_have_set", |state, roots| {
+    fn root_follows_no_symlink_of_the_state_directorys_owner() {
+        as_root("root_follows_no_symlink_of_the_state_directorys_owner", |state, roots| {
             for (name, user) in [("digest", 65534), ("ca", 0)] {
                 let link = state.join(name);
                 symlink(roots, &link).unwrap();
@@ -337,7 +337,7 @@ mod tests {
                 ];
                 for tried in tries {
                     let error = tried.unwrap_err().to_string();
-                    assert!(error.contains(name) && error.contains("root follows none"), "{error}");
+                    assert!(error.contains(name) && error.contains("root does not follow"), "{error}");
                 }
             }
             symlink(roots.join("made"), state.join("lock")).unwrap();
@@ -350,8 +350,8 @@ mod tests {
     }
 
     #[test]
-    fn root_gives_the_owner_what_it_makes_and_nothing_else() {
-        as_root("root_gives_the_owner_what_it_makes_and_nothing_else", |state, roots| {
+    fn root_gives_new_files_to_the_folders_owner() {
+        as_root("root_gives_new_files_to_the_folders_owner", |state, roots| {
             std::fs::create_dir(state.join("kept")).unwrap();
             private_folder(&state.join("kept")).unwrap();
             assert_eq!(owner(&state.join("kept")), (0, 0));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_put_in_place_is_gone() {
+    fn unfinished_draft_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("folder");
         private_folder(&path.join("in it")).unwrap();

@@ -508,7 +508,7 @@ fn folder_with_invalid_name_or_symlink_is_reported() {
     // After the folder is renamed to a valid name, it is served and its error disappears.
     fs::rename(site.served("Upper"), site.served("upper")).unwrap();
     server.says("upper is served");
-    server.says("Upper: no longer so");
+    server.says("Upper: resolved");
 }
 
 #[test]

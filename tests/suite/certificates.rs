@@ -64,7 +64,7 @@ fn certificate_unreadable_at_first_is_retried_until_loaded() {
     server.limit_descriptors(0);
     let new = server_certificate(DOMAIN, false);
     rename_over(&site, &new);
-    let cannot = "the last good pair stays in use";
+    let cannot = "the last valid pair stays in use";
     let said = server.says(cannot);
     assert!(said.contains("Too many open files"), "{said}");
     server.limit_descriptors(1024);
@@ -116,7 +116,7 @@ fn mismatched_pair_keeps_the_last_good_certificate() {
     let new = server_certificate(DOMAIN, false);
     let (chain, key) = new.write(&site.path(""), "new");
     std::fs::rename(chain, site.path("ec.pem")).unwrap();
-    server.says("the private key does not match the first certificate; the last good pair stays in use");
+    server.says("the private key does not match the first certificate; the last valid pair stays in use");
     assert_eq!(shown(&server), old);
     std::fs::rename(key, site.path("ec.key")).unwrap();
     is_shown_soon(&server, &new);

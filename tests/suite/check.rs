@@ -83,7 +83,7 @@ fn check_reports_every_problem_in_one_run() {
         ("warning: ote: the alias \"both\" has no effect: ote and ucs have the same alias", ""),
         ("warning: ucs: the alias \"both\" has no effect: ote and ucs have the same alias", ""),
         ("warning: ote: the alias \"ucs\" has no effect: a folder of that name exists", ""),
-        ("warning: lonely: knows no phone", ""),
+        ("warning: lonely: no known phone", ""),
         ("warning: ote/absolute.cfg: the symlink is absolute and is not followed; make it relative: site.cfg", ""),
         ("warning: ote/firmware: the symlink is absolute and is not followed; make it relative: ../ucs/firmware", ""),
         ("warning: ote/unshared.cfg: the symlink leads to ucs/private.cfg", "\"shared\""),
@@ -91,7 +91,7 @@ fn check_reports_every_problem_in_one_run() {
         ("warning: ote/dangling: the symlink to absent is broken", ""),
         ("warning: ote: 00005E0053C7.cfg and 00005e0053c7.cfg differ only in the case", ""),
         ("error: ucs/000000000000.cfg: ", "the file ends within a tag that begins at 1:1"),
-        ("note: ote: the firmware firmware/sip.ld is not served: ", "absolute"),
+        ("note: ote: firmware firmware/sip.ld is not served: ", "absolute"),
     ];
     for (start, part) in expected {
         let is_it = |line: &str| line.starts_with(start) && line.contains(part);
@@ -115,8 +115,7 @@ fn check_of_a_good_site_reports_no_findings() {
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
     std::fs::remove_file(master).unwrap();
     let ended = check(&site);
-    let note =
-        "note: ote: there is no 000000000000.cfg, and phones without a file of their own find nothing to begin with\n";
+    let note = "note: ote: no 000000000000.cfg: phones without a master configuration of their own get none\n";
     assert!(ended.code == 0 && ended.stdout.starts_with(note), "{}", ended.stdout);
 }
 
@@ -126,7 +125,7 @@ fn unused_trust_bundle_is_a_note_if_every_policy_is_readable() {
     site.config["trust"]["house"] = site.config["trust"]["factory"].clone();
     let reported = |site: &Site| {
         let named = check(site).stdout.lines().filter(|line| line.contains("in its \"trust\"")).collect::<String>();
-        named.replace("no constituency has it in its \"trust\", so it lets nobody in", "-")
+        named.replace("no effect: no constituency has it in its \"trust\"", "-")
     };
     assert_eq!(reported(&site), "note: trust bundle \"house\": -");
     site.file("lab/constituency.json", "{");
@@ -149,10 +148,10 @@ fn check_exits_0_on_warnings_and_1_on_an_error() {
 #[test]
 fn check_distinguishes_no_constituency_from_no_valid_one() {
     let site = Site::new();
-    assert!(check(&site).stdout.contains(": there is no constituency; make a folder\n"));
+    assert!(check(&site).stdout.contains(": no constituency; make a folder in it\n"));
     site.file("home/constituency.json", "{");
     let ended = check(&site);
-    assert!(ended.stdout.contains(": there is no constituency that can be served\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains(": no constituency can be served\n"), "{}", ended.stdout);
     assert!(ended.stdout.ends_with("\n0 constituencies can be served; 1 error, 1 warning\n"), "{}", ended.stdout);
 }
 
@@ -263,8 +262,7 @@ fn shipped_constituencies_have_no_errors_or_warnings() {
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
     assert!(ended.stdout.ends_with("2 constituencies can be served; 0 errors, 0 warnings\n"), "{}", ended.stdout);
     let notes: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("note: ")).collect();
-    let is_of_firmware =
-        |note: &&&str| note.contains("the firmware firmware/") || note.contains("what is not there: firmware/");
+    let is_of_firmware = |note: &&&str| note.contains(": firmware firmware/") || note.contains("): firmware/");
     assert_eq!(notes.iter().filter(is_of_firmware).count(), notes.len(), "{notes:?}");
     assert!(notes.len() >= 2 && notes.len() + 1 == ended.stdout.lines().count(), "{notes:?}");
 }
@@ -276,7 +274,7 @@ fn legacy_tls_findings(site: &Site) -> Vec<String> {
     assert_eq!(ended.stderr, "", "{}", ended.stdout);
     let reported = ended.stdout.lines().filter_map(|line| {
         let (subject, what) = line.strip_prefix("warning: ")?.split_once(": ")?;
-        what.contains("the old lane takes an RSA server certificate, and there is none").then(|| subject.to_owned())
+        what.contains("legacy TLS needs an RSA server certificate, and there is none").then(|| subject.to_owned())
     });
     reported.collect()
 }

@@ -85,7 +85,7 @@ fn served_private_key_is_found_under_any_file_name() {
     let open = Site::new();
     open.constituency("ote", &json!({ "client_auth": "none" }));
     open.file("ote/kitchen.pem", key);
-    finds(&open, &[("error: ote/kitchen.pem:1: holds a private key that anybody can read", advice)]);
+    finds(&open, &[("error: ote/kitchen.pem:1: holds a private key that any client can read", advice)]);
 }
 
 #[test]
@@ -118,10 +118,15 @@ fn missing_files_of_a_master_are_reported_per_model_and_phone() {
                 &format!("warning: ote: \"phones\" and \"denied\" both name {STRANGER}: the denial takes precedence"),
                 "removes the denial)",
             ),
-            (&format!("{master}1: CONFIG_FILES names Site.cfg, which is not there, but site.cfg is: case counts"), ""),
             (
-                "warning: ote/000000000000.cfg: for models that no phone here is known to be (VVX600, VVX601), it names what is \
-                 not there: VVX601.cfg, absent.cfg",
+                &format!(
+                    "{master}1: CONFIG_FILES names Site.cfg, which is not found, but site.cfg is: names are case-sensitive"
+                ),
+                "",
+            ),
+            (
+                "warning: ote/000000000000.cfg: it names missing files for models that no known phone has (VVX600, VVX601): \
+                 VVX601.cfg, absent.cfg",
                 "",
             ),
             (
@@ -129,17 +134,17 @@ fn missing_files_of_a_master_are_reported_per_model_and_phone() {
                  not checked",
                 "",
             ),
-            (&format!("warning: ote/{VVX550}.cfg:1: CONFIG_FILES names own.cfg, which is not there"), ""),
+            (&format!("warning: ote/{VVX550}.cfg:1: CONFIG_FILES names own.cfg, which is not found"), ""),
             (
                 &format!(
-                    "warning: ote/{VVX550}.cfg:1: CONFIG_FILES names https://ote.phones.example.com/no.cfg, which is not there"
+                    "warning: ote/{VVX550}.cfg:1: CONFIG_FILES names https://ote.phones.example.com/no.cfg, which is not found"
                 ),
                 "",
             ),
         ],
     );
     std::fs::remove_file(site.served(&format!("ote/{VVX550}.cfg"))).unwrap();
-    let missing = format!("{master}1: CONFIG_FILES names [PHONE_MAC_ADDRESS]-user.cfg, which is not there");
+    let missing = format!("{master}1: CONFIG_FILES names [PHONE_MAC_ADDRESS]-user.cfg, which is not found");
     let who = |end: &str| findings(&site).iter().any(|line| line.starts_with(&missing) && line.ends_with(end));
     assert!(who(&format!("(for {VVX550})")), "{:#?}", findings(&site));
     std::fs::remove_file(site.served(&format!("ote/{VVX500}-user.cfg"))).unwrap();
@@ -173,7 +178,7 @@ fn exposed_secret_is_reported_without_its_value() {
         "<site>\n <a reg.1.auth.password=\"hunter2-one\" device.auth.localAdminPassword.set=\"1\"/>\n\
          <b dir.corp.address=\"https://u:hunter2-two@h/\" reg.2.auth.password=\"\"/></site>",
     );
-    let named = "a file with a phone's MAC address in its name is for that phone alone";
+    let named = "put it into a file with the phone's MAC address in its name: only that phone gets that";
     let who = "every phone of the constituency can read";
     finds(
         &site,
@@ -191,10 +196,10 @@ fn exposed_secret_is_reported_without_its_value() {
     site.constituency("ote", &json!({ "client_auth": "none" }));
     let all = findings(&site);
     assert_eq!(
-        all.iter().filter(|line| line.starts_with("error: ") && line.contains("that anybody can read")).count(),
+        all.iter().filter(|line| line.starts_with("error: ") && line.contains("that any client can read")).count(),
         2
     );
-    assert!(all.iter().any(|line| line.contains("which is never served where no client proves who it is")), "{all:#?}");
+    assert!(all.iter().any(|line| line.contains("which is never served without client authentication")), "{all:#?}");
     let users = format!("warning: ote: served to no phone: {VVX500}-user.cfg: the path holds {VVX500}, ");
     assert!(all.iter().any(|line| line.starts_with(&users)) && all.len() == 4, "{all:#?}");
 
@@ -204,7 +209,10 @@ fn exposed_secret_is_reported_without_its_value() {
     open.file("ote/site.cfg", "<site a.password='hunter2'/>");
     finds(
         &open,
-        &[("error: ote/site.cfg:1: a.password holds a secret that anybody in the networks of \"plain_http\"", named)],
+        &[(
+            "error: ote/site.cfg:1: a.password holds a secret that any client in the networks of \"plain_http\"",
+            named,
+        )],
     );
 
     let many: String = (0..25).map(|number| format!("reg.{number}.auth.password=\"hunter2\"\n")).collect();
@@ -223,7 +231,8 @@ fn unserved_files_are_reported_with_a_remedy() {
     site.file(&format!("ote/{VVX550}-user.cfg"), "<x/>");
     site.file(&format!("ote/{VVX500}-{VVX550}.cfg"), "<x/>");
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "denied": [VVX550] }));
-    let unknown = format!("{STRANGER} is on no list; if it is a phone, provost allow {STRANGER} --constituency ote; ");
+    let unknown =
+        format!("{STRANGER} is on no list; if it is a phone, run provost allow {STRANGER} --constituency ote; ");
     let upper = format!("calls/{}-calls.xml", STRANGER.to_uppercase());
     let files = format!("{STRANGER}-user.cfg, {upper}");
     let for_all = format!("to serve them to every client, add \"{STRANGER}-user.cfg\", \"{upper}\" to \"common\"");
@@ -236,7 +245,7 @@ fn unserved_files_are_reported_with_a_remedy() {
                 &format!(
                     "warning: ote: served to no phone: {VVX500}-{VVX550}.cfg: it belongs to {VVX500}, and the path "
                 ),
-                "holds another MAC address too",
+                "also holds another MAC address",
             ),
         ],
     );
@@ -254,8 +263,10 @@ fn upload_that_hides_a_file_is_reported_with_the_remedy() {
     assert_eq!(phone(&server).put(&format!("/{file}"), "", b"<theirs/>").unwrap().status, 201);
     assert_eq!(phone(&server).put(&format!("/logs/{VVX500}-app.log"), "", b"log").unwrap().status, 201);
     let back = format!("uploads remove {VVX500} {file} --constituency ote");
-    let expected = format!("warning: ote/{file}: {VVX500} gets what it has uploaded instead; provost {back}");
-    finds(&site, &[(&expected, "gives it this file")]);
+    let expected = format!(
+        "warning: ote/{file}: hidden by an upload: {VVX500} gets its upload instead; to give it this file, run provost {back}"
+    );
+    finds(&site, &[(&expected, "")]);
     let removed = provost(&site.path("."), &back.split(' ').collect::<Vec<_>>());
     assert_eq!(removed.code, 0, "{}", removed.stderr);
     finds(&site, &[(&format!("warning: ote/{file}: phones upload files of this name: once {VVX500} does"), "")]);
@@ -376,8 +387,8 @@ fn hostile_files_do_not_stall_the_check() {
     let found = findings(&site);
     watch.at_most(Duration::from_secs(20), "the look");
     for part in [
-        "ote/huge.cfg: is larger than 4 MiB and was not looked into",
-        "ote/pipe.cfg: not a regular file, and never served",
+        "ote/huge.cfg: larger than 4 MiB: not checked",
+        "ote/pipe.cfg: not a regular file: never served",
         "ote/zero.cfg: the symlink leads to /dev/zero, outside",
         "ote/bomb.xml:1:1: a DOCTYPE",
         "ote/external.xml:1:1: a DOCTYPE",
@@ -408,7 +419,7 @@ fn check_of_a_thousand_phones_finishes_within_its_deadline() {
     let found = findings(&site);
     watch.at_most(Duration::from_secs(10), "the look");
     assert!(
-        found.iter().any(|line| line.contains("which is not there (for 00005e010001,") && line.ends_with("661 more)")),
+        found.iter().any(|line| line.contains("which is not found (for 00005e010001,") && line.ends_with("661 more)")),
         "{found:#?}"
     );
     assert_eq!(found.iter().filter(|line| line.contains("served to no phone: ")).count(), 335, "{found:#?}");

@@ -17,7 +17,7 @@ use crate::harness::{eventually, namespace};
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
 const RECORDS: &str = "*.phones A 192.0.2.10\n*.phones AAAA 2001:db8::10";
-const ANY_CA: &str = "CAA records let any CA issue for *.phones.example.com and phones.example.com";
+const ANY_CA: &str = "CAA records allow any CA to issue for *.phones.example.com and phones.example.com";
 
 /// A primary of `example.com` with the usual records and these.
 fn primary(records: &str, policy: &str) -> Bind {
@@ -87,13 +87,13 @@ fn live_check_passes_and_advises_caa_records() {
     let (server, url) = (bind.address, &ca.url);
     let ended = finds(&site, &[]);
     let expected = format!(
-        "*.phones.example.com: leads to 192.0.2.10, 2001:db8::10\n\
+        "*.phones.example.com: resolves to 192.0.2.10, 2001:db8::10\n\
          {url}: answers; terms of service: https://ca.example/terms; profiles: classic\n\
          {CHALLENGE}: a probe record was added in zone example.com\n\
          {server}: has the records\n\
          {CHALLENGE}: the probe record was removed\n\
          {server}: has the records no more\n\
-         note: dns: {ANY_CA}; to permit {url} alone, publish (with accounturi too, once there is an account): \
+         note: dns: {ANY_CA}; to allow only {url}, publish (add accounturi once there is an account): \
          phones.example.com. CAA 0 issue \"ca.example; validationmethods=dns-01\" and \
          phones.example.com. CAA 0 issuewild \"ca.example; validationmethods=dns-01\"\n\
          1 constituency can be served; 0 errors, 0 warnings\n"
@@ -153,11 +153,11 @@ fn live_check_advises_caa_records_bound_to_the_account() {
     let value = format!("ca.example; accounturi={account}; validationmethods=dns-01");
     let records =
         format!("phones.example.com. CAA 0 issue \"{value}\" and phones.example.com. CAA 0 issuewild \"{value}\"");
-    assert!(ended.stdout.contains(&format!("alone, publish: {records}\n")), "{}", ended.stdout);
+    assert!(ended.stdout.contains(&format!(", publish: {records}\n")), "{}", ended.stdout);
     for record in records.split(" and ") {
         bind.nsupdate("provost.", &format!("add {}", record.replacen(" CAA", " 60 CAA", 1)));
     }
-    let good = format!("{}: the CAA records let ca.example issue", ca.url);
+    let good = format!("{}: the CAA records allow ca.example to issue", ca.url);
     let ended = finds(&site, &[(&good, "")]);
     assert!(!ended.stdout.contains("note: "), "{}", ended.stdout);
     assert_eq!(files_of(&site), before, "nothing is left in the state directory");
@@ -209,9 +209,8 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
     for (name, _, reason) in cases.iter().filter(|(_, _, reason)| !reason.is_empty()) {
         site.config["domain"] = json!(format!("{name}.example.com"));
         let ended = finds(&site, &[("error: dns: ", reason)]);
-        let cure = format!(
-            "; to permit it, publish: {name}.example.com. CAA 0 issue \"ca.example; validationmethods=dns-01\""
-        );
+        let cure =
+            format!("; to allow it, publish: {name}.example.com. CAA 0 issue \"ca.example; validationmethods=dns-01\"");
         assert!(ended.stdout.contains(&cure), "{}", ended.stdout);
         seen += 1;
     }
@@ -221,7 +220,7 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
     let above = ("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "");
     finds(&site, &[above, ("warning: dns: only a wildcard record above name.other.example.com", "")]);
     site.config["domain"] = json!("deep.below.parent.example.com");
-    finds(&site, &[("note: dns: CAA records let any CA issue for *.deep.below.parent", "")]);
+    finds(&site, &[("note: dns: CAA records allow any CA to issue for *.deep.below.parent", "")]);
 }
 
 #[test]
@@ -291,8 +290,8 @@ fn live_check_reports_every_problem_in_one_run() {
     let mut site = site(&bind, &ca);
     ca.stop();
     let url = &ca.url;
-    let none = "error: dns: *.phones.example.com has no address, so that no phone finds its constituency; publish, with the \
-                address that this server has in public: *.phones.example.com. A ADDRESS (AAAA for IPv6)";
+    let none = "error: dns: *.phones.example.com has no address, so phones cannot find their constituency; publish, with this \
+                server's public address: *.phones.example.com. A ADDRESS (AAAA for IPv6)";
     let refused = "error: dns: the DNS primary ";
     let missing = format!(
         "REFUSED, signed with the key provost., so the key is valid there; likely causes: (1) its policy does not permit this \
@@ -446,11 +445,11 @@ fn live_check_without_acme_only_resolves_addresses() {
     let bind = BindConfig::new().primary("example.com", RECORDS, "").start_at("127.0.0.1:53".parse().unwrap());
     let mut site = Site::with_ote();
     namespace::resolve_through("127.0.0.1", &site.path("."));
-    let note = ("note: certificate: certificates come from no CA that could be asked", "");
+    let note = ("note: certificate: certificates do not come from ACME", "");
     let files = site.config["certificate"].clone();
     for certificate in [files, json!({ "local_ca": {} })] {
         site.config["certificate"] = certificate;
-        finds(&site, &[note, ("*.phones.example.com: leads to 192.0.2.10, 2001:db8::10", "")]);
+        finds(&site, &[note, ("*.phones.example.com: resolves to 192.0.2.10, 2001:db8::10", "")]);
     }
     drop(bind);
     finds(&site, &[note, ("error: dns: no resolver says which", "it refuses the connection")]);
@@ -463,7 +462,7 @@ fn live_check_in_local_mode_queries_no_server() {
     std::fs::create_dir_all(folder.join("constituencies/home")).unwrap();
     std::fs::write(folder.join("constituencies/home/constituency.json"), r#"{"client_auth": "none"}"#).unwrap();
     let ended = provost(&folder, &["check", "--live"]);
-    let expected = "note: dns: local mode needs neither DNS nor a CA, so none was asked\n\
+    let expected = "note: dns: local mode needs neither DNS nor a CA; --live checked nothing\n\
                     1 constituency can be served; 0 errors, 0 warnings\n";
     assert_eq!((ended.code, ended.stdout.as_str()), (0, expected));
 }

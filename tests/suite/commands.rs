@@ -160,7 +160,7 @@ fn port_in_use_is_reported_with_a_remedy() {
     site.config["listen"] = json!([holder.local_addr().unwrap().to_string()]);
     let ended = run(&mut site.command());
     assert_eq!(ended.code, 1);
-    assert!(ended.stderr.contains("something listens there already; `ss -ltnp` shows what"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another process listens there; `ss -ltnp` shows it"), "{}", ended.stderr);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn second_server_on_the_same_state_is_refused() {
     let first = site.start();
     let ended = run(&mut site.command());
     assert_eq!(ended.code, 1);
-    assert!(ended.stderr.contains("is in use by another provost; stop that one"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another provost uses the state directory"), "{}", ended.stderr);
     first.kill();
     site.start();
 }
@@ -328,15 +328,14 @@ fn printed_grant_marks_a_guessed_zone_and_rejects_a_wrong_one() {
     for (guess, mark) in print(Value::Null).iter().zip(["//", "#"]) {
         let lines: Vec<&str> = guess.stdout.lines().take(3).collect();
         assert!(lines.len() == 3 && lines.iter().all(|line| line.starts_with(&format!("{mark} "))), "{guess:?}");
-        assert!(lines[0].starts_with(&format!("{mark} The zone is a guess, because provost.json gives no \"zone\".")));
+        assert!(lines[0].starts_with(&format!("{mark} The zone is guessed, because provost.json has no \"zone\".")));
         assert!(lines[0].ends_with("_acme-challenge.phones.example.com"), "{guess:?}");
         assert!(lines[1].contains("is a CNAME record") && lines[1].contains("provost check --live"), "{guess:?}");
         assert!(guess.stdout.contains("phones.example.com"), "{guess:?}");
     }
     let [elsewhere, _] = print(json!("acme.example.com"));
     assert_eq!((elsewhere.code, elsewhere.stdout.as_str()), (2, ""));
-    let reason =
-        "_acme-challenge.phones.example.com is not in the zone acme.example.com: a CNAME record leads there, or";
+    let reason = "_acme-challenge.phones.example.com is not in the zone acme.example.com: it is a CNAME record into that zone, or";
     assert!(elsewhere.stderr.contains(reason) && elsewhere.stderr.contains("check --live"), "{}", elsewhere.stderr);
 
     std::fs::remove_file(folder.path().join("provost.key")).unwrap();
@@ -349,16 +348,16 @@ fn printed_grant_marks_a_guessed_zone_and_rejects_a_wrong_one() {
 fn certificate_commands_are_refused_without_acme() {
     let mut site = Site::with_ote();
     for (whose, command, certificate) in [
-        ("files that another program renews", "renew", site.config["certificate"].clone()),
-        ("a CA of this server's own", "renew", json!({ "local_ca": {} })),
-        ("a CA of this server's own", "status", json!({ "local_ca": {} })),
+        ("files, which another program renews", "renew", site.config["certificate"].clone()),
+        ("the server's own CA", "renew", json!({ "local_ca": {} })),
+        ("the server's own CA", "status", json!({ "local_ca": {} })),
     ] {
         site.config["certificate"] = certificate;
         site.write_config();
         let ended = provost(&site.path(""), &["certificate", command]);
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
-        assert!(ended.stderr.contains(&format!("the certificates are from {whose}")), "{ended:?}");
-        assert!(ended.stderr.contains("there is nothing to obtain"), "{ended:?}");
+        assert!(ended.stderr.contains(&format!("the certificates come from {whose}")), "{ended:?}");
+        assert!(ended.stderr.contains("this command needs \"acme\""), "{ended:?}");
     }
 }
 

@@ -88,7 +88,8 @@ fn server_wide_denial_applies_within_a_second_in_all_folders() {
 
     let ended = command(&site, &["deny", "00:00:5E:00:53:0C", "--note", "left in a taxi"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "00005e00530c is denied everywhere within a second\n"));
-    let public = "note: a denial has no effect in public: it asks no phone who it is (\"client_auth\": \"none\")\n";
+    let public =
+        "note: a denial has no effect in public: it does not authenticate clients (\"client_auth\": \"none\")\n";
     assert_eq!(ended.stderr, public);
     for open in &mut open {
         within_a_second("403 on an open connection", || (open.get("/site.cfg").unwrap().status == 403).then_some(()));
@@ -105,14 +106,14 @@ fn server_wide_denial_applies_within_a_second_in_all_folders() {
     let entry = &denied(&site)[VVX500];
     assert_eq!(entry["note"], "left in a taxi");
     assert!(entry["by"].as_str().is_some_and(|by| !by.is_empty()) && entry["at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(good(&site, &["deny", VVX500]), "00005e00530c is denied everywhere already\n");
+    assert_eq!(good(&site, &["deny", VVX500]), "00005e00530c is already denied everywhere\n");
     assert_eq!(denied(&site)[VVX500], *entry);
 
     let refused = bad(&site, &["allow", VVX500, "--constituency", "ote"]);
-    assert!(refused.contains(": left in a taxi; provost undeny 00005e00530c lifts that"), "{refused}");
+    assert!(refused.contains(": left in a taxi; to lift that, run provost undeny 00005e00530c"), "{refused}");
     assert_eq!(folders(&site), before);
     let lifted = good(&site, &["undeny", VVX500]);
-    assert!(lifted.starts_with("00005e00530c is not denied everywhere any more; it was denied by "), "{lifted}");
+    assert!(lifted.starts_with("00005e00530c is no longer denied everywhere; it was denied by "), "{lifted}");
     for client in &clients {
         gives_within_a_second(client, 200);
     }
@@ -141,12 +142,12 @@ fn denial_survives_deploys_restarts_and_removed_policies() {
     // It does not remove a policy's own denial.
     good(&site, &["deny", STRANGER, "--constituency", "ote"]);
     let lifted = command(&site, &["undeny", STRANGER]);
-    let still = "note: ote denies it (provost allow 00005e0053aa --constituency ote lifts that)\n";
+    let still = "note: ote still denies it; to lift that, run provost allow 00005e0053aa --constituency ote\n";
     assert_eq!((lifted.code, lifted.stderr.as_str()), (0, still));
-    server.says("00005e0053aa is not denied everywhere any more");
+    server.says("00005e0053aa is no longer denied everywhere");
     assert_eq!(status(&clients[0]), 403);
     assert!(bad(&site, &["undeny", STRANGER]).ends_with(
-        "is not denied everywhere; ote denies it (provost allow 00005e0053aa --constituency ote lifts that)\n"
+        "is not denied everywhere; ote still denies it; to lift that, run provost allow 00005e0053aa --constituency ote\n"
     ));
 }
 
@@ -175,7 +176,7 @@ fn undeny_restores_certificate_pins_but_not_passwords() {
     let pinned = server.client("ote", &own);
     assert_eq!(status(&pinned), 200);
     let said = good(&site, &["deny", STRANGER]);
-    assert!(said.contains("has no password for gone any more") && said.contains("has no password for pw any more"));
+    assert!(said.contains("removed the password of 00005e0053aa for gone") && said.contains("00005e0053aa for pw\n"));
     gives_within_a_second(&pinned, 403);
     for name in ["pw", "gone"] {
         assert_eq!(passwords(name), [VVX500], "{name}");
@@ -183,22 +184,22 @@ fn undeny_restores_certificate_pins_but_not_passwords() {
     for more in [&["--certificate-sha256", print][..], &["--digest"]] {
         let name = if more[0] == "--digest" { "pw" } else { "ote" };
         let refused = bad(&site, &[&["allow", STRANGER, "--constituency", name], more].concat());
-        assert!(refused.contains("provost undeny 00005e0053aa lifts that"), "{refused}");
+        assert!(refused.contains("to lift that, run provost undeny 00005e0053aa"), "{refused}");
     }
     // A password stored by hand does not count either.
     let file = site.path("state/digest/pw.json");
     let mut smuggled: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     smuggled["phones"][STRANGER] = smuggled["phones"][VVX500].clone();
     fs::write(&file, smuggled.to_string()).unwrap();
-    assert!(good(&site, &["undeny", STRANGER]).contains("has no password for pw any more"));
+    assert!(good(&site, &["undeny", STRANGER]).contains("removed the password of 00005e0053aa for pw"));
     assert_eq!(passwords("pw"), [VVX500]);
     gives_within_a_second(&pinned, 200);
     // If passwords cannot be removed, the denial stays.
     good(&site, &["deny", STRANGER]);
     fs::write(&file, "{").unwrap();
-    assert!(bad(&site, &["undeny", STRANGER]).contains("its denial was not lifted"));
+    assert!(bad(&site, &["undeny", STRANGER]).contains("is still denied everywhere: cannot remove a password"));
     let again = command(&site, &["deny", STRANGER]);
-    assert!(again.code == 1 && again.stderr.contains("undeny will not work until it is not"), "{again:?}");
+    assert!(again.code == 1 && again.stderr.contains("undeny fails until it is removed"), "{again:?}");
     assert_eq!(denied(&site).as_object().unwrap().len(), 1);
 }
 
@@ -213,10 +214,7 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
     fs::write(&file, "{ \"00005e0053c7\": ").unwrap();
     // The server may also read it while it is still empty.
     let reported = server.says("denied.json:1:18: ");
-    assert!(
-        reported.contains("the denials that were read last stay in force") && reported.contains("ERROR"),
-        "{reported}"
-    );
+    assert!(reported.contains("the last valid denials stay in force") && reported.contains("ERROR"), "{reported}");
     assert_eq!(phones.each_ref().map(status), [403, 200]);
     let checked = command(&site, &["check"]);
     assert_eq!(checked.code, 1);
@@ -253,9 +251,9 @@ fn unreadable_denials_block_start_and_the_last_read_stay() {
     assert_eq!(phones.each_ref().map(status), [403, 200]);
     // A repair and a removal while the server runs are both logged.
     fs::write(&file, "x").unwrap();
-    server.says("the denials that were read last stay in force");
+    server.says("the last valid denials stay in force");
     fs::write(&file, format!("{{ \"{VVX550}\": {{}} }}")).unwrap();
-    server.says("denied.json is good again, and in force");
+    server.says("denied.json is valid again and in force");
     assert_eq!(phones.each_ref().map(status), [200, 403]);
     fs::remove_file(&file).unwrap();
     gives_within_a_second(&phones[1], 200);
@@ -294,10 +292,11 @@ fn denial_is_shown_with_author_time_and_note_escaped() {
     let log = good(&site, &["phone-log", VVX500]);
     assert!(log.contains(&format!("{VVX500} is {reported}\n")) && log.contains("\"GET /site.cfg\" 403"), "{log}");
     let unseen = command(&site, &["phone-log", STRANGER]);
-    assert!(unseen.code == 0 && unseen.stderr.contains("was never seen"), "{unseen:?}");
+    assert!(unseen.code == 0 && unseen.stderr.contains("it was never seen"), "{unseen:?}");
     let checked = good(&site, &["check"]);
     assert!(checked.contains(&format!("note: denied.json: {VVX500} is {reported}\n")), "{checked}");
-    let public = "note: public: phones that are denied everywhere are served here too: it asks no phone who it is";
+    let public =
+        "note: public: phones that are denied everywhere are still served here: it does not authenticate clients";
     assert!(checked.contains(public) && !checked.contains("note: any: phones that are denied"), "{checked}");
     for shown in [&phones, &listed, &log, &unseen.stdout, &checked] {
         assert!(!shown.contains('\u{1b}') && !shown.contains("\nerror: forged"), "{shown}");
@@ -431,7 +430,7 @@ fn command_waiting_for_a_lock_reports_it_and_times_out() {
         assert_eq!(status.code(), Some(1));
         let error = says(&lines, "error: ");
         assert!(
-            error.contains(&me) && error.contains("was not free within 10 s") && error.contains("nothing was changed"),
+            error.contains(&me) && error.contains("after 10 s") && error.contains("nothing was changed"),
             "{error}"
         );
     }
@@ -445,7 +444,7 @@ fn deny_in_a_folder_without_configuration_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let ended = provost(folder.path(), &["deny", VVX500]);
     assert_eq!(ended.code, 1);
-    assert!(ended.stderr.contains("00005e00530c is not denied: local mode"), "{ended:?}");
+    assert!(ended.stderr.contains("00005e00530c was not denied: local mode"), "{ended:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

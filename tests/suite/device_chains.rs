@@ -83,7 +83,7 @@ fn run(site: &Site, cases: &[Case]) {
             match (refused, result) {
                 (None, Ok(response)) => {
                     assert_eq!((response.status, &reason), (200, &Value::Null), "{name}");
-                    assert_eq!((code, said.trim()), (0, "let in: 00005e00530c"), "{name}");
+                    assert_eq!((code, said.trim()), (0, "accepted: 00005e00530c"), "{name}");
                 }
                 (Some((expected, expected_alert)), Err(error)) => {
                     let reason = reason.as_str().unwrap();
@@ -268,7 +268,7 @@ fn accepting_expired_leaves_tolerates_no_other_fault() {
     let server = site.start();
     assert_eq!(server.client("ote", &expired()).get("/site.cfg").unwrap().status, 200);
     let (code, said) = verify(&site, &expired());
-    assert_eq!((code, said.trim()), (0, "let in: 00005e00530c (expired, tolerated by policy)"));
+    assert_eq!((code, said.trim()), (0, "accepted: 00005e00530c (expired, tolerated by policy)"));
 }
 
 #[test]

@@ -85,6 +85,6 @@ fn final_log_lines_are_flushed_at_every_exit() {
     let ended = tool::run(&mut site.command());
     assert_eq!(ended.code, 1);
     let (said, complaint) =
-        (ended.stderr.find("listening on 127.0.0.1:"), ended.stderr.find("something listens there"));
+        (ended.stderr.find("listening on 127.0.0.1:"), ended.stderr.find("another process listens there"));
     assert!(said.is_some() && said < complaint, "{}", ended.stderr);
 }

@@ -11,7 +11,7 @@ use crate::harness::tool::{Ended, provost};
 use crate::harness::{VVX500, VVX550, eventually};
 use crate::uploads::phone;
 
-const WITHOUT_MASTER: &str = "note: ote: there is no 000000000000.cfg";
+const WITHOUT_MASTER: &str = "note: ote: no 000000000000.cfg";
 
 /// A site of two phones whose constituency `ote` holds only `files`.
 fn site(files: &[(&str, &str)]) -> Site {
@@ -67,9 +67,9 @@ fn mac_cfg_named_by_the_master_is_followed() {
         (&format!("{VVX500}.cfg"), "<polycomConfig><reg reg.1.address='100'/></polycomConfig>"),
         (&format!("{VVX550}.cfg"), "<polycomConfig/>"),
     ]);
-    finds(&site, &[("warning: ote/000000000000.cfg:1: CONFIG_FILES names gone.cfg, which is not there", "")]);
+    finds(&site, &[("warning: ote/000000000000.cfg:1: CONFIG_FILES names gone.cfg, which is not found", "")]);
     std::fs::remove_file(site.served(&format!("ote/{VVX550}.cfg"))).unwrap();
-    let own = format!("CONFIG_FILES names [PHONE_MAC_ADDRESS].cfg, which is not there (for {VVX550})");
+    let own = format!("CONFIG_FILES names [PHONE_MAC_ADDRESS].cfg, which is not found (for {VVX550})");
     assert!(findings(&site).iter().any(|line| line.ends_with(&own)), "{:#?}", findings(&site));
 }
 
@@ -83,14 +83,14 @@ fn file_names_are_read_from_any_root_and_element() {
     finds(
         &site,
         &[
-            ("warning: ote/000000000000.cfg:4: CONFIG_FILES names gone.cfg, which is not there", ""),
-            (&format!("warning: ote/{VVX550}.cfg:1: CONFIG_FILES names gone.cfg, which is not there"), ""),
+            ("warning: ote/000000000000.cfg:4: CONFIG_FILES names gone.cfg, which is not found", ""),
+            (&format!("warning: ote/{VVX550}.cfg:1: CONFIG_FILES names gone.cfg, which is not found"), ""),
             (
-                "warning: ote/000000000000.cfg: for models that no phone here is known to be (VVX500)",
-                "not there: own.cfg",
+                "warning: ote/000000000000.cfg: it names missing files for models that no known phone has (VVX500)",
+                "): own.cfg",
             ),
-            ("note: ote: the firmware FW/5.9/sip.ld is not here", ""),
-            ("note: ote: the firmware sip.ld is not here", ""),
+            ("note: ote: firmware FW/5.9/sip.ld is not here", ""),
+            ("note: ote: firmware sip.ld is not here", ""),
         ],
     );
     let server = site.start();
@@ -118,8 +118,8 @@ fn misc_and_service_files_and_query_names_are_requested() {
     finds(
         &site,
         &[
-            ("warning: ote/000000000000.cfg:1: MISC_FILES names b.xml, which is not there", ""),
-            ("warning: ote/000000000000.cfg:1: SERVICE_FILES names c.xml?v=1, which is not there", ""),
+            ("warning: ote/000000000000.cfg:1: MISC_FILES names b.xml, which is not found", ""),
+            ("warning: ote/000000000000.cfg:1: SERVICE_FILES names c.xml?v=1, which is not found", ""),
         ],
     );
     let server = site.start();
@@ -144,17 +144,17 @@ fn master_in_a_subfolder_names_files_relative_to_it() {
     finds(
         &site,
         &[
-            (&format!("{at} CONFIG_FILES names gone.cfg, which is not there"), ""),
+            (&format!("{at} CONFIG_FILES names gone.cfg, which is not found"), ""),
             (&format!("{at} LOG_FILE_DIRECTORY names My Logs, where uploads are refused"), ""),
             (
                 &format!(
-                    "warning: ote/polycom/provisioning/{VVX550}.cfg:1: CONFIG_FILES names ../site.cfg, which cannot be asked for"
+                    "warning: ote/polycom/provisioning/{VVX550}.cfg:1: CONFIG_FILES names ../site.cfg, which cannot be requested"
                 ),
                 "",
             ),
             (
                 &format!(
-                    "warning: ote/polycom/provisioning/{VVX550}.cfg:1: CONFIG_FILES names other.cfg, which is not there"
+                    "warning: ote/polycom/provisioning/{VVX550}.cfg:1: CONFIG_FILES names other.cfg, which is not found"
                 ),
                 "",
             ),
@@ -181,10 +181,10 @@ fn urls_of_this_server_are_checked_and_foreign_ones_noted() {
     finds(
         &site,
         &[
-            (&format!("warning: {at} https://second.phones.example.com:8443/gone.cfg?x, which is not there"), ""),
+            (&format!("warning: {at} https://second.phones.example.com:8443/gone.cfg?x, which is not found"), ""),
             (&format!("note: {at} https://elsewhere.example/a.cfg, on another server, so it was not checked"), ""),
-            (&format!("warning: {at} http://ote.phones.example.com/site.cfg, which comes without TLS"), ""),
-            (&format!("warning: {at} tftp://192.0.2.1/b.cfg, which comes without TLS"), ""),
+            (&format!("warning: {at} http://ote.phones.example.com/site.cfg, which is transferred without TLS"), ""),
+            (&format!("warning: {at} tftp://192.0.2.1/b.cfg, which is transferred without TLS"), ""),
         ],
     );
 }
@@ -235,7 +235,7 @@ fn malformed_master_is_followed_with_warnings() {
         &[
             ("warning: ote/000000000000.cfg:1:1: a DOCTYPE", ""),
             ("warning: ote/000000000000.cfg:2:76: an & without an entity name; write &amp;", ""),
-            ("warning: ote/000000000000.cfg:2: CONFIG_FILES names gone.cfg, which is not there", ""),
+            ("warning: ote/000000000000.cfg:2: CONFIG_FILES names gone.cfg, which is not found", ""),
         ],
     );
     let server = site.start();
@@ -299,7 +299,7 @@ fn allow_and_page_name_the_missing_files_of_a_phone() {
     let mut site = site(&[("000000000000.cfg", master), (&format!("{VVX500}-user.cfg"), "<u/>")]);
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
-    let none = |mac: &str| format!("none of the files that 000000000000.cfg names for it is there: {mac}-user.cfg");
+    let none = |mac: &str| format!("all files that 000000000000.cfg names for it are missing: {mac}-user.cfg");
     for (mac, warning) in [("00005e0053aa", Some(none("00005e0053aa"))), (VVX500, None), (VVX550, Some(none(VVX550)))] {
         let ended = provost(&site.path("."), &["allow", mac, "--constituency", "ote"]);
         let expected = warning.map(|warning| format!("warning: {warning}\n")).unwrap_or_default();
@@ -332,14 +332,14 @@ const VENDORS: &str = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="">
 #[test]
 fn files_of_unused_models_are_one_finding_per_master() {
     let site = site(&[("000000000000.cfg", VENDORS), (&format!("{VVX550}.cfg"), VENDORS)]);
-    let unseen = "for models that no phone here is known to be (SPIP300, SPIP501, VVX500), it names what is not there: gone.cfg, \
+    let unseen = "it names missing files for models that no known phone has (SPIP300, SPIP501, VVX500): gone.cfg, \
                   phone1_213.cfg, phone1_318.cfg, sip_213.cfg, sip_318.cfg, 3 more";
     finds(
         &site,
         &[
-            ("warning: ote/000000000000.cfg: for models", unseen),
-            (&format!("warning: ote/{VVX550}.cfg: for models"), unseen),
-            ("note: ote: the firmware sip.ld is not here", ""),
+            ("warning: ote/000000000000.cfg: it names", unseen),
+            (&format!("warning: ote/{VVX550}.cfg: it names"), unseen),
+            ("note: ote: firmware sip.ld is not here", ""),
         ],
     );
     // After the phone was seen, its model's files count, and those of other models are only a note.
@@ -351,11 +351,11 @@ fn files_of_unused_models_are_one_finding_per_master() {
     let found =
         eventually("the phone's model to be known", || Some(findings(&site)).filter(|found| found.iter().any(missing)));
     let own = format!(
-        "warning: ote/000000000000.cfg:4: CONFIG_FILES_VVX500 names VVX500-[PHONE_MAC_ADDRESS].cfg, which is not there (for {VVX500})"
+        "warning: ote/000000000000.cfg:4: CONFIG_FILES_VVX500 names VVX500-[PHONE_MAC_ADDRESS].cfg, which is not found (for {VVX500})"
     );
     assert!(found.contains(&own), "{found:#?}");
     let others =
-        "note: ote/000000000000.cfg: for models that no phone here is known to be (SPIP300, SPIP501), it names";
+        "note: ote/000000000000.cfg: it names missing files for models that no known phone has (SPIP300, SPIP501)";
     assert!(found.iter().any(|line| line.starts_with(others)), "{found:#?}");
     assert_eq!(found.len(), 6, "{found:#?}");
 }
@@ -375,7 +375,7 @@ fn file_that_an_upload_would_hide_is_a_warning() {
             (
                 &format!(
                     "warning: ote/{VVX500}-phone.cfg: {upload} {VVX500} does, it gets its upload instead of this file, although \
-                     {VVX500}.cfg:1 in CONFIG_FILES names it; give it another name"
+                     {VVX500}.cfg:1 in CONFIG_FILES names this file; give it another name"
                 ),
                 "",
             ),
@@ -408,7 +408,7 @@ fn older_upload_hiding_a_newer_file_shows_both_times() {
     let found = findings(&site);
     let expected = format!("warning: ote/{file}: this file was changed at 20");
     let before = format!(
-        "{VVX500} still gets what it uploaded before that, at 2023-11-14T22:13:20Z; provost {remove} gives it this file"
+        "{VVX500} still gets its older upload, of 2023-11-14T22:13:20Z; to give it this file, run provost {remove}"
     );
     assert!(found.len() == 1 && found[0].starts_with(&expected) && found[0].ends_with(&before), "{found:#?}");
     assert_eq!(phone(&server).get(&format!("/{file}")).unwrap().body, b"<theirs/>");

@@ -147,7 +147,7 @@ fn virtual_phone_boots_with_a_password_and_reports_a_wrong_one() {
     assert_eq!(bad.code, 1, "{bad:?}");
     assert!(bad.stdout.contains("the password is wrong; the server's log says why"), "{bad:?}");
     let usage = boot("none");
-    assert!(usage.code == 2 && usage.stderr.contains("none holds no password"), "{usage:?}");
+    assert!(usage.code == 2 && usage.stderr.contains("no password in none"), "{usage:?}");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn wrong_password_is_recorded_as_an_unproven_refusal() {
         assert!(line["last_refusal"]["reason"].as_str().unwrap().starts_with(&reason), "{line}");
     }
     let table = provost(&site.path(""), &["phone-log", VVX500]).stdout;
-    assert!(table.contains("by a password") && table.contains("wrong password for"), "{table}");
+    assert!(table.contains("\n    wrong password") && table.contains("wrong password for"), "{table}");
     // A wrong password changes nothing in the phone's history.
     let known = provost(&site.path(""), &["phones", "--constituency", "pw", "--json"]).stdout;
     let known = known.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -437,7 +437,9 @@ fn password_changes_apply_within_a_second() {
     assert_eq!(phone.get("/site.cfg").status, 200);
     let denied = provost(&site.path(""), &["deny", VVX500, "--constituency", "pw"]);
     assert!(
-        denied.stdout.contains("has no password for pw any more\n00005e00530c is kept out of pw within a second\n"),
+        denied
+            .stdout
+            .contains("removed the password of 00005e00530c for pw\n00005e00530c is denied in pw within a second\n"),
         "{denied:?}"
     );
     // Refused by the password or by the list, depending on which is read first.
@@ -498,18 +500,18 @@ fn damaged_password_file_is_reported_and_refuses_after_restart() {
     let file = site.path("state/digest/pw.json");
     std::fs::write(&file, "{").unwrap();
     let reported = server.says("state/digest/pw.json: ");
-    assert!(reported.contains("those that were last good, if any, stay in force"), "{reported}");
+    assert!(reported.contains("the last valid ones stay in force, if there were any"), "{reported}");
     assert_eq!(phone.get("/site.cfg").status, 200, "the last good ones are used");
 
     let checked = provost(&site.path(""), &["check"]);
     let line = checked.stdout.lines().find(|line| line.contains("digest/pw.json")).unwrap_or_default();
-    assert!(line.starts_with("error: pw: ") && line.contains("after a restart nobody gets in"), "{checked:?}");
+    assert!(line.starts_with("error: pw: ") && line.contains("after a restart all phones are refused"), "{checked:?}");
     assert_eq!(checked.code, 1);
 
     drop(server);
     let server = site.start();
     let reported = server.says("state/digest/pw.json: ");
-    assert!(reported.contains("nobody gets in by them until they can be"), "{reported}");
+    assert!(reported.contains("phones that need them are refused until then"), "{reported}");
     assert!(!reported.contains("last good"), "{reported}");
     assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 401);
 }
@@ -522,7 +524,7 @@ fn unstorable_password_is_not_printed() {
     let ended = provost(&site.path(""), &["allow", STRANGER, "--constituency", "pw", "--digest"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
     let said =
-        format!("error: {STRANGER} is on the list of pw within a second, and no new password could be stored for it: ");
+        format!("error: {STRANGER} is on the list of pw within a second, but its new password cannot be stored: ");
     assert!(ended.stderr.starts_with(&said) && ended.stderr.contains("state/digest"), "{ended:?}");
 }
 
@@ -536,20 +538,20 @@ fn allow_without_a_password_reports_the_missing_password() {
     };
     let lacks = |when: &str| {
         format!(
-            "{STRANGER} is on the list of pw {when}, and stays out as long as it has no password: \
-             provost allow {STRANGER} --constituency pw --digest gives it one\n"
+            "{STRANGER} is on the list of pw {when}, but is refused until it has a password; make one with \
+             provost allow {STRANGER} --constituency pw --digest\n"
         )
     };
     assert_eq!([put(STRANGER), put(STRANGER)], [lacks("within a second"), lacks("already")]);
     allow(&site.path(""), STRANGER, "pw");
-    assert_eq!(put(STRANGER), format!("{STRANGER} is let in by pw already\n"));
-    assert_eq!(put(VVX500), format!("{VVX500} is let in by pw already\n"));
+    assert_eq!(put(STRANGER), format!("{STRANGER} is allowed in pw already\n"));
+    assert_eq!(put(VVX500), format!("{VVX500} is allowed in pw already\n"));
     assert_eq!(provost(&site.path(""), &["deny", STRANGER, "--constituency", "pw"]).code, 0);
     assert_eq!(put(STRANGER), lacks("within a second"), "deny removed the password");
     std::fs::write(site.path("state/digest/pw.json"), "{").unwrap();
     let unknown = provost(&site.path(""), &["allow", STRANGER, "--constituency", "pw"]);
     assert_eq!((unknown.code, unknown.stdout), (0, format!("{STRANGER} is on the list of pw already\n")));
-    assert!(unknown.stderr.contains("whether it has a password, without which it stays out, is unknown: "));
+    assert!(unknown.stderr.contains("cannot read its password, and without one it is refused: "));
 }
 
 #[test]
@@ -584,7 +586,7 @@ fn digest_policy_rejects_certificate_keys() {
     let checked = refused(json!({ "client_auth": "digest" }));
     assert!(
         checked.contains(
-            "warning: pw: 00005e0053c7 has no password: provost allow 00005e0053c7 --constituency pw --digest"
+            "warning: pw: 00005e0053c7 has no password; make one with provost allow 00005e0053c7 --constituency pw --digest"
         ),
         "{checked}"
     );
@@ -593,8 +595,8 @@ fn digest_policy_rejects_certificate_keys() {
     };
     let wrong = allow(&["--constituency", "ote"]);
     assert_eq!((wrong.code, wrong.stdout.as_str()), (1, ""));
-    assert!(wrong.stderr.contains("ote asks for no passwords"), "{}", wrong.stderr);
-    assert!(allow(&["--constituency", "nobody"]).stderr.contains("there is no constituency nobody"));
+    assert!(wrong.stderr.contains("ote does not use passwords"), "{}", wrong.stderr);
+    assert!(allow(&["--constituency", "nobody"]).stderr.contains("constituency nobody not found"));
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn second_signal_stops_the_drain_at_once() {
     // A reload in between changes nothing.
     server.signal(Signal::HUP);
     server.signal(Signal::INT);
-    server.says("SIGINT again: what is under way is cut off");
+    server.says("second SIGINT: ending requests in progress");
     assert!(upload.is_closed());
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));

@@ -65,7 +65,11 @@ fn mac_is_read_in_the_form_of_each_vendor_family() {
         assert_eq!(status(&server, &identity), 200, "{family}");
         identity.write(&site.path(""), "phone");
         let verified = provost(&site.path(""), &["trust", "verify", "--constituency", "all", "phone.pem"]);
-        assert_eq!((verified.code, verified.stdout.as_str()), (0, "let in: 00005e00530c\n"), "{family}: {verified:?}");
+        assert_eq!(
+            (verified.code, verified.stdout.as_str()),
+            (0, "accepted: 00005e00530c\n"),
+            "{family}: {verified:?}"
+        );
     }
     let listed = provost(&site.path(""), &["trust", "list"]).stdout;
     assert!(
@@ -296,7 +300,7 @@ fn polycom_file_checks_apply_only_to_polycom_constituencies() {
         let found = found_in_own(&site);
         let is_broken = |line: &String| line.starts_with("warning: own/x.cfg: the file ends within a tag");
         assert_eq!(found.iter().any(is_broken), is_polycoms, "{policy}: {found:#?}");
-        let has_note = found.iter().any(|line| line.starts_with("note: own: there is no 000000000000.cfg"));
+        let has_note = found.iter().any(|line| line.starts_with("note: own: no 000000000000.cfg"));
         assert_eq!(has_note, is_polycoms && policy["client_auth"] != "none", "{policy}: {found:#?}");
         assert!(!found.iter().any(|line| line.contains("common.cfg")), "{policy}: {found:#?}");
     }

@@ -187,7 +187,7 @@ fn yealink_common_model_file_is_served_to_every_client() {
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", "000000000028": "" } }));
     eventually("the new list", || (phone(&server).get("/y000000000028.cfg").unwrap().status == 200).then_some(()));
     let said = provost(&site.path("."), &["check"]).stdout;
-    assert!(said.contains("warning: ote/constituency.json: 000000000028 is on a list, but no phone has"), "{said}");
+    assert!(said.contains("warning: ote/constituency.json: invalid phone 000000000028: no phone has"), "{said}");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     // check names each file and the line that makes it common.
     let found = provost(&site.path("."), &["check"]).stdout;
     for (name, advice) in
-        [(files[0], "if it is a phone, provost allow 00005e0053aa --constituency ote"), (files[1], "11beefdead11")]
+        [(files[0], "if it is a phone, run provost allow 00005e0053aa --constituency ote"), (files[1], "11beefdead11")]
     {
         let line = found.lines().find(|line| line.contains("served to no phone: ") && line.contains(name));
         let line = line.unwrap_or_else(|| panic!("{name}: {found}"));
@@ -230,7 +230,7 @@ fn common_pattern_serves_exactly_the_matching_files() {
     site.constituency("ote", &listed);
     within_a_second("the phone's file", || (files.map(status) == [403, 200, 200, 403]).then_some(()));
     let found = provost(&site.path("."), &["check"]).stdout;
-    assert!(found.contains(&format!("\"common\": {STRANGER} is on a list, so its files stay its own")), "{found}");
+    assert!(found.contains(&format!("\"common\": no effect: {STRANGER} is on a list")), "{found}");
 
     // A wildcard for the digits is an error, and the last good policy stays in use.
     site.constituency("ote", &policy(json!(["*.bin"])));

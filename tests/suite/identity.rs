@@ -71,7 +71,7 @@ fn mac_in_the_subject_is_accepted_as_factories_write_it() {
         assert_eq!(response.status, 200, "{name}");
         let line = eventually(name, || server.access_lines().get(before).cloned());
         assert_eq!(line["mac"], VVX500, "{name}");
-        assert_eq!(verify(&site, &identity), (0, "let in: 00005e00530c".to_owned()), "{name}");
+        assert_eq!(verify(&site, &identity), (0, "accepted: 00005e00530c".to_owned()), "{name}");
     }
 }
 

@@ -211,11 +211,11 @@ fn phone_both_listed_and_denied_is_a_warning() {
     let warnings = || operators.json("/api/overview")["constituencies"][0]["warnings"].clone();
     assert!(warnings()[0].as_str().is_some_and(|warning| warning.contains(&reported)), "{}", warnings());
     let page = operators.get("/").body;
-    assert!(page.matches(&reported).count() == 2 && page.contains("One thing needs you"), "{page}");
+    assert!(page.matches(&reported).count() == 2 && page.contains("1 problem needs attention"), "{page}");
     site.constituency("ote", &policy(&[VVX500, VVX550]));
     eventually("the end of the warning", || {
         let lines = server.stderr();
-        lines.iter().any(|line| line.contains("no longer so: ") && line.contains(&reported)).then_some(())
+        lines.iter().any(|line| line.contains(": resolved: ") && line.contains(&reported)).then_some(())
     });
     eventually("the end of the warning on the page", || (warnings() == json!([])).then_some(()));
 }

@@ -267,8 +267,8 @@ fn low_open_files_limit_is_reported_with_the_needed_value() {
     let site = site_of(400);
     let needed = {
         let server = Running::start(site.command_under(&["prlimit", "--nofile=600:600"]), 1);
-        let reported = server.says("the limit of open files (600) leaves room for");
-        assert!(reported.contains("there are 400 known phones: raise LimitNOFILE to"), "{reported}");
+        let reported = server.says("the limit of open files (600) is enough for");
+        assert!(reported.contains("there are 400 known phones; raise LimitNOFILE to"), "{reported}");
         asked_for(&reported).unwrap()
     };
     let check = tool::run(
@@ -286,7 +286,7 @@ fn low_open_files_limit_is_reported_with_the_needed_value() {
     site.constituency("large", &json!({ "trust": ["factory"], "phones": phones }));
     assert!(asked_for(&server.says("raise LimitNOFILE to")).unwrap() > needed);
     fs::remove_dir_all(site.served("large")).unwrap();
-    server.says("the limit of open files leaves room for all known phones again");
+    server.says("the limit of open files is enough for all known phones again");
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn state_directory_is_private_and_locked() {
 
     let second = tool::run(&mut site.command());
     assert_eq!(second.code, 1, "{second:?}");
-    assert!(second.stderr.contains("is in use by another provost"), "{second:?}");
+    assert!(second.stderr.contains("another provost uses the state directory"), "{second:?}");
     assert!(is_served(&server), "the first server is not affected");
     server.kill();
     // A crash leaves no lock behind.

@@ -58,7 +58,7 @@ fn demo_without_a_known_phone_exits_with_status_2() {
     demo.args(["60", env!("CARGO_BIN_EXE_provost"), "demo"]).current_dir(site.path("."));
     let ended = run(&mut demo);
     assert_eq!(ended.code, 2, "{}\n{}", ended.stdout, ended.stderr);
-    assert!(ended.stderr.contains("no constituency here knows a phone"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no constituency here has a known phone"), "{}", ended.stderr);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn demo_exits_1_if_a_phone_is_not_provisioned() {
     let site = folder_with(&json!({}));
     let ended = demo_once(&site.path("."));
     assert_ne!(ended.code, 0);
-    assert!(ended.stderr.contains("no constituency here knows a phone"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no constituency here has a known phone"), "{}", ended.stderr);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn demo_refuses_to_run_beside_a_provost_json() {
     site.write_config();
     let ended = demo_once(&site.path("."));
     assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
-    assert!(ended.stderr.contains("provost.json lies here"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("provost.json exists here"), "{}", ended.stderr);
 }
 
 #[test]
@@ -90,10 +90,10 @@ fn demo_takes_the_next_port_if_8443_is_in_use() {
         // If the port cannot be bound, another process holds it, and may free it before the demo starts.
         let holder = std::net::TcpListener::bind("127.0.0.1:8443");
         let ended = demo_once(tempfile::tempdir().unwrap().path());
-        (holder.is_ok() || ended.stderr.contains("is taken")).then_some(ended)
+        (holder.is_ok() || ended.stderr.contains("is in use; trying")).then_some(ended)
     });
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    assert!(ended.stderr.contains("127.0.0.1:8443 is taken; trying the next port"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("127.0.0.1:8443 is in use; trying the next port"), "{}", ended.stderr);
     assert!(!ended.stdout.contains("phones.localhost:8443/"), "{}", ended.stdout);
 }
 
@@ -161,7 +161,7 @@ fn local_mode_is_announced_on_loopback_with_private_keys() {
     assert!(keys >= 2, "a key for each CA");
     let second = run(Command::new(env!("CARGO_BIN_EXE_provost")).arg("serve").current_dir(site.path(".")));
     assert_eq!(second.code, 1);
-    assert!(second.stderr.contains("is in use by another provost"), "{}", second.stderr);
+    assert!(second.stderr.contains("another provost uses the state directory"), "{}", second.stderr);
 }
 
 #[test]
@@ -216,11 +216,12 @@ fn listen_address_and_local_mode_are_logged_at_any_level() {
 }
 
 /// Every command that needs a configuration; its arguments do not exist.
-const ABOUT_A_CONFIGURATION: [&[&str]; 27] = [
+const ABOUT_A_CONFIGURATION: [&[&str]; 28] = [
     &["check"],
     &["certificate", "status"],
     &["certificate", "renew"],
     &["certificate", "rehearse"],
+    &["certificate", "renew", "--dry-run"],
     &["certificate", "revoke", "--key", "rsa-2048"],
     &["phones"],
     &["phone-log", "00005e00530c"],
@@ -255,8 +256,8 @@ fn commands_outside_the_service_folder_name_its_config() {
     let above = tempfile::tempdir().unwrap();
     namespace::mount_overlay("/etc", above.path());
     let reported = |args: &[&str]| {
-        let note = "note: local mode, because there is no provost.json here; the service's is \
-                    /etc/provost/provost.json: add --config /etc/provost/provost.json\n";
+        let note = "note: local mode, because there is no provost.json here; for the service, \
+                    add --config /etc/provost/provost.json\n";
         let ended = provost(tempfile::tempdir().unwrap().path(), args);
         assert!(!ended.stdout.contains("note: local"), "{args:?}: {ended:?}");
         assert_eq!(ended.stderr.contains("note: local"), ended.stderr.starts_with(note), "{args:?}: {ended:?}");

@@ -39,14 +39,14 @@ fn assert_reported(site: &Site, operators: &Operators, constituency: &str, mac: 
     wait_for_state(operators, constituency, mac, "locked_out");
     let page = operators.get("/").body;
     assert_eq!(page.matches("may be locked out").count(), 1, "{page}");
-    assert!(page.contains("The claim is unproven") && !page.contains("All is well"), "{page}");
+    assert!(page.contains("The claim is unproven") && !page.contains("No problems"), "{page}");
     let own = operators.get(&format!("/phones/{constituency}/{mac}")).body;
-    assert!(own.contains("locked out?") && own.contains("claimed but unproven: ") && own.contains(reason), "{own}");
+    assert!(own.contains("locked out?") && own.contains("unproven claim: ") && own.contains(reason), "{own}");
     assert!(!own.contains("\">well<"), "{own}");
     let listed = provost(&site.path("."), &["phones", "--constituency", constituency]);
     let line =
         listed.stdout.lines().find(|line| line.contains("may be locked out")).unwrap_or_else(|| panic!("{listed:?}"));
-    assert!(line.contains("claims to be it, and proves nothing") && line.contains(reason), "{line}");
+    assert!(line.contains("claims to be it (unproven)") && line.contains(reason), "{line}");
     let json = provost(&site.path("."), &["phones", "--constituency", constituency, "--json"]).stdout;
     let phones = json.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let own = phones.into_iter().find(|phone| phone["mac"] == mac).unwrap();
@@ -84,7 +84,7 @@ fn refused_known_phone_is_a_headline_until_accepted() {
         }
         assert_eq!(server.client("ote", &good).get("/site.cfg").unwrap().status, 200);
         wait_for_state(&operators, "ote", VVX500, "well");
-        assert!(operators.get("/").body.contains("All is well"));
+        assert!(operators.get("/").body.contains("No problems"));
         let listed = provost(&site.path("."), &["phones"]).stdout;
         assert!(!listed.contains("locked out"), "{listed}");
     }

@@ -23,6 +23,7 @@ mod check;
 mod check_as_a_phone;
 mod check_live;
 mod commands;
+mod contributing;
 mod dashboard;
 mod decade;
 mod denials;

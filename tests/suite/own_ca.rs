@@ -131,7 +131,7 @@ fn each_issued_format_works_with_curl_and_only_for_its_ca() {
     }
     for chain in ["phone.pem", "phone.der"] {
         let verified = provost(&site.path(""), &["trust", "verify", "--constituency", "own", chain]);
-        assert_eq!((verified.code, verified.stdout.as_str()), (0, "let in: 00005e00530c\n"), "{chain}: {verified:?}");
+        assert_eq!((verified.code, verified.stdout.as_str()), (0, "accepted: 00005e00530c\n"), "{chain}: {verified:?}");
     }
     let stranger = server.client("own", &issue(&site, STRANGER, "stranger.pem")).get("/site.cfg").unwrap();
     assert_eq!(stranger.status, 403);
@@ -187,10 +187,10 @@ fn ca_init_prints_its_folder_and_how_to_trust_it() {
     let here = provost(folder.path(), &["ca", "init"]);
     assert_eq!((here.code, here.stderr.as_str()), (0, ""), "{here:?}");
     for said in [
-        "made the CA \"provost device CA\" in state/ca, which counts until 20",
-        "there is no provost.json here: this is local mode, which trusts no such CA. ",
-        "if it says \"state\": \"state\"; for the service, make the CA with --config /etc/provost/provost.json\n",
-        "systemctl reload provost, or SIGHUP\n",
+        "made the CA \"provost device CA\" in state/ca, valid until 20",
+        "local mode, because there is no provost.json here; it does not trust this CA. ",
+        "provost.json with \"state\": \"state\"; for the service, make the CA with --config /etc/provost/provost.json\n",
+        "systemctl reload provost, or send SIGHUP\n",
     ] {
         assert!(here.stdout.contains(said), "{said}: {}", here.stdout);
     }
@@ -198,7 +198,7 @@ fn ca_init_prints_its_folder_and_how_to_trust_it() {
     let file = site.write_config();
     let elsewhere = provost(folder.path(), &["ca", "init", "--config", file.to_str().unwrap()]);
     let (state, file) = (site.path("state/ca"), file.display());
-    assert!(elsewhere.stdout.contains(&format!(" in {}, which counts until 20", state.display())), "{elsewhere:?}");
+    assert!(elsewhere.stdout.contains(&format!(" in {}, valid until 20", state.display())), "{elsewhere:?}");
     assert!(elsewhere.stdout.contains(&format!("to trust it, add to {file}: ")), "{elsewhere:?}");
     assert!(!elsewhere.stdout.contains("local mode"), "{elsewhere:?}");
     let stick = provost(folder.path(), &["ca", "init", "--dir", "stick"]).stdout;
@@ -212,13 +212,13 @@ fn unwritable_output_path_issues_no_certificate() {
     std::fs::write(site.path("file"), "").unwrap();
     std::os::unix::fs::symlink("nowhere", site.path("link")).unwrap();
     for (out, said) in [
-        ("absent/x.pem", "error: nothing was issued: absent/x.pem cannot be written: No such file or directory"),
-        ("file/x.pem", "error: nothing was issued: file/x.pem cannot be written: Not a directory"),
-        ("/proc/x.pem", "error: nothing was issued: /proc/x.pem cannot be written: "),
-        ("folder", "error: folder is a folder; name a file in it"),
-        (".", "error: . is a folder; name a file in it"),
-        ("link", "error: link is there already"),
-        ("-", "error: a private key is not shown on standard output: name a file"),
+        ("absent/x.pem", "error: no certificate was issued: cannot write absent/x.pem: No such file or directory"),
+        ("file/x.pem", "error: no certificate was issued: cannot write file/x.pem: Not a directory"),
+        ("/proc/x.pem", "error: no certificate was issued: cannot write /proc/x.pem: "),
+        ("folder", "error: --out: folder is a folder; name a file in it"),
+        (".", "error: --out: . is a folder; name a file in it"),
+        ("link", "error: --out: link exists"),
+        ("-", "error: a private key is not written to standard output; name a file"),
     ] {
         let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", out]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
@@ -227,7 +227,7 @@ fn unwritable_output_path_issues_no_certificate() {
     // The certificate can be written, but its key cannot.
     std::fs::write(site.path("x.key"), "").unwrap();
     let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", "x.der"]);
-    assert!(ended.code == 1 && ended.stderr.contains("x.key is there already"), "{ended:?}");
+    assert!(ended.code == 1 && ended.stderr.contains("x.key exists"), "{ended:?}");
     assert!(listed(&site).is_empty() && !site.path("x.der").exists());
     let left = std::fs::read_dir(site.path("")).unwrap().flatten().map(|entry| entry.file_name());
     assert_eq!(left.filter(|name| name.to_string_lossy().starts_with(".new-")).count(), 0);
@@ -245,7 +245,7 @@ fn full_disk_issues_no_certificate() {
     for out in ["full/x.pem", "full/x.der", "full/x.cfg"] {
         let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", out]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
-        assert!(ended.stderr.contains("nothing was issued: full/x."), "{out}: {}", ended.stderr);
+        assert!(ended.stderr.contains("no certificate was issued: cannot write full/x."), "{out}: {}", ended.stderr);
     }
     assert!(listed(&site).is_empty());
 }
@@ -350,11 +350,11 @@ fn ca_list_shows_valid_certificates_and_second_ones_are_noted() {
     assert!(first.starts_with("00005e00530c: certificate ") && !first.contains("note: "), "{first}");
     let second = ca(&site, &["issue", "00:00:5E:00:53:0C", "--out", "two.pem", "--days", "1"]).stdout;
     let one = listed(&site)[0]["serial"].as_str().unwrap().to_owned();
-    assert!(second.contains(&format!("note: 00005e00530c has another one that counts, {one}, until ")), "{second}");
+    assert!(second.contains(&format!("note: 00005e00530c has another valid certificate, {one}, until ")), "{second}");
     let revoked = ca(&site, &["revoke", &one]).stdout;
     assert!(revoked.starts_with(&format!("{one} is revoked\n")), "{revoked}");
     assert!(!revoked.contains("has no certificate now") && !revoked.contains("to the server again"), "{revoked}");
-    assert!(ca(&site, &["revoke", &one]).stdout.contains("everything is revoked already"));
+    assert!(ca(&site, &["revoke", &one]).stdout.contains("all certificates are already revoked"));
     let third = ca(&site, &["issue", VVX500, "--out", "three.pem"]).stdout;
     assert_eq!(third.matches("note: ").count(), 1, "only the second is valid: {third}");
     let list: Vec<(bool, bool)> =
@@ -381,7 +381,7 @@ fn invalid_ca_command_changes_no_file() {
         (
             &["issue", VVX500, "--out", "phone.pem"],
             1,
-            "phone.pem is there already; it may hold a key that is in use; name another file by --out",
+            "--out: phone.pem exists and may hold a key in use; name another file",
         ),
         (&["issue", VVX500, "--out", "x.key", "--format", "der"], 1, "must not end in .key"),
         (
@@ -389,7 +389,7 @@ fn invalid_ca_command_changes_no_file() {
             1,
             "a certificate must not be valid longer than its CA",
         ),
-        (&["issue", VVX500, "--out", "x.pem", "--password-file", "phone.pem"], 1, "is for pkcs12"),
+        (&["issue", VVX500, "--out", "x.pem", "--password-file", "phone.pem"], 1, "is only for pkcs12"),
         (&["issue", VVX500, "--out", "x.pem", "--dir", "nowhere"], 1, "there is no CA in nowhere"),
         (&["issue", "phone", "--out", "x.pem"], 2, "invalid MAC address"),
         (&["revoke", VVX550], 1, "this CA has issued no certificate for 00005e0053c7"),
@@ -448,7 +448,7 @@ fn trust_printed_by_ca_init_also_accepts_factory_phones() {
     for (identity, whose) in [(FACTORY.device(VVX550), "the factory's"), (own, "our own")] {
         assert_eq!(server.client("own", &identity).get("/site.cfg").unwrap().status, 200, "{whose}");
     }
-    assert!(said.contains("without \"polycom\", phones with a factory certificate are kept out"), "{said}");
+    assert!(said.contains("without \"polycom\", phones with a factory certificate are refused"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use crate::harness::pages::{internal_links, pages_in, resolved};
 use crate::harness::systemd::value;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{is_here, not_run};
@@ -68,6 +69,7 @@ fn debian_package_is_built_installed_and_removed_by_dpkg() {
         ("-rw-r--r--", "./usr/share/man/man1/provost-certificate-renew.1.gz"),
         ("-rw-r--r--", "./usr/share/man/man5/constituency.json.5.gz"),
         ("-rw-r--r--", "./usr/share/doc/provost/docs/reference.md"),
+        ("-rw-r--r--", "./usr/share/doc/provost/docs/operators-page.png"),
         ("-rw-r--r--", "./usr/share/bash-completion/completions/provost"),
         ("-rw-r--r--", "./usr/share/zsh/vendor-completions/_provost"),
         ("-rw-r--r--", "./usr/share/fish/vendor_completions.d/provost.fish"),
@@ -100,7 +102,7 @@ fn install_and_remove(package: &Path, root: &Path) {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
     let installed = dpkg(&["-i", package.to_str().unwrap()]);
     assert!(installed.stdout.contains("user provost: made"), "{installed:?}");
-    assert!(installed.stdout.contains("program, units, manual and completions: those of the package"), "{installed:?}");
+    assert!(installed.stdout.contains("program, units, manual and completions come from the package"), "{installed:?}");
     assert!(read("etc/passwd").contains("provost:"), "{installed:?}");
     let start = "/usr/bin/provost serve --config /etc/provost/provost.json";
     assert_eq!(value(&read("usr/lib/systemd/system/provost.service"), "ExecStart"), start);
@@ -119,9 +121,28 @@ fn install_and_remove(package: &Path, root: &Path) {
     assert!(!root.join("usr/bin/provost").exists());
     assert_eq!(read("etc/provost/provost.json"), "mine");
     let purged = dpkg(&["-P", "provost"]);
-    assert!(purged.stdout.contains("left alone: /var/lib/provost, /srv/provost"), "{purged:?}");
+    assert!(purged.stdout.contains("kept: /var/lib/provost, /srv/provost"), "{purged:?}");
     assert_eq!(read("srv/provost/constituencies/site.cfg"), "a phone's");
     assert!(root.join("var/lib/provost").exists());
+}
+
+#[test]
+fn links_of_the_packaged_manual_resolve_in_the_package() {
+    let Some(package) = package("links_of_the_packaged_manual_resolve_in_the_package") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let unpacked = run(Command::new("dpkg-deb").arg("-x").arg(package).arg(folder.path()));
+    assert_eq!(unpacked.code, 0, "{unpacked:?}");
+    let manual = folder.path().join("usr/share/doc/provost");
+    let (mut links, mut images) = (0, 0);
+    for (name, text) in pages_in(&manual) {
+        for (path, _) in internal_links(&text) {
+            let target = resolved(&name, &path);
+            assert!(manual.join(&target).is_file(), "{name} links to {target}, which the package lacks");
+            links += 1;
+            images += usize::from(target.ends_with(".png"));
+        }
+    }
+    assert!(links >= 75 && images == 1, "saw {links} links, {images} to images");
 }
 
 #[test]

@@ -13,35 +13,35 @@ use crate::harness::{VVX500, eventually};
 
 /// A path, the strictest mode that breaks its rule, the loosest that does not, and the message.
 const RULES: [(&str, u32, u32, &str); 19] = [
-    ("provost.json", 0o646, 0o664, "every user of this machine may change the configuration (mode 0646)"),
-    ("rsa.pem", 0o602, 0o664, "every user of this machine may change the certificate (mode 0602)"),
-    ("rsa.key", 0o644, 0o640, "every user of this machine may read the private key (mode 0644)"),
+    ("provost.json", 0o646, 0o664, "all users of this machine may change the configuration (mode 0646)"),
+    ("rsa.pem", 0o602, 0o664, "all users of this machine may change the certificate (mode 0602)"),
+    ("rsa.key", 0o644, 0o640, "all users of this machine may read the private key (mode 0644)"),
     ("ec.key", 0o620, 0o640, "its group may change the private key (mode 0620)"),
-    ("factory.pem", 0o602, 0o664, "every user of this machine may change the trust bundle (mode 0602)"),
+    ("factory.pem", 0o602, 0o664, "all users of this machine may change the trust bundle (mode 0602)"),
     ("token", 0o660, 0o640, "its group may change the operators' token (mode 0660)"),
     ("state", 0o710, 0o700, "its group may enter the state directory (mode 0710)"),
-    ("state", 0o755, 0o700, "every user of this machine may read and enter the state directory (mode 0755)"),
+    ("state", 0o755, 0o700, "all users of this machine may read and enter the state directory (mode 0755)"),
     ("state/digest", 0o750, 0o700, "its group may read and enter the folder of phones' passwords (mode 0750)"),
-    ("state/digest/pass.json", 0o604, 0o600, "every user of this machine may read phones' passwords (mode 0604)"),
-    ("state/ca", 0o701, 0o700, "every user of this machine may enter the CA's folder (mode 0701)"),
+    ("state/digest/pass.json", 0o604, 0o600, "all users of this machine may read phones' passwords (mode 0604)"),
+    ("state/ca", 0o701, 0o700, "all users of this machine may enter the CA's folder (mode 0701)"),
     ("state/ca/ca.key", 0o640, 0o600, "its group may read the CA's private key (mode 0640)"),
     ("state/certs", 0o770, 0o700, "its group may read and change the folder of private keys (mode 0770)"),
-    ("constituencies", 0o777, 0o775, "every user of this machine may change the constituencies (mode 0777)"),
-    ("constituencies/ote", 0o702, 0o2775, "every user of this machine may change the constituency (mode 0702)"),
-    ("constituencies/pass", 0o1777, 0o2775, "every user of this machine may change the constituency (mode 1777)"),
+    ("constituencies", 0o777, 0o775, "all users of this machine may change the constituencies (mode 0777)"),
+    ("constituencies/ote", 0o702, 0o2775, "all users of this machine may change the constituency (mode 0702)"),
+    ("constituencies/pass", 0o1777, 0o2775, "all users of this machine may change the constituency (mode 1777)"),
     (
         "constituencies/ote/constituency.json",
         0o606,
         0o664,
-        "every user of this machine may change the policy (mode 0606)",
+        "all users of this machine may change the policy (mode 0606)",
     ),
     (
         "constituencies/pass/constituency.json",
         0o602,
         0o664,
-        "every user of this machine may change the policy (mode 0602)",
+        "all users of this machine may change the policy (mode 0602)",
     ),
-    ("", 0o777, 0o1777, "every user of this machine may replace what lies in this folder (mode 0777)"),
+    ("", 0o777, 0o1777, "all users of this machine may replace files in this folder (mode 0777)"),
 ];
 
 fn set_mode(site: &Site, path: &str, mode: u32) {

@@ -78,7 +78,7 @@ fn phones_command_lists_state_model_firmware_and_refusal() {
         "unlisted phones are not reported as missing"
     );
     let unknown = bad(&site, &["phones", "--constituency", "nobody"]);
-    assert_eq!(unknown.stderr, "error: there is no constituency nobody; see provost constituency list\n");
+    assert_eq!(unknown.stderr, "error: constituency nobody not found; see provost constituency list\n");
 
     let known = objects(&site, &["phones", "--constituency", "ote"]).remove(0);
     for (key, value) in [
@@ -107,11 +107,11 @@ fn phones_command_lists_state_model_firmware_and_refusal() {
     assert!(lines[1].starts_with(&format!("ote           {STRANGER}  unknown   20")), "{table}");
     assert!(lines[2].contains(&format!(": {STRANGER} is not known to ote")), "{table}");
     assert!(
-        lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (once, last at "),
+        lines[3].starts_with("unproven: a client at 127.0.0.1 claims to be 00005e0053c7 of ote (once, last at "),
         "{table}"
     );
     assert!(lines[4].starts_with("    refused: ") && lines[4].contains("self-signed"), "{table}");
-    assert!(lines[5].starts_with("    by a certificate that anybody can make or copy, SHA-256 "), "{table}");
+    assert!(lines[5].starts_with("    certificate (unproven; any client can make or copy it): SHA-256 "), "{table}");
 }
 
 #[test]
@@ -119,15 +119,15 @@ fn unproven_claim_is_listed_with_the_later_real_boot() {
     let (site, server) = site_with_visitors();
     let all = provost(&site.path("."), &["phones"]);
     assert!(all.stdout.contains("00005e0053c7  known     never"), "{all:?}");
-    assert_eq!(all.stderr, "note: somebody says to be a phone and has not proved it: --refused shows who\n");
+    assert_eq!(all.stderr, "note: there are unproven claims to be a phone; --refused lists them\n");
     assert_eq!(objects(&site, &["phones", "--refused"])[1]["let_in_since"], Value::Null);
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
     let table = eventually("the phone itself", || {
         let table = good(&site, &["phones", "--refused"]);
-        table.contains("\n    the phone itself was let in since, at 20").then_some(table)
+        table.contains("\n    the phone itself was accepted since, at 20").then_some(table)
     });
-    assert!(table.contains("unproven: somebody at 127.0.0.1 says to be 00005e0053c7"), "{table}");
-    assert!(good(&site, &["phone-log", VVX550]).contains("the phone itself was let in since, at 20"));
+    assert!(table.contains("unproven: a client at 127.0.0.1 claims to be 00005e0053c7"), "{table}");
+    assert!(good(&site, &["phone-log", VVX550]).contains("the phone itself was accepted since, at 20"));
     assert!(objects(&site, &["phones", "--refused"])[1]["let_in_since"].is_string());
 }
 
@@ -140,7 +140,7 @@ fn phones_command_reflects_policy_changes_at_once() {
     assert_eq!(standing, ["denied", "known"]);
     let stranger = || objects(&site, &["phones", "--constituency", "ote"]).remove(1);
     assert_eq!((&stranger()["refused"], &stranger()["mac"]), (&json!(false), &json!(STRANGER)));
-    let said = "is on the list since it was last refused, and has not asked yet";
+    let said = "was put on the list after its last refusal, and has sent no request since";
     assert!(provost(&site.path("."), &["phones"]).stdout.contains(said));
     assert!(!macs(&site, &["--refused"]).contains(&STRANGER.to_owned()));
     drop(server);
@@ -161,7 +161,7 @@ fn broken_policy_is_reported_by_the_phones_command() {
     assert_eq!(server.client("lab", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
     let unlisted = |name: &str| {
         format!(
-            "the policy of {name} is broken, so that its list of phones is not known here: \
+            "invalid policy of {name}, so its list of phones is unknown: \
              constituencies/{name}/constituency.json:1:37: "
         )
     };
@@ -188,9 +188,9 @@ fn broken_policy_is_reported_by_the_phones_command() {
 
     let none = listed(&["--constituency", "ote", "--silent-for", "10000d", "--tls-legacy"]);
     assert_eq!((none.code, none.stdout.lines().count()), (0, 1), "{none:?}");
-    assert!(none.stderr.starts_with("note: there is no such phone\n"), "{none:?}");
+    assert!(none.stderr.starts_with("note: no phones found\n"), "{none:?}");
     let elsewhere = provost(tempfile::tempdir().unwrap().path(), &["phones"]);
-    let said = "note: there is no such phone: local mode, and neither provost.json nor constituencies are here\n";
+    let said = "note: no phones found: local mode, without constituencies here; name the configuration with --config\n";
     assert!(elsewhere.code == 0 && elsewhere.stderr.ends_with(said), "{elsewhere:?}");
 }
 
@@ -207,9 +207,9 @@ fn phone_log_lists_requests_with_status_and_reason() {
     assert!(text.contains(" ote 127.0.0.1 \"GET /site.cfg\" 403 "), "{text}");
     assert!(text.trim_end().ends_with("00005e0053aa is not known to ote"), "{text}");
     let claim = good(&site, &["phone-log", VVX550]);
-    assert!(claim.starts_with("unproven: somebody at 127.0.0.1") && claim.contains("self-signed"), "{claim}");
+    assert!(claim.starts_with("unproven: a client at 127.0.0.1") && claim.contains("self-signed"), "{claim}");
     let never = bad(&site, &["phone-log", "00005e005300"]);
-    assert!(never.stderr.contains("00005e005300 was never seen"), "{}", never.stderr);
+    assert!(never.stderr.contains("no requests of 00005e005300"), "{}", never.stderr);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn phones_of_the_policy_are_listed_without_a_history() {
     std::fs::create_dir_all(site.path("state/ledger")).unwrap();
     std::fs::write(site.path("state/ledger/ledger.sqlite"), "no database".repeat(1000)).unwrap();
     let ended = bad(&site, &["phones"]);
-    assert!(ended.stderr.contains("ledger.sqlite cannot be read: file is not a database"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("ledger.sqlite: file is not a database"), "{}", ended.stderr);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn uploads_are_listed_printed_and_removed() {
     assert!(listed.starts_with("ote         14  20"), "{listed}");
     for (to, said) in [(&[][..], ""), (&["--constituency", "lab"], " to lab")] {
         let ended = provost(&site.path("."), &[&["uploads", "list", VVX550], to].concat());
-        let note = format!("note: 00005e0053c7 has uploaded nothing{said}\n");
+        let note = format!("note: no uploads of 00005e0053c7{said}\n");
         assert_eq!((ended.code, ended.stdout, ended.stderr), (0, String::new(), note));
     }
     let shown = Command::new(env!("CARGO_BIN_EXE_provost"))
@@ -299,7 +299,7 @@ fn uploads_are_listed_printed_and_removed() {
     good(&site, &["uploads", "remove", VVX500, &own]);
     assert_eq!(phone(&server).get(&own).unwrap().text(), "<the folder's/>");
     let gone = bad(&site, &["uploads", "cat", VVX500, &own]);
-    assert!(gone.stderr.contains("`provost uploads list 00005e00530c` shows what it has"), "{}", gone.stderr);
+    assert!(gone.stderr.contains("`provost uploads list 00005e00530c` lists its uploads"), "{}", gone.stderr);
     for outside in ["../../../provost.json", "..", "/etc/passwd", "logs", ""] {
         bad(&site, &["uploads", "remove", VVX500, outside]);
     }
@@ -308,7 +308,7 @@ fn uploads_are_listed_printed_and_removed() {
     assert_eq!(elsewhere.put("/logs/00005e00530c-app.log", "", b"lab").unwrap().status, 201);
     let log = "logs/00005e00530c-app.log";
     let which = bad(&site, &["uploads", "cat", VVX500, log]);
-    assert!(which.stderr.contains("to lab and ote; say which one with --constituency"), "{}", which.stderr);
+    assert!(which.stderr.contains("to lab and ote; choose one with --constituency"), "{}", which.stderr);
     assert_eq!(good(&site, &["uploads", "cat", VVX500, log, "--constituency", "lab"]), "lab");
     // The owner of these uploads is proven; they are not another phone's.
     server.client("lab", &OTHER_FACTORY.device(VVX500)).put(LOG, "", b"x").unwrap_err();

@@ -80,7 +80,7 @@ fn unproven_claims_are_recorded_apart_from_refused_phones() {
         server.client("ote", claimant).get("/site.cfg").unwrap_err();
     }
     let refused = seen(&state, STRANGER, |phone| phone.is_refused);
-    assert_eq!(refused.last_let_in, None);
+    assert_eq!(refused.last_accepted, None);
     assert_eq!(refused.refusal.unwrap().what, format!("{STRANGER} is not known to ote"));
     let mut claims =
         eventually("the claims", || Some(claims(&state)).filter(|all| all.iter().map(|it| it.count).sum::<u64>() == 3));
@@ -128,7 +128,7 @@ fn hung_server_does_not_block_commands() {
     seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
     server.signal(rustix::process::Signal::STOP);
     let config = site.write_config();
-    let missing = "what phones did in the last second may be missing: the server does not answer";
+    let missing = "phone events of the last second may be missing: the server did not answer";
     // Later connections find the socket's queue full of earlier ones.
     for command in [["phones"].as_slice(), &["phone-log", VVX500], &["allow", STRANGER, "--constituency", "ote"]] {
         let mut timed = std::process::Command::new("timeout");
@@ -165,7 +165,7 @@ fn flood_from_one_address_evicts_no_known_phone() {
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
     let phones = phones(&state);
-    let (known, refused): (Vec<_>, Vec<_>) = phones.iter().partition(|phone| phone.last_let_in.is_some());
+    let (known, refused): (Vec<_>, Vec<_>) = phones.iter().partition(|phone| phone.last_accepted.is_some());
     assert_eq!(
         known.iter().map(|phone| (phone.mac.to_string(), phone.requests)).collect::<Vec<_>>(),
         [(VVX500.to_owned(), 1)]
@@ -216,7 +216,7 @@ fn unread_access_log_does_not_block_the_phone_history() {
     server.signal(rustix::process::Signal::TERM);
     server.says("the reader of standard output has stopped reading");
     server.says("stopped");
-    assert!(!server.stderr().iter().any(|line| line.contains("ledger")), "{:?}", server.stderr());
+    assert!(!server.stderr().iter().any(|line| line.contains("phone history")), "{:?}", server.stderr());
     assert!(server.wait().success());
     seen(&site.path("state"), STRANGER, |phone| phone.is_refused);
     drop(reader);
@@ -253,7 +253,7 @@ fn damaged_history_is_moved_aside_and_serving_continues() {
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, vec![b'x'; 100_000]).unwrap();
     let server = site.start();
-    server.says("moved aside to");
+    server.says("moved it to");
     ask(&server, 3);
     seen(&site.path("state"), VVX500, |phone| phone.requests == 3);
     assert_eq!(std::fs::read(file.with_extension("corrupt")).unwrap(), vec![b'x'; 100_000]);
@@ -300,16 +300,16 @@ fn full_disk_delays_history_writes_without_losing_any() {
     eventually("the phone history to fail", || {
         ask(&server, 50);
         asked += 50;
-        server.stderr().iter().any(|line| line.contains("cannot be written")).then_some(())
+        server.stderr().iter().any(|line| line.contains("cannot write the phone history")).then_some(())
     });
     ask(&server, 50);
     assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
     std::fs::remove_file(&filler).unwrap();
-    server.says("the ledger is written again");
+    server.says("the phone history is written again");
     eventually("everything to be written", || {
         (requests(VVX500) == Some(asked + 50) && requests(STRANGER) == Some(1)).then_some(())
     });
-    let said = server.stderr().iter().filter(|line| line.contains("cannot be written")).count();
+    let said = server.stderr().iter().filter(|line| line.contains("cannot write the phone history")).count();
     assert_eq!(said, 1, "{:?}", server.stderr());
 }
 
@@ -318,7 +318,7 @@ fn uncreatable_history_is_logged_and_serving_continues() {
     let site = Site::with_ote();
     std::fs::create_dir_all(site.path("state/ledger/ledger.sqlite")).unwrap();
     let server = site.start();
-    server.says("state/ledger/ledger.sqlite cannot be written: Is a directory");
+    server.says("state/ledger/ledger.sqlite: Is a directory");
     ask(&server, 10);
     std::fs::remove_dir(site.path("state/ledger/ledger.sqlite")).unwrap();
     seen(&site.path("state"), VVX500, |phone| phone.requests == 10);

@@ -132,7 +132,7 @@ fn pinned_certificate_is_accepted_whatever_its_issuer_or_dates() {
         assert_eq!(line["constituency"], "ote", "{what}");
         let (chain, _) = identity.write(&site.path(""), "verify");
         let verified = command(&site, &["trust", "verify", "--constituency", "ote", chain.to_str().unwrap()]);
-        assert_eq!(verified.stdout, format!("let in: {STRANGER} (this certificate is pinned for it)\n"), "{what}");
+        assert_eq!(verified.stdout, format!("accepted: {STRANGER} (this certificate is pinned for it)\n"), "{what}");
         let upload = server.client("ote", identity).put(&format!("/{STRANGER}-app.log"), "", b"log").unwrap();
         assert!([201, 204].contains(&upload.status), "{what}: {}", upload.status);
         pin(&site, &[]);
@@ -411,9 +411,9 @@ fn denied_and_allowed_again(site: &Site, server: &Running, phone: &Identity) {
     claim("that it was refused since", false);
     let again = command(site, &["allow", STRANGER, "--constituency", "ote"]);
     assert_eq!((again.code, again.stdout.lines().count()), (0, 1), "{again:?}");
-    let begins = "warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at 20";
+    let begins = "warning: 00005e0053aa IS STILL REFUSED unless it proves its MAC address, as it last did at 20";
     assert!(again.stderr.starts_with(begins), "{again:?}");
-    let since = format!(": since then it came with a certificate that proves nothing (SHA-256 {print}, refused: ");
+    let since = format!(": since then it sent a certificate that proves nothing (SHA-256 {print}, refused: ");
     assert!(again.stderr.contains(&since) && again.stderr.contains("--certificate-sha256 FINGERPRINT"), "{again:?}");
     let text = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
     let policy: Value = serde_json::from_str(&text).unwrap();
@@ -429,7 +429,7 @@ fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
     let allowed = command(&site, &["allow", STRANGER, "--constituency", "ote", "--note", "attic"]);
     assert_eq!((allowed.code, allowed.stdout.lines().count()), (0, 1));
     let pin = "provost allow 00005e0053aa --constituency ote --certificate-sha256";
-    for said in ["00005e0053aa STAYS OUT: ", &plain(&site, &phone), ", refused: ", "self-signed", pin] {
+    for said in ["00005e0053aa IS STILL REFUSED: ", &plain(&site, &phone), ", refused: ", "self-signed", pin] {
         assert!(allowed.stderr.contains(said), "{said}: {}", allowed.stderr);
     }
     // A part of a fingerprint is invalid.
@@ -441,9 +441,9 @@ fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
         &site,
         &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", &fingerprint(&site, &phone)],
     );
-    assert_eq!(let_in.stdout, format!("{STRANGER} is let in by ote with this certificate within a second\n"));
+    assert_eq!(let_in.stdout, format!("{STRANGER} is allowed in ote with this certificate within a second\n"));
     assert!(
-        let_in.stderr.starts_with("warning: certificates that came for 00005e0053aa besides this one: 1. "),
+        let_in.stderr.starts_with("warning: other certificates also claimed to be 00005e0053aa: 1; "),
         "{}",
         let_in.stderr
     );
@@ -465,7 +465,7 @@ fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
     let unseen =
         command(&site, &["allow", VVX550, "--constituency", "ote", "--certificate-sha256", &plain(&site, &phone)]);
     assert!(
-        unseen.stderr.starts_with("warning: this certificate has never been seen of 00005e0053c7"),
+        unseen.stderr.starts_with("warning: this certificate was never seen with 00005e0053c7"),
         "{}",
         unseen.stderr
     );
@@ -505,13 +505,16 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     server.client("other", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor there", &|line| line["constituency"] == "other" && line["proven"] == false);
     assert!(
-        allow("other").starts_with("warning: 00005e0053aa STAYS OUT: it came with"),
+        allow("other").starts_with("warning: 00005e0053aa IS STILL REFUSED: it came with"),
         "no other request was recorded there"
     );
     assert_eq!(allow("ote"), "");
     server.client("ote", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor again", &|line| is_claim(2)(line) && line["let_in_since"].is_null());
-    assert!(allow("ote").starts_with("warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at "));
+    assert!(
+        allow("ote")
+            .starts_with("warning: 00005e0053aa IS STILL REFUSED unless it proves its MAC address, as it last did at ")
+    );
     assert_eq!(command(&site, &["deny", STRANGER, "--constituency", "ote"]).code, 0);
     // With a pin, no proven request is needed.
     let pinned = command(

@@ -439,7 +439,11 @@ fn check_reports_public_or_ineffective_plain_http() {
     assert!(quiet.code == 0 && !quiet.stdout.contains("plain_http"), "{}", quiet.stdout);
     site.config["plain_http"]["networks"] = json!(["10.0.0.0/8", "198.51.100.0/24"]);
     let public = checked(&site);
-    assert!(public.code == 0 && public.stdout.contains("198.51.100.0/24 is no private network"), "{}", public.stdout);
+    assert!(
+        public.code == 0 && public.stdout.contains("198.51.100.0/24 is not a private network"),
+        "{}",
+        public.stdout
+    );
     assert!(!public.stdout.contains("10.0.0.0/8"), "{}", public.stdout);
     site.constituency("ote", &policy(false));
     assert!(checked(&site).stdout.contains("no constituency has \"plain_http\": true"));

@@ -185,15 +185,15 @@ fn planted_uploads_are_not_followed_by_root_commands() {
 
     let listed = provost(&["uploads", "list", VVX500]);
     assert!(listed.stdout.contains("boot.log") && !listed.stdout.contains(UPLOAD), "{listed:?}");
-    let warning = format!("warning: ote: {UPLOAD} is not a regular file, and no upload\n");
+    let warning = format!("warning: ote: {UPLOAD} is not a regular file, so not an upload\n");
     assert_eq!((listed.code, listed.stderr), (0, warning));
     assert_eq!(provost(&["uploads", "cat", VVX500, "00005e00530c-boot.log"]).stdout, "its own");
     for action in ["cat", "remove"] {
         let ended = provost(&["uploads", action, VVX500, UPLOAD]);
-        assert!(ended.code == 1 && ended.stderr.contains("has no upload"), "{ended:?}");
+        assert!(ended.code == 1 && ended.stderr.contains("upload not found"), "{ended:?}");
     }
     let swapped = provost(&["uploads", "list", VVX550]);
-    assert!(swapped.stderr.contains("a symbolic link, which is not followed here"), "{swapped:?}");
+    assert!(swapped.stderr.contains("a symbolic link, which is not followed"), "{swapped:?}");
     let hard = provost(&["uploads", "cat", STRANGER, UPLOAD]);
     assert!(hard.code == 1 && hard.stderr.contains("Permission denied"), "{hard:?}");
     assert_eq!(fs::read_to_string(roots.join(UPLOAD)).unwrap(), SECRET);

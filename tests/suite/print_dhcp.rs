@@ -222,7 +222,7 @@ fn dhcp_options_apply_to_all_clients_if_any_phone_is_allowed() {
     for (format, judge) in [("isc", dhcpd as fn(&str) -> Ended), ("dnsmasq", dnsmasq), ("kea", kea)] {
         let text = printed(&site, format);
         is_good(&judge(&text), &text);
-        assert!(text.contains("It names no phone, so everybody"), "{text}");
+        assert!(text.contains("It lists no phone, so every client"), "{text}");
         assert!(!text.contains("provost-ote"), "no host, tag or class:\n{text}");
     }
     let text = printed(&site, "mikrotik");
@@ -238,23 +238,20 @@ fn invalid_dhcp_options_are_refused_with_a_reason() {
         assert!(ended.stderr.contains(words), "{more:?}: {}", ended.stderr);
     };
     for format in ["kea", "dnsmasq", "mikrotik"] {
-        refused(
-            format,
-            &["--ntp", "ntp.invalid"],
-            "ntp.invalid is a name that cannot be looked up now; give addresses",
-        );
+        refused(format, &["--ntp", "ntp.invalid"], "cannot resolve the NTP server ntp.invalid");
     }
-    refused("isc", &["--address", "00005e005301"], "write it as MAC=IP");
+    refused("isc", &["--address", "00005e005301"], "use MAC=IP");
     refused("isc", &["--address", "00005e0053=192.0.2.30"], "00005e0053");
-    refused("isc", &["--address", "00005e005301=2001:db8::1"], "is not an IPv4 address");
+    refused("isc", &["--address", "00005e005301=2001:db8::1"], "invalid IPv4 address");
     for address in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
-        refused("isc", &["--address", &format!("00005e005301={address}")], "is not an address that a phone can have");
+        refused("isc", &["--address", &format!("00005e005301={address}")], "a phone cannot have it");
     }
     let twice = &["--address", "00005e005301=192.0.2.30", "--address", "00005e005302=192.0.2.30"];
-    refused("isc", twice, "192.0.2.30 is given to 00005e005301 and to 00005e005302");
+    refused("isc", twice, "192.0.2.30 is reserved for both 00005e005301 and 00005e005302");
     let two = &["--address", "00005e005301=192.0.2.30", "00:00:5E:00:53:01=192.0.2.31"];
-    refused("isc", two, "00005e005301 is given 192.0.2.30 and 192.0.2.31");
-    let unknown = "00005e0053aa is not known to ote; provost allow 00005e0053aa --constituency ote";
+    refused("isc", two, "00005e005301 has two addresses, 192.0.2.30 and 192.0.2.31");
+    let unknown =
+        "00005e0053aa is not known to ote; to put it on the list, run provost allow 00005e0053aa --constituency ote";
     refused("isc", &["--address", "00005e0053aa=192.0.2.30"], unknown);
     refused("isc", &["--address", "00005e005300=192.0.2.30"], "00005e005300 is denied by ote");
     for time in ["0", "-1", "60", "4294967296", "soon", "", "172800 seconds ago"] {
@@ -262,14 +259,14 @@ fn invalid_dhcp_options_are_refused_with_a_reason() {
     }
     refused("isc", &["--lease", "2d", "--max-lease", "1d"], "--lease 172800 is longer than --max-lease 86400");
     refused("isc", &["--max-lease", "1d"], "--lease");
-    refused("isc", &["--plain-http"], "provost.json opens no port for plain HTTP; add for example \"plain_http\"");
+    refused("isc", &["--plain-http"], "\"plain_http\" is not set in provost.json; add for example \"plain_http\"");
     refused("isc", &["--timezone", "Europe/Berlim"], "did you mean Europe/Berlin?");
-    refused("isc", &["--offset", "1"], "write it as +01:00");
+    refused("isc", &["--offset", "1"], "use for example +01:00");
     refused("isc", &["--vlan", "4095"], "4095");
     refused("isc", &["--constituency", "nobody"], "");
     let absent = provost(&site.path("."), &["print", "dhcp", "--format", "isc", "--constituency", "nobody"]);
     assert_eq!(absent.code, 2);
-    assert!(absent.stderr.contains("there is no constituency nobody that can be served"), "{}", absent.stderr);
+    assert!(absent.stderr.contains("constituency nobody not found, or not served"), "{}", absent.stderr);
 }
 
 #[test]
@@ -298,7 +295,12 @@ fn dhcp_for_a_constituency_without_phones_is_refused() {
         for format in FORMATS {
             let ended = print(&site, format, &[]);
             assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
-            assert!(ended.stderr.contains("ote knows no phone yet; provost allow MAC --constituency ote"), "{ended:?}");
+            assert!(
+                ended.stderr.contains(
+                    "no known phone in ote; to put one on its list, run provost allow MAC --constituency ote"
+                ),
+                "{ended:?}"
+            );
         }
     }
 }
@@ -317,7 +319,7 @@ fn dhcp_with_plain_http_needs_a_port_and_a_policy() {
         assert_eq!(open.code, 0, "{open:?}");
         assert!(open.stdout.contains("http://ote.phones.example.com:8080/"), "{open:?}");
         assert!(!open.stdout.contains("https:"), "{open:?}");
-        assert!(open.stderr.contains("must lead to 192.168.1.5"), "{open:?}");
+        assert!(open.stderr.contains("must resolve to 192.168.1.5"), "{open:?}");
     }
     site.config["plain_http"]["listen"] = json!(["0.0.0.0:80"]);
     site.write_config();
@@ -333,8 +335,8 @@ fn limits_of_a_dhcp_server_are_printed_as_notes() {
     for (format, limits) in [
         ("isc", &[][..]),
         ("kea", &[]),
-        ("dnsmasq", &["--lease is for the phones of --address", "dnsmasq has no longest lease"]),
-        ("mikrotik", &["RouterOS has no longest lease"]),
+        ("dnsmasq", &["--lease affects only the phones of --address", "dnsmasq has no maximum lease time"]),
+        ("mikrotik", &["RouterOS has no maximum lease time"]),
     ] {
         let ended = print(&site, format, &[&times[..], &["--address", &format!("{VVX500}=192.0.2.30")]].concat());
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -474,14 +476,14 @@ fn dhcpd_adds_options_to_reservations() {
     }
     assert!(!ote(without).contains(" code 1"), "{}", ote(without));
     // As the output's comment says.
-    assert!(ote(&[]).contains("What a phone's own host declaration or its group sets wins"));
+    assert!(ote(&[]).contains("A phone's own host declaration and its group override this"));
     let old = own.replace("host a {", "host a { option polycom-server \"https://old.example.com/\";");
     let url = |config: &str| {
         let mut server = DhcpServer::start(Program::Dhcpd, &lan::config(Program::Dhcpd, config));
         server.offer(VVX500, &ASKED).text(160).unwrap()
     };
     assert_eq!(url(&format!("{old}\n{}", ote(without))), "https://old.example.com/");
-    assert!(ote(&[]).contains("the first one counts: include it before the others"));
+    assert!(ote(&[]).contains("the first one wins: include this before the others"));
     let class =
         "class \"all\" { match if substring(hardware, 1, 3) = 00:00:5e; option polycom-server \"https://old/\"; }";
     assert_eq!(url(&format!("{own}\n{}\n{class}", ote(without))), "https://ote.phones.example.com/");
@@ -514,8 +516,8 @@ fn kea_adds_options_to_reservations() {
     }
     assert!(!ote(without).contains("option-def"), "{}", ote(without));
     // As the output's comment says.
-    assert!(ote(&[]).contains("What a subnet, a pool or a reservation says of an option wins"));
-    assert!(ote(&[]).contains("the first one counts: put this before the others"));
+    assert!(ote(&[]).contains("A subnet, a pool and a reservation override this"));
+    assert!(ote(&[]).contains("the first one wins: put this before the others"));
     let class = json!({
         "name": "all", "test": "substring(pkt4.mac, 0, 3) == 0x00005e",
         "option-data": [{ "code": 160, "csv-format": false, "data": "'https://old/'", "always-send": true }],
@@ -590,7 +592,7 @@ fn printed_dhcp_reserves_addresses_and_sets_lease_times() {
         let words = [&common, &["--address", &addresses[0], "--address", &addresses[1]][..], more].concat();
         let print = |format: &str| taken(&site, format, "ote", &words);
         for format in FORMATS {
-            let said = "Addresses that are reserved here: 2. The site must have no other reservation of these phones.";
+            let said = "Reserved addresses: 2. These phones must have no other reservation at the site.";
             assert!(print(format).contains(said), "{format}");
         }
         let dhcpd = lan::config(Program::Dhcpd, &print("isc"));
@@ -624,13 +626,14 @@ fn ntp_names_are_resolved_for_servers_that_need_addresses() {
         let ended = print(&site, format, &ntp);
         assert_eq!(ended.code, 0, "{ended:?}");
         assert!(ended.stdout.contains(value), "{ended:?}");
-        let said = "ntp.example.com was 192.0.2.7, 192.0.2.8 when this was printed";
+        let said = "ntp.example.com resolved to 192.0.2.7, 192.0.2.8 when this was printed";
         assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended:?}");
-        for (name, why) in [("six.example.com", "it has no IPv4 address"), ("here.example.com", "it is 127.0.1.1 here")]
+        for (name, why) in
+            [("six.example.com", "no IPv4 address"), ("here.example.com", "it resolves to 127.0.1.1 here")]
         {
             let refused = print(&site, format, &["--ntp", name]);
             assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{refused:?}");
-            assert!(refused.stderr.contains(why) && refused.stderr.contains("give addresses"), "{refused:?}");
+            assert!(refused.stderr.contains(why) && refused.stderr.contains("use addresses"), "{refused:?}");
         }
     }
     let isc = print(&site, "isc", &ntp);

@@ -96,7 +96,7 @@ fn no_name_check_is_printed_with_a_warning() {
     assert_eq!((parameters[name].as_str(), parameters[&format!("{name}.set")].as_str()), ("0", "1"));
     for text in [&ended.stderr, &ended.stdout] {
         let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.contains("warning:") && text.contains("can pass for this server"), "{text}");
+        assert!(text.contains("warning:") && text.contains("can pose as this server"), "{text}");
         assert!(text.contains("\"certificate_names\": \"exact\""), "{text}");
     }
 }
@@ -135,7 +135,7 @@ fn root_is_derived_from_the_certificate_in_use() {
     site.config["listen"] = json!(["127.0.0.1:0"]);
     site.write_config();
     let early = print(&site, &[]);
-    assert!(early.code == 2 && early.stderr.contains("started for the first time"), "{early:?}");
+    assert!(early.code == 2 && early.stderr.contains("makes it at its first start"), "{early:?}");
     drop(site.start());
     assert_eq!(root(&site), CertificateDer::from_pem_file(site.path("state/server-ca/ca.pem")).unwrap());
 
@@ -270,7 +270,7 @@ fn phone_config_contains_roots_of_stored_and_fallback_cas() {
     assert_eq!(subjects.len(), 3, "{subjects:?}");
     assert!(subjects[0].contains("First CA") && subjects[1].contains("Second CA"), "{subjects:?}");
     assert!(subjects[2].contains("ISRG Root X1"), "what Let's Encrypt issues next: {subjects:?}");
-    let warning = "the root of the fallback CA https://third.example/directory is not known";
+    let warning = "the root of the fallback CA https://third.example/directory is unknown";
     assert!(ended.stderr.contains(warning) && ended.stderr.contains("--ca"), "{ended:?}");
     assert!(!ended.stderr.contains("second.example"), "{ended:?}");
     let with_all = print(&site, &["--ca", "root.pem"]);

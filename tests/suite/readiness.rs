@@ -72,11 +72,11 @@ impl Reports {
         if level == "ok" {
             assert_eq!((self.check.code, self.status.code, self.ready.0), (0, 0, 200), "{}", self.check.stdout);
             assert_eq!(self.ready.1, "ready\n");
-            assert!(self.page.contains("All is well"), "{}", self.page);
+            assert!(self.page.contains("No problems"), "{}", self.page);
             assert!(!self.check.stdout.contains("certificate: "), "{}", self.check.stdout);
             return;
         }
-        assert!(!self.page.contains("All is well") && self.page.contains(reason), "{reason} in {}", self.page);
+        assert!(!self.page.contains("No problems") && self.page.contains(reason), "{reason} in {}", self.page);
         let is_said = |text: &str| text.lines().any(|line| line.contains(level) && line.contains(reason));
         for (text, place) in lines.into_iter().zip(["check", "status", "readyz"]) {
             assert!(is_said(text), "{place}: {level}, {reason} in\n{text}");
@@ -150,7 +150,7 @@ fn one_expiring_pair_beside_valid_ones_is_reported() {
         let levels: Vec<&str> = said.certificates.iter().filter_map(|it| it["level"].as_str()).collect();
         assert_eq!(levels.iter().filter(|level| **level == "error").count(), 1, "{:?}", said.certificates);
         assert!(said.ready.0 == 200 && said.ready.1.contains(&format!("error: the {key} certificate for {name}")));
-        assert!(said.page.contains("One thing needs you"), "{}", said.page);
+        assert!(said.page.contains("1 problem needs attention"), "{}", said.page);
         assert_eq!((said.check.code, said.status.code), (1, 1), "{}", said.check.stdout);
     }
 }
@@ -433,9 +433,13 @@ fn server_with_no_constituency_is_not_ready_and_alerts() {
         answer
     };
     let constituencies = site.path("constituencies").display().to_string();
-    is_ready("a folder that is gone", 503, &format!("nothing is served: {constituencies}: the folder cannot be read"));
+    is_ready(
+        "a folder that is gone",
+        503,
+        &format!("no constituency is served: {constituencies}: the folder cannot be read"),
+    );
     std::fs::create_dir(site.path("constituencies")).unwrap();
-    is_ready("an empty folder", 503, &format!("nothing is served: there is no constituency in {constituencies}"));
+    is_ready("an empty folder", 503, &format!("no constituency is served: no constituency in {constituencies}"));
     site.file("ote/constituency.json", "{");
     is_ready("only a broken policy", 503, "nothing is served: ote: ");
     site.constituency("ote", &json!({ "client_auth": "none" }));

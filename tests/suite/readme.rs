@@ -280,7 +280,7 @@ fn first_phone_boots_as_documented() {
     assert!(read("known.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("known.txt"));
     assert!(read("unknown.txt").contains("not provisioned"), "{}", read("unknown.txt"));
     assert!(ended.stdout.contains(": 00005e0053aa is not known to home"), "{}", ended.stdout);
-    assert!(ended.stdout.contains("00005e0053aa is let in by home within a second"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("00005e0053aa is allowed in home within a second"), "{}", ended.stdout);
     assert!(read("let-in.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("let-in.txt"));
     assert!(read("diagnostics.log").lines().next().unwrap().contains("LOCAL MODE"));
     assert!(read("access.log").contains("00005e0053aa is not known to home"));
@@ -403,12 +403,12 @@ fn bare_machine_goes_public_as_documented() {
     eventually("the zone", || bind::dig(primary, &["example.com", "SOA"]).contains("ANSWER: 1").then_some(()));
 
     let start = "systemctl enable --now provost.socket provost.service\n";
-    let rehearse = format!("provost certificate rehearse --directory {directory} --directory-root {root}\n");
-    let last = with(last, "provost certificate rehearse\n", &rehearse);
+    let dry_run = format!("provost certificate renew --dry-run --directory {directory} --directory-root {root}\n");
+    let last = with(last, "provost certificate renew --dry-run\n", &dry_run);
     let tried = machine.sh(last.strip_suffix(start).expect("the last block ends by starting the service")).stdout;
     assert!(tried.contains("\nns1.example.com (192.0.2.10:53): has the records no more\n"), "{tried}");
     assert!(tried.contains("\n1 constituency can be served; 0 errors, 0 warnings\n"), "{tried}");
-    assert!(tried.contains("\nall went well: 2 certificates, issued by "), "{tried}");
+    assert!(tried.contains("\ndry run successful: 2 certificates, issued by "), "{tried}");
     // systemd does not run here, so the unit's command is started directly.
     let unit = std::fs::read_to_string("/etc/systemd/system/provost.service").unwrap();
     let serve = || {
@@ -465,11 +465,11 @@ fn phone_with_a_pinned_certificate_is_allowed_as_documented() {
     let (chain, _) = identity.write(folder.path(), "phone");
     let openssl = run(Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(&chain));
     let real = openssl.stdout.trim().split_once('=').unwrap().1;
-    for (fingerprint, word) in [(said, "refused: "), (real, "let in: ")] {
+    for (fingerprint, word) in [(said, "refused: "), (real, "accepted: ")] {
         let ended = run(command("sh").args(["-ec", &pin.replace(said, fingerprint)]).current_dir(folder.path()));
         assert_eq!(
             ended.stdout,
-            format!("{mac} is let in by home with this certificate within a second\n"),
+            format!("{mac} is allowed in home with this certificate within a second\n"),
             "{}",
             ended.stderr
         );
@@ -538,7 +538,7 @@ fn challenge_delegation_works_as_documented() {
     } } });
     site.write_config();
     let checked = provost(&site.path("."), &["check", "--live"]).stdout;
-    assert!(checked.contains("*.phones.example.com: leads to 192.0.2.10\n"), "{checked}");
+    assert!(checked.contains("*.phones.example.com: resolves to 192.0.2.10\n"), "{checked}");
     assert!(checked.contains("\nphones.acme.example.com: the probe record was removed\n"), "{checked}");
     assert!(!checked.contains("error: dns: ") && !checked.contains("warning: dns: "), "{checked}");
 }

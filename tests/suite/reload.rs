@@ -197,7 +197,7 @@ fn broken_policy_keeps_the_last_good_one_and_is_located() {
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 403);
     site.constituency("ote", &policy_listing(&[VVX500, VVX550]));
     gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
-    server.says("ote: its policy is good again, and in force");
+    server.says("ote: its policy is valid again and in force");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
 }
 

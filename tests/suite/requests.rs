@@ -235,7 +235,7 @@ fn no_sni_constituency_is_served_by_name_or_address() {
     assert_eq!(client(STRANGER).get("/site.cfg").unwrap().status, 403, "its whole policy applies");
     assert_eq!(client(VVX500).get("/00005e0053c7.cfg").unwrap().status, 403);
     let without_sni = Client::new(server.address(), None);
-    assert!(without_sni.get("/site.cfg").is_err(), "and it asks for a certificate");
+    assert!(without_sni.get("/site.cfg").is_err(), "and it requests a certificate");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn broken_trust_bundle_keeps_the_last_good_one_and_is_logged() {
     for broken in ["", "no certificate", &good[..good.len() / 3]] {
         fs::write(site.path("factory.pem"), broken).unwrap();
         reload(&server);
-        let said = server.says("the last good one stays in force");
+        let said = server.says("the last valid one stays in force");
         assert!(said.contains("the trust bundle \\\"factory\\\" cannot be used"), "{said}");
         assert_eq!(open.get("/site.cfg").unwrap().status, 200);
         assert!(client.resumes());
@@ -122,7 +122,7 @@ fn broken_configuration_keeps_the_one_in_use() {
 
     fs::write(site.path("provost.json"), "{\n \"domains\": \"x\"\n}").unwrap();
     reload(&server);
-    let said = server.says("the configuration that is in use stays");
+    let said = server.says("the old configuration stays in force");
     assert!(said.contains("provost.json:2:2: \\\"domains\\\""), "{said}");
     let last = server.stderr().into_iter().rfind(|line| line.contains("SIGHUP")).unwrap();
     assert!(last == said && last.contains("ERROR"), "the last line reports no success: {last}");
@@ -198,9 +198,9 @@ fn change_that_needs_a_restart_is_logged_and_not_applied() {
     site.write_config();
     reload(&server);
     for key in ["domain", "limits", "log", "state", "constituencies", "listen", "plain_http", "certificate"] {
-        server.says(&format!("provost.json: \\\"{key}\\\" changed; restart provost to put it in force"));
+        server.says(&format!("provost.json: \\\"{key}\\\" changed; restart provost to apply it"));
     }
-    server.says("\\\"trust\\\" names \\\"factory\\\" no more; policies that do may use it until provost is restarted");
+    server.says("\\\"trust\\\" no longer has \\\"factory\\\"; policies that name it use it until provost is restarted");
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
     assert!(!site.path("another").exists());
 }

@@ -127,7 +127,7 @@ fn readyz_gives_unauthenticated_clients_only_a_status() {
     let answer = stranger.get("/readyz");
     assert_eq!((answer.status, answer.body.as_str(), answer.headers["content-length"].as_str()), (503, "", "0"));
     let answer = stranger.with_token(TOKEN).get("/readyz");
-    assert_eq!((answer.status, answer.body.as_str()), (503, "there is no server certificate yet\n"));
+    assert_eq!((answer.status, answer.body.as_str()), (503, "no server certificate yet\n"));
     assert_eq!(stranger.with_token("not-the-token-0123456789").get("/readyz").body, "");
 }
 
@@ -143,19 +143,16 @@ fn remote_listener_without_a_valid_token_is_refused() {
         assert!((checked.stdout + &checked.stderr).contains(expected), "{expected}");
     };
     write_token(&site, TOKEN, 0o644);
-    refused(&site, "every user of this machine may read the token (mode 0644)");
+    refused(&site, "all users of this machine can read the token (mode 0644)");
     write_token(&site, "short", 0o600);
     refused(&site, "at least 16 visible ASCII characters");
     std::fs::remove_file(site.path("token")).unwrap();
-    refused(
-        &site,
-        "the token cannot be read: No such file or directory (os error 2); make one with: openssl rand -hex 32",
-    );
+    refused(&site, "cannot read the token: No such file or directory (os error 2); make one with openssl rand -hex 32");
     site.config["status"] = json!({ "listen": "0.0.0.0:0" });
-    refused(&site, "\"status\": http://0.0.0.0:0/ is open to others than this machine, so \"token_file\" must name");
+    refused(&site, "\"status\": other machines can reach http://0.0.0.0:0/, so \"token_file\" must name");
     for listen in ["127.0.0.1:0", "unix:status.sock"] {
         site.config["status"] = json!({ "listen": listen, "hosts": ["provost.example.com"] });
-        refused(&site, "\"status\": \"hosts\" are for a proxy, through which others than this machine may come, so");
+        refused(&site, "\"status\": \"hosts\" is for a proxy, by which other machines can reach this listener, so");
     }
     site.config["status"] = json!({ "listen": "127.0.0.1:0", "host": [] });
     refused(&site, "did you mean \"hosts\"?");
@@ -178,7 +175,7 @@ fn every_change_needs_the_token_on_every_listener() {
     let server = without.start();
     let answer = Operators::of(&server).with_token("").post("/api/allow", &wanted());
     assert_eq!(answer.status, 403);
-    assert!(answer.json()["error"].as_str().unwrap().contains("names no \"token_file\""), "{answer:?}");
+    assert!(answer.json()["error"].as_str().unwrap().contains("\"token_file\" is not set"), "{answer:?}");
 }
 
 #[test]
@@ -216,7 +213,7 @@ fn sighup_loads_a_new_token_and_keeps_the_last_if_invalid() {
     assert!(is_good(TOKEN));
     write_token(&site, "x", 0o600);
     server.signal(Signal::HUP);
-    server.says("the last good token stays in force");
+    server.says("the last valid token stays in force");
     assert!(is_good(TOKEN));
     write_token(&site, "another-token-0123456789", 0o640);
     server.signal(Signal::HUP);
@@ -435,12 +432,12 @@ fn unix_socket_is_group_only_and_replaced_after_a_crash() {
     let other = UnixListener::bind(&socket).unwrap();
     let ended = run(&mut site.command());
     assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(ended.stderr.contains("somebody listens there"), "{ended:?}");
+    assert!(ended.stderr.contains("another process listens on it"), "{ended:?}");
     drop(other);
     std::fs::remove_file(&socket).unwrap();
     std::fs::write(&socket, "precious").unwrap();
     let ended = run(&mut site.command());
-    assert!(ended.code == 1 && ended.stderr.contains("something that is no socket is there"), "{ended:?}");
+    assert!(ended.code == 1 && ended.stderr.contains("the path exists and is not a socket"), "{ended:?}");
     assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
 }
 
@@ -535,9 +532,9 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
     assert!(rest(large).starts_with("HTTP/1.1 431"));
     // More than the limit: one address gets only a part of the connections.
     let mut idle: Vec<Socket> = (0..60).map(|_| connect(&operators)).collect();
-    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    server.says("per client reached by 127.0.0.1");
     idle.extend((0..200).map(|number| connect_from(&operators, [127, 0, 1, number % 5])));
-    server.says("connections are taken; others are closed");
+    server.says("reached; closing new connections");
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for _ in 0..20 {
         assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
@@ -573,7 +570,7 @@ fn idle_connections_do_not_block_operators() {
         for last in ["127.0.0.9", "127.0.1.1"] {
             assert_eq!(scrape(last).body, "ready\n", "{beginning:?} {last}");
         }
-        server.says("all 128 connections are taken");
+        server.says("connection limit of 128 reached");
         drop(idle);
     }
 }
@@ -588,7 +585,7 @@ fn event_streams_are_not_closed_for_new_connections() {
     stream.write_all(head.as_bytes()).unwrap();
     assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
     let idle: Vec<Socket> = (0..100).map(|_| connect(&operators)).collect();
-    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    server.says("per client reached by 127.0.0.1");
     assert_eq!(operators.get("/readyz").body, "ready\n");
     stream.set_nonblocking(true).unwrap();
     let is_open = || match stream.peek(&mut [0; 1]) {
@@ -605,7 +602,7 @@ fn one_address_cannot_use_all_operator_connections() {
     let server = site.start();
     let operators = Operators::of(&server);
     let idle: Vec<Socket> = (0..200).map(|_| connect(&operators)).collect();
-    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    server.says("per client reached by 127.0.0.1");
     let other = operators.with(&["--interface", "127.0.0.2"]);
     assert_eq!((other.get("/healthz").status, other.get("/api/overview").status), (200, 200));
     drop(idle);
@@ -648,5 +645,5 @@ fn refused_request_does_not_hold_a_slot_with_its_body() {
     let mut stream = connect(&Operators::of(&server));
     write!(stream, "POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n").unwrap();
     let answer = rest(stream);
-    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("nothing to sign in with"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("sign-in is disabled"), "{answer}");
 }

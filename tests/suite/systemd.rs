@@ -70,7 +70,7 @@ fn newline_in_a_path_cannot_inject_a_unit_line() {
     }
     let printed = provost(&site.path("."), &["print", "systemd-unit", "--config", line]);
     assert!(printed.code != 0 && printed.stdout.is_empty(), "{printed:?}");
-    assert!(printed.stderr.contains("has no place in a unit"), "{printed:?}");
+    assert!(printed.stderr.contains("a unit cannot hold a path"), "{printed:?}");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn restart_with_socket_activation_refuses_no_connection() {
     for _ in 0..3 {
         let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
         supervisor.receives("READY=1");
-        server.says(&format!("listening on {address} (a socket that systemd keeps)"));
+        server.says(&format!("listening on {address} (socket activation)"));
         assert_eq!(client(address).get("/site.cfg").unwrap().status, 200);
         server.signal(Signal::TERM);
         assert!(server.wait().success());
@@ -217,7 +217,7 @@ fn unused_activated_socket_is_named_and_stops_the_start() {
     let address = kept.local_addr().unwrap();
     let ended = run(command.stdin(std::os::fd::OwnedFd::from(kept)));
     assert_eq!(ended.code, 1);
-    let message = format!("systemd passes the socket {address} (listen), for which nothing in provost.json asks");
+    let message = format!("systemd passes the socket {address} (listen), which provost.json does not configure");
     assert!(ended.stderr.contains(&message) && ended.stderr.contains("print systemd-socket"), "{}", ended.stderr);
 }
 
@@ -250,7 +250,7 @@ fn activated_sockets_are_matched_by_address() {
     knock.join().unwrap();
     for (address, is_kept) in [(addresses[0], true), (addresses[1], true), (server.addresses[1], false)] {
         let line = server.says(&format!("listening on {address}"));
-        assert_eq!(line.contains("systemd keeps"), is_kept, "{line}");
+        assert_eq!(line.contains("(socket activation)"), is_kept, "{line}");
         assert_eq!(client(address).get("/site.cfg").unwrap().status, 200);
     }
     let mut curl = Command::new("curl");

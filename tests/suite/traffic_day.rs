@@ -346,8 +346,8 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequ
     };
     at(known.last_seen, entries.last().unwrap());
     let let_in = last(|entry| !entry.is_refused());
-    assert_eq!(known.last_let_in.is_some(), let_in.is_some(), "{mac}");
-    known.last_let_in.into_iter().zip(let_in).for_each(|(time, entry)| at(time, entry));
+    assert_eq!(known.last_accepted.is_some(), let_in.is_some(), "{mac}");
+    known.last_accepted.into_iter().zip(let_in).for_each(|(time, entry)| at(time, entry));
     assert_eq!(known.is_refused, entries.last().unwrap().is_refused(), "{mac}");
     for (event, entry) in [
         (&known.configuration, last(Entry::is_configuration)),

@@ -105,11 +105,7 @@ fn broken_bundle_disables_only_the_constituencies_using_it() {
         );
         let listed = provost(&site.path(""), &["trust", "list"]);
         assert_eq!(listed.code, 1, "{name}");
-        assert!(
-            listed.stdout.contains("acme: CANNOT BE USED: ") && listed.stdout.contains(reason),
-            "{}",
-            listed.stdout
-        );
+        assert!(listed.stdout.contains("acme: INVALID: ") && listed.stdout.contains(reason), "{}", listed.stdout);
     }
 }
 
@@ -173,13 +169,13 @@ fn trust_verify_applies_the_list_of_phones() {
     let by_file = "00005e0053ab";
     site.file("ote/00005e0053ab.cfg", "");
     let cases = [
-        (VVX500, "ote", 0, "let in: 00005e00530c"),
-        (by_file, "ote", 0, "let in: 00005e0053ab"),
+        (VVX500, "ote", 0, "accepted: 00005e00530c"),
+        (by_file, "ote", 0, "accepted: 00005e0053ab"),
         (STRANGER, "ote", 1, "refused: 00005e0053aa is not known to ote"),
         (VVX550, "ote", 1, "refused: 00005e0053c7 is denied by ote"),
-        (STRANGER, "everybody", 0, "let in: 00005e0053aa"),
-        (STRANGER, "open", 0, "let in: this constituency asks for no certificate (\"client_auth\": \"none\")"),
-        (VVX500, "nobody", 1, "refused: there is no constituency nobody"),
+        (STRANGER, "everybody", 0, "accepted: 00005e0053aa"),
+        (STRANGER, "open", 0, "accepted: this constituency needs no certificate (\"client_auth\": \"none\")"),
+        (VVX500, "nobody", 1, "refused: constituency nobody not found"),
     ];
     for (mac, constituency, code, said) in cases {
         FACTORY.device(mac).write(&site.path(""), "phone");
@@ -201,7 +197,7 @@ fn trust_verify_at_answers_for_any_time() {
     let mut params = device_params(VVX500);
     (params.not_before, params.not_after) = (begin, end);
     FACTORY.issuing.issue(&params).write(&site.path(""), "phone");
-    let let_in = "let in: 00005e00530c".to_owned();
+    let let_in = "accepted: 00005e00530c".to_owned();
     let expired = format!("refused: the device certificate expired at {}", text(end));
     let early = format!("refused: the device certificate is not valid before {}", text(begin));
     let cases = [
@@ -219,7 +215,7 @@ fn trust_verify_at_answers_for_any_time() {
     let tolerant = json!({ "trust": ["factory"], "phones": "any", "expired_device_certificates": "accept" });
     site.constituency("ote", &tolerant);
     let ended = verify(&site, &["ote", "--at", &text(end + second)]);
-    assert_eq!((ended.code, ended.stdout.trim()), (0, "let in: 00005e00530c (expired, tolerated by policy)"));
+    assert_eq!((ended.code, ended.stdout.trim()), (0, "accepted: 00005e00530c (expired, tolerated by policy)"));
     // Much later, the CAs have expired as well, which is never tolerated.
     let ended = verify(&site, &["ote", "--at", &text(now + time::Duration::weeks(1000))]);
     assert_eq!(ended.code, 1);

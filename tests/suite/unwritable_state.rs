@@ -69,10 +69,10 @@ fn read_only_state_at_start_serves_phones() {
     assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 500);
     server.reason("state/uploads cannot be stored: Read-only file system");
     let second = tool::run(&mut site.command());
-    assert!(second.code == 1 && second.stderr.contains("is in use by another provost"), "{second:?}");
+    assert!(second.code == 1 && second.stderr.contains("another provost uses the state directory"), "{second:?}");
 
     namespace::writable(&state);
-    server.says("can be written again");
+    server.says("is writable again");
     assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 201);
     eventually("the phone history", || site.path("state/ledger/ledger.sqlite").exists().then_some(()));
     let operators = Operators::of(&server);
@@ -97,7 +97,7 @@ fn file_in_place_of_a_state_folder_does_not_stop_the_start() {
         let stored = phone(&server).put(LOG, "", b"log").unwrap().status;
         assert_eq!(stored, if name == "uploads" { 500 } else { 201 }, "{name}");
         std::fs::remove_file(site.path("state").join(name)).unwrap();
-        server.says("can be written again");
+        server.says("is writable again");
         assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status / 100, 2, "{name}");
         if name == "ledger" {
             eventually("the phone history", || site.path("state/ledger/ledger.sqlite").exists().then_some(()));
@@ -140,15 +140,15 @@ fn history_of_wrong_file_type_is_reported_without_blocking() {
                 let ended = command(&site, args);
                 // The server is asked first, and knows why.
                 let is_cause = ended.stderr.contains(name) && ended.stderr.contains(kind);
-                assert!(is_cause && !ended.stderr.contains("does not answer"), "{name} {kind}: {ended:?}");
+                assert!(is_cause && !ended.stderr.contains("did not answer"), "{name} {kind}: {ended:?}");
                 // Without a database, no phone was seen, which is an error for phone-log only.
                 let fails = name == "ledger.sqlite" || args[0] == "phone-log";
                 assert_eq!(ended.code, i32::from(fails), "{name} {kind}: {ended:?}");
             }
             let removed = if path.is_dir() { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
             removed.unwrap();
-            server.says("can be written again");
-            server.says("the ledger is written again");
+            server.says("is writable again");
+            server.says("the phone history is written again");
             let operators = Operators::of(&server);
             eventually("the fault to end", || (operators.get("/readyz").body == "ready\n").then_some(()));
             eventually("the phone", || command(&site, &["phones"]).stdout.contains(VVX500).then_some(()));
@@ -223,7 +223,7 @@ fn control_socket_of_wrong_file_type_is_reported_by_commands() {
         let ended = command(&site, &["phones"]);
         let cause = format!("{kind}, not a socket; remove it, and restart provost");
         assert!(ended.stderr.contains("control.sock") && ended.stderr.contains(&cause), "{ended:?}");
-        assert!(!ended.stderr.contains("does not answer"), "{ended:?}");
+        assert!(!ended.stderr.contains("did not answer"), "{ended:?}");
         let operators = Operators::of(&server);
         let fault = format!("state/control.sock cannot be used: it is {kind}, not a socket; commands do not reach");
         eventually("the fault", || operators.get("/readyz").body.contains(&fault).then_some(()));

@@ -76,7 +76,7 @@ fn check_names_the_move_command_for_a_moved_phone() {
     let notes = upload_notes(&site);
     let named = format!("provost uploads move {VVX500} --from old --to new");
     let note =
-        format!("new lists {VVX500}, but uploads of it lie under old, which does not list it; {named} moves them");
+        format!("new lists {VVX500}, but its uploads are under old, which does not list it; to move them, run {named}");
     assert_eq!(notes, [note]);
     let words: Vec<&str> = named.split(' ').skip(1).collect();
     let ended = command(&site, &words);
@@ -95,7 +95,7 @@ fn check_names_the_move_command_for_a_moved_phone() {
     ];
     assert_eq!(stored(&site), expected);
     let again = moves(&site, "old", "new");
-    assert_eq!((again.code, again.stderr.as_str()), (1, "error: 00005e00530c has uploaded nothing to old\n"));
+    assert_eq!((again.code, again.stderr.as_str()), (1, "error: no uploads of 00005e00530c to old\n"));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     assert_eq!(notes.len(), 2, "{notes:?}");
     for mac in [VVX500, VVX550] {
         let named = format!("provost uploads move {mac} --from old --to renamed");
-        let is_it = |note: &String| note.contains(&named) && note.contains("under old, whose folder is gone");
+        let is_it = |note: &String| note.contains(&named) && note.contains("under old, whose folder is missing");
         assert!(notes.iter().any(is_it), "{notes:?}");
         assert_eq!(command(&site, &named.split(' ').skip(1).collect::<Vec<_>>()).code, 0);
     }
@@ -120,8 +120,8 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     fs::rename(site.served("renamed"), site.served("again")).unwrap();
     site.constituency("again", &json!({ "trust": ["factory"], "phones": "any" }));
     let note = format!(
-        "uploads of 2 phones lie under renamed, whose folder is gone, and no constituency that is served lists them: \
-         {VVX500}, {VVX550}; provost uploads move MAC --from renamed --to NAME moves those of a phone"
+        "uploads of 2 phones are under renamed, whose folder is missing, and no served constituency lists these phones: \
+         {VVX500}, {VVX550}; to move a phone's uploads, run provost uploads move MAC --from renamed --to NAME"
     );
     assert_eq!(upload_notes(&site), [note]);
     assert_eq!(moves(&site, "renamed", "again").code, 0);
@@ -146,8 +146,8 @@ fn move_keeps_conflicting_uploads_and_moves_the_others() {
     put(&client, &format!("logs/{VVX500}-app.log"), "log");
     let ended = moves(&site, "old", "new");
     let error = format!(
-        "error: new has uploads of {VVX500} with these names too, so these stay in old: {VVX500}-directory.xml; remove \
-         one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command\n"
+        "error: new already has uploads of {VVX500} with these names, so these stay in old: {VVX500}-directory.xml; remove \
+         one of each (provost uploads remove {VVX500} NAME --constituency old|new) and run the command again\n"
     );
     assert_eq!((ended.code, ended.stderr), (1, error));
     assert_eq!(ended.stdout, format!("{VVX500}: 1 upload moved from old to new\n"));
@@ -163,9 +163,9 @@ fn move_keeps_conflicting_uploads_and_moves_the_others() {
     assert!(!site.uploads("old", VVX500).exists());
     assert_eq!(stored(&site).len(), 4, "the other phone's are where they were");
     for (from, to, error) in [
-        ("old", "old", "--from and --to both name old"),
-        ("new", "nwe", "there is no constituency nwe in "),
-        ("nowhere", "new", "has uploaded nothing to nowhere"),
+        ("old", "old", "--from and --to are the same: old"),
+        ("new", "nwe", "constituency nwe not found in "),
+        ("nowhere", "new", "no uploads of 00005e00530c to nowhere"),
     ] {
         let ended = moves(&site, from, to);
         assert!(ended.code == 1 && ended.stderr.contains(error), "{ended:?}");
@@ -192,11 +192,11 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
     write("old", "z");
     let ended = moves(&site, "old", "new");
     let error = format!(
-        "error: new has uploads of {VVX500} with these names too, so these stay in old: {below_a} ({a} is a file in new); \
-         remove one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command; \
+        "error: new already has uploads of {VVX500} with these names, so these stay in old: {below_a} ({a} is a file in new); \
+         remove one of each (provost uploads remove {VVX500} NAME --constituency old|new) and run the command again; \
          new has folders with these names, so these uploads stay in old: {b}; remove them (provost uploads remove \
          {VVX500} NAME --constituency old), or all uploads in those folders (provost uploads list {VVX500} \
-         --constituency new lists them), and repeat the command\n"
+         --constituency new lists them), and run the command again\n"
     );
     assert_eq!((ended.code, ended.stderr), (1, error));
     assert_eq!(ended.stdout, format!("{VVX500}: 3 uploads moved from old to new\n"));
@@ -229,7 +229,7 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
     assert_eq!((blocked.code, blocked.stdout), (1, format!("{VVX500}: 1 upload moved from old to new\n")));
     let c = format!("{VVX500}-c");
     assert_eq!(command(&site, &["uploads", "remove", VVX500, &c, "--constituency", "old"]).code, 0);
-    assert_eq!(moves(&site, "old", "new").stderr, format!("error: {VVX500} has uploaded nothing to old\n"));
+    assert_eq!(moves(&site, "old", "new").stderr, format!("error: no uploads of {VVX500} to old\n"));
 }
 
 #[test]

@@ -10,12 +10,13 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A command line for every command that reads a configuration.
-const READING: [&str; 29] = [
+const READING: [&str; 30] = [
     "serve",
     "check",
     "certificate status",
     "certificate renew",
     "certificate rehearse",
+    "certificate renew --dry-run",
     "certificate revoke --key rsa-2048",
     "phones",
     "phone-log 00005e00530c",
@@ -178,9 +179,9 @@ fn no_command_creates_files_in_a_folder_without_a_site() {
         assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
         count += 1;
     }
-    assert_eq!(count, 25);
+    assert_eq!(count, 26);
     let serve = provost_in(folder.path(), None, &["serve"]);
     assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
-    let said = "there is neither provost.json nor a folder constituencies here";
+    let said = "no provost.json and no folder constituencies here";
     assert!(serve.stderr.contains(said) && serve.stderr.contains("--config FILE"), "{serve:?}");
 }

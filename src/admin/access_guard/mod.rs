@@ -52,7 +52,7 @@ pub(super) enum ClientLocation {
 /// Who may access a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RouteAccess {
-    /// Everybody. The response reveals nothing.
+    /// Any client. The response reveals nothing.
     Public,
     /// Operators only.
     Operators,
@@ -118,7 +118,7 @@ impl AccessGuard {
             return Err(cross_origin());
         }
         let bearer = header(&request.headers, &AUTHORIZATION).and_then(bearer);
-        let has_token = bearer.is_some_and(|shown| token.is(shown.as_bytes()));
+        let has_token = bearer.is_some_and(|shown| token.matches(shown.as_bytes()));
         // A wrong token is refused even with a valid session.
         let has_session = bearer.is_none() && self.has_session(&request.headers, token, now);
         let is_signed_in = has_token || has_session;
@@ -148,7 +148,7 @@ impl AccessGuard {
 
     fn has_session(&self, headers: &HeaderMap, token: &OperatorToken, now: i64) -> bool {
         [false, true].map(|is_secure| self.cookie(is_secure)).iter().any(|cookie| {
-            cookies(headers).any(|(name, value)| name == cookie.name && token.is_session(&cookie.scope, value, now))
+            cookies(headers).any(|(name, value)| name == cookie.name && token.verify_session(&cookie.scope, value, now))
         })
     }
 
@@ -157,7 +157,7 @@ impl AccessGuard {
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, another) = (hosts.next(), hosts.next());
         let host = host.filter(|_| another.is_none()).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-        let host = host.ok_or_else(|| bad("Host is missing, or is none"))?;
+        let host = host.ok_or_else(|| bad("the header Host is missing or invalid"))?;
         // An authority in the target overrides Host (RFC 9112 §3.2.2).
         let is_ours = |authority: &Authority| {
             is_loopback(authority)
@@ -167,7 +167,7 @@ impl AccessGuard {
         if is_ours(&host) && request.uri.authority().is_none_or(is_ours) {
             Ok(host)
         } else {
-            Err(bad("this listener does not go by this name; add it to \"hosts\" in \"status\""))
+            Err(bad("unknown host name for this listener; add it to \"hosts\" in \"status\""))
         }
     }
 }
@@ -195,7 +195,7 @@ fn is_link(request: &Parts) -> bool {
 }
 
 fn cross_origin() -> Forbidden {
-    forbidden(StatusCode::FORBIDDEN, "this comes from the page of another site")
+    forbidden(StatusCode::FORBIDDEN, "cross-origin request refused: it comes from a page of another site")
 }
 
 fn is_loopback(authority: &Authority) -> bool {
@@ -209,16 +209,16 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
 
 /// The refusal of a request without a valid token.
 fn without_token(token: &OperatorToken, is_change: bool, is_wrong: bool) -> Forbidden {
-    const NO_TOKEN_FILE: &str = "\"status\" in provost.json names no \"token_file\"";
+    const NO_TOKEN_FILE: &str = "\"token_file\" is not set in \"status\" of provost.json";
     let reason = match (token.is_configured(), is_change) {
-        (false, true) => format!("nothing can be changed here, because {NO_TOKEN_FILE}"),
-        (false, false) if is_wrong => format!("there is no token here, because {NO_TOKEN_FILE}; show none"),
+        (false, true) => format!("changes need a token, and {NO_TOKEN_FILE}"),
+        (false, false) if is_wrong => format!("the request has a token, but {NO_TOKEN_FILE}; send it without one"),
         (false, false) => format!(
-            "{NO_TOKEN_FILE}: without a token, only requests from this machine to a loopback name such as localhost are \
-             answered"
+            "{NO_TOKEN_FILE}; without a token, only requests from this machine to a loopback name such as localhost are \
+             accepted"
         ),
-        (true, _) if is_wrong => "this is not the token".to_owned(),
-        (true, _) => "the token is needed for this: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
+        (true, _) if is_wrong => "wrong token".to_owned(),
+        (true, _) => "this request needs the token: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
     };
     let status = if token.is_configured() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     Forbidden { status, reason }
@@ -230,7 +230,10 @@ fn require_origin(headers: &HeaderMap) -> Result<(), Forbidden> {
     if headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE) {
         Ok(())
     } else {
-        Err(forbidden(StatusCode::FORBIDDEN, "a browser that does not say where its page is from may change nothing"))
+        Err(forbidden(
+            StatusCode::FORBIDDEN,
+            "a change with a session cookie needs the header Origin or Sec-Fetch-Site",
+        ))
     }
 }
 

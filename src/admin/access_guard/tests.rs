@@ -54,7 +54,7 @@ fn session(guard: &AccessGuard, token: &OperatorToken, name: &str) -> String {
 }
 
 #[test]
-fn only_our_own_names_are_hosts() {
+fn unknown_host_names_are_refused() {
     let none = OperatorToken::open(None).unwrap();
     let at = |guard: &AccessGuard, host: &str| {
         let checked =
@@ -92,7 +92,7 @@ fn only_our_own_names_are_hosts() {
 }
 
 #[test]
-fn the_targets_own_authority_must_be_ours_too() {
+fn unknown_authority_in_the_target_is_refused() {
     let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let at = |uri: &str| {
         let request = Request::builder().uri(uri).header("Host", "localhost").body(()).unwrap();
@@ -102,7 +102,7 @@ fn the_targets_own_authority_must_be_ours_too() {
 }
 
 #[test]
-fn whatever_changes_anything_needs_the_token_and_no_other_site() {
+fn changes_need_the_token_and_the_same_origin() {
     let (_file, token) = token();
     let guard = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
@@ -135,7 +135,7 @@ fn whatever_changes_anything_needs_the_token_and_no_other_site() {
 }
 
 #[test]
-fn with_a_token_reading_needs_it_from_every_peer() {
+fn reads_need_the_token_from_local_and_remote_clients() {
     let (_file, token) = token();
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
     for listen in ["0.0.0.0:8444", "127.0.0.1:8444", "[::1]:8444", "unix:s"] {
@@ -155,7 +155,7 @@ fn with_a_token_reading_needs_it_from_every_peer() {
 }
 
 #[test]
-fn without_a_token_only_local_peers_read_by_a_loopback_name() {
+fn without_token_only_local_clients_read_by_loopback_name() {
     let none = OperatorToken::open(None).unwrap();
     let guard = guard("127.0.0.1:8444", &["provost.example.com"]);
     for (peer, host, status) in [
@@ -174,16 +174,16 @@ fn without_a_token_only_local_peers_read_by_a_loopback_name() {
 }
 
 #[test]
-fn a_token_where_none_is_configured_is_refused() {
+fn token_is_refused_where_none_is_configured() {
     let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
     let refusal = guard.check(&shows, ClientLocation::Local, RouteAccess::Operators, &none, NOW).unwrap_err();
     assert_eq!(refusal.status, StatusCode::FORBIDDEN);
-    assert!(refusal.reason.contains("names no \"token_file\""), "{refusal:?}");
+    assert!(refusal.reason.contains("\"token_file\" is not set"), "{refusal:?}");
 }
 
 #[test]
-fn neither_proxy_headers_nor_the_http_version_change_admission() {
+fn proxy_headers_and_http_version_do_not_change_access() {
     let (_file, token) = token();
     let none = OperatorToken::open(None).unwrap();
     let guard = guard("127.0.0.1:8444", &[]);
@@ -218,7 +218,7 @@ fn neither_proxy_headers_nor_the_http_version_change_admission() {
 }
 
 #[test]
-fn a_session_is_valid_under_its_own_cookie_and_listener_alone() {
+fn session_is_bound_to_its_cookie_name_and_listener() {
     let (_file, token) = token();
     let ours = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
@@ -238,7 +238,7 @@ fn a_session_is_valid_under_its_own_cookie_and_listener_alone() {
 }
 
 #[test]
-fn a_page_of_another_site_may_lead_here_but_not_ask() {
+fn cross_site_links_work_and_cross_site_requests_fail() {
     let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let asks = |method: &str, site: &str, mode: &str, dest: &str| {
         let fetch = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];

@@ -53,7 +53,7 @@ pub(super) fn section(activity: &ActivityView, now: i64) -> Markup {
         section id="activity" aria-labelledby="activity-title" {
             h2 id="activity-title" { "The last day" }
             @if all.is_empty() {
-                p class="empty" { "Nobody has asked for anything during the last day." }
+                p class="empty" { "No requests during the last day." }
             } @else {
                 figure class="plot" {
                     figcaption { (legend(all)) }
@@ -259,19 +259,19 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_ends_at_a_figure_with_a_whole_half() {
+    fn axis_ends_at_an_even_round_number() {
         assert_eq!([0, 1, 3, 5, 7, 99, 100, 101, 252].map(round_up), [2, 2, 4, 6, 8, 100, 100, 200, 300]);
         assert_eq!(round_up(u64::MAX), u64::MAX);
     }
 
     #[test]
-    fn what_is_there_is_seen_and_nothing_leaves_the_plot() {
+    fn small_values_are_visible_and_bars_stay_in_the_plot() {
         assert_eq!([height(0, 100), height(1, 100_000), height(50, 100), height(u64::MAX, 100)], [0, 8, 500, 1000]);
         assert_eq!(line(&steps(&activity()), 100), "M5 980L15 1000L25 700L35 990");
     }
 
     #[test]
-    fn the_plot_is_said_in_words_and_in_figures() {
+    fn plot_has_a_text_description_and_a_table() {
         let steps = steps(&activity());
         let description = description(&steps, 1800);
         assert_eq!(

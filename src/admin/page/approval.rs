@@ -1,6 +1,6 @@
 //! Phones that wait for approval, and unproven claims. Pure.
 //!
-//! A waiting phone has authenticated, so that one action allows it. Anybody can make an unproven claim: it has no
+//! A waiting phone has authenticated, so that one action allows it. Any client can make an unproven claim: it has no
 //! button, and its fingerprint must be typed.
 
 use maud::{Markup, html};
@@ -16,7 +16,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
         section id="waiting" aria-labelledby="waiting-title" {
             h2 id="waiting-title" { "Waiting for approval" }
             @if overview.waiting.is_empty() {
-                p class="empty" { "Nobody waits. A phone that proves who it is and is on no list appears here when it first asks." }
+                p class="empty" { "No phone is waiting. A phone that proves its MAC address and is on no list appears here after its first request." }
             } @else {
                 ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview)) } }
                 @if overview.counts.waiting > overview.waiting.len() {
@@ -34,11 +34,11 @@ fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
-            h3 { a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) } " asks for " strong { (constituency) } }
+            h3 { a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) } " requests " strong { (constituency) } }
             p class="quiet" {
                 @if let Some(model) = &phone.model { (model_name(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
                 @if let Some(address) = &phone.address { "from " (foreign(address)) ", " }
-                @if let Some(last) = phone.last_seen { "last " (when(overview.now, last)) ", " }
+                @if let Some(last) = phone.last_seen { "last seen " (when(overview.now, last)) ", " }
                 (count(phone.refusals, "refusal", "refusals"))
             }
             (action(constituency, mac, overview))
@@ -55,7 +55,7 @@ pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview:
     };
     html! {
         @if let Some(obstacle) = obstacle {
-            p class="instead" { "To let it in, run this (from here it cannot be done: " (foreign(obstacle)) ")" }
+            p class="instead" { "To allow it, run this command (the page cannot do it: " (foreign(obstacle)) ")" }
             (allow_command(constituency, mac, overview))
         } @else {
             (form(constituency, mac))
@@ -70,7 +70,7 @@ fn form(constituency: &ConstituencyName, mac: MacAddress) -> Markup {
             input type="hidden" name="constituency" value=(constituency);
             input type="hidden" name="mac" value=(mac);
             label for=(id) { "Note" }
-            input id=(id) name="note" type="text" autocomplete="off" maxlength="200" placeholder="whose, and where";
+            input id=(id) name="note" type="text" autocomplete="off" maxlength="200" placeholder="owner and place";
             button { "Allow" span class="unseen" { " " (mac) " in " (constituency) } }
         }
     }
@@ -86,9 +86,9 @@ pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
         section id="unproven" aria-labelledby="unproven-title" {
             h2 id="unproven-title" { "Unproven" }
             p class="intro" {
-                "Certificates that do not count here, mostly because no CA that is trusted here signed them, and wrong "
-                "passwords: anybody can make or copy a certificate, or say a password, with any MAC address. "
-                "So nothing here says anything about the phone that is named, but why it was refused may."
+                "Invalid certificates, most of them signed by a CA that is not trusted here, and wrong passwords. "
+                "Any client can send such a certificate or password with any MAC address, so an entry proves nothing about "
+                "the phone that it names. The reason of the refusal may help."
             }
             @if unproven.is_empty() {
                 p class="empty" { "None." }
@@ -118,7 +118,7 @@ pub(super) fn unproven_table(unproven: &[&UnprovenView], now: i64) -> Markup {
                             span class="mac" { (claim.mac) } " of " (claim.constituency)
                             @match &claim.certificate_sha256 {
                                 Some(certificate) => { span class="detail fingerprint" { "SHA-256 " (Foreign(certificate)) } }
-                                None => { span class="detail" { "by a password" } }
+                                None => { span class="detail" { "with a password" } }
                             }
                         }
                         td data-label="Because" class="bad" { (foreign(&claim.reason)) }

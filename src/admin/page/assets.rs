@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_found_by_the_names_that_the_page_gives_them() {
+    fn assets_are_found_by_the_names_in_the_page() {
         for wanted in [&STYLE, &SCRIPT, &ICON] {
             assert!(std::ptr::eq(asset(&wanted.path).unwrap(), &raw const **wanted));
         }

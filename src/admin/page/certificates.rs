@@ -13,7 +13,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
         section id="certificates" aria-labelledby="certificates-title" {
             h2 id="certificates-title" { "Certificates" }
             @if overview.certificates.is_empty() {
-                p class="empty" { "None, and none is wanted. The key " code { "certificate" } " of provost.json says where one comes from." }
+                p class="empty" { "None. The key " code { "certificate" } " of provost.json configures where certificates come from." }
             }
             @for certificate in &overview.certificates {
                 (article(certificate, overview.now))
@@ -60,7 +60,7 @@ fn lifetime(begin: i64, end: i64, renewal: Option<i64>, now: i64) -> Markup {
             @if let Some(tick) = tick { rect class="tick" x=(tick) width="4" height="8" {} }
         }
         p class="ends" {
-            span { @if left > 0 { strong { (span(left)) } " left" } @else { strong { "over" } } }
+            span { @if left > 0 { strong { (span(left)) } " left" } @else { strong { "expired" } } }
             span { "ends " (day(end)) }
         }
     }
@@ -82,8 +82,8 @@ fn plan(certificate: &CertificateView, now: i64) -> Markup {
         @match (certificate.source, certificate.next_attempt) {
             (_, Some(at)) if at <= now => { p class="plan" { "Renewal is due." } }
             (_, Some(at)) => { p class="plan" { "Renewal " (when(now, at)) ", on " (day(at)) "." } }
-            ("files", None) => { p class="plan" { "The program that writes its files renews it; new files are in use within a second." } }
-            ("local_ca", None) => { p class="plan" { "From provost's own CA, which renews it by itself." } }
+            ("files", None) => { p class="plan" { "Another program renews its files; provost uses new files within a second." } }
+            ("local_ca", None) => { p class="plan" { "Issued and renewed by provost's own CA." } }
             _ => {}
         }
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bar_of_a_fresh_certificate_is_full_and_shrinks_to_nothing() {
+    fn lifetime_bar_shrinks_from_full_to_zero() {
         let at = |at| permille_left(100, 300, at);
         assert_eq!([at(0), at(100), at(101), at(200), at(300), at(900)], [1000, 1000, 995, 500, 0, 0]);
         assert_eq!(permille_left(5, 5, 9), 0);

@@ -12,7 +12,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
         section id="constituencies" aria-labelledby="constituencies-title" {
             h2 id="constituencies-title" { "Constituencies" }
             @if overview.constituencies.is_empty() {
-                p class="empty" { "There is none yet. A constituency is a folder; this makes one:" }
+                p class="empty" { "No constituency yet. A constituency is a folder; this command makes one:" }
                 (command(overview, "constituency add NAME"))
             } @else {
                 table class="cards" {

@@ -16,7 +16,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
             section id="denied" aria-labelledby="denied-title" {
                 h2 id="denied-title" { "Denied everywhere" }
                 p class="intro" {
-                    "Whatever policies, pins and passwords say, these get nothing from any constituency that asks phones who they are."
+                    "These phones are refused by every constituency that authenticates its phones, whatever its policy, pins and passwords."
                 }
                 table class="cards" {
                     thead {
@@ -47,7 +47,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
 /// By whom, when, and why.
 pub(super) fn explained(denial: &DenialView, now: i64) -> Markup {
     html! {
-        "by " @if denial.by.is_empty() { "somebody" } @else { (foreign(&denial.by)) }
+        "by " @if denial.by.is_empty() { "unknown" } @else { (foreign(&denial.by)) }
         @if let Some(at) = denial.at { " " (when(now, at)) }
         @if !denial.note.is_empty() { ": " (foreign(&denial.note)) }
     }

@@ -39,16 +39,16 @@ impl Flash {
     }
 }
 
-pub(super) fn message(outcome: &Flash) -> Markup {
-    let mac = outcome.mac;
+pub(super) fn message(flash: &Flash) -> Markup {
+    let mac = flash.mac;
     let phone = |name: &ConstituencyName| html! { a class="mac" href={ "/phones/" (name) "/" (mac) } { (mac) } };
     html! {
         p class="outcome" {
-            @match &outcome.change {
+            @match &flash.change {
                 AdminChange::Allow(name) => {
-                    (phone(name)) " is on the list of " strong { (name) } ". It gets its files when it next asks."
+                    (phone(name)) " is on the list of " strong { (name) } ". It gets its files at its next request."
                 }
-                AdminChange::Deny(name) => { (phone(name)) " is kept out of " strong { (name) } "." }
+                AdminChange::Deny(name) => { (phone(name)) " is denied in " strong { (name) } "." }
                 AdminChange::DenyEverywhere => { span class="mac" { (mac) } " is denied everywhere." }
             }
         }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_is_told_by_a_path_and_nothing_else_is_one() {
+    fn flash_round_trips_and_invalid_queries_are_ignored() {
         let ote = || "ote".parse().unwrap();
         for change in [AdminChange::Allow(ote()), AdminChange::Deny(ote()), AdminChange::DenyEverywhere] {
             let outcome = Flash { change, mac: "00005e0053aa".parse().unwrap() };

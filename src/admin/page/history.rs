@@ -29,10 +29,10 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView) -> Marku
                 p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
             }
             @if let Some((reason, at)) = &phone.claimed {
-                p class="problem" { "Refused " (when(overview.now, *at)) ", claimed but unproven: " (foreign(reason)) }
+                p class="problem" { "Refused " (when(overview.now, *at)) ", unproven claim: " (foreign(reason)) }
             }
             @if let Some(missing) = history.named.as_ref().and_then(NamedFiles::text) {
-                p class="problem" { "Its configuration: " (foreign(&missing)) }
+                p class="problem" { "Missing files: " (foreign(&missing)) }
             }
             (what_to_do(overview, phone))
             (facts(phone, overview.now))
@@ -48,10 +48,10 @@ fn claims(overview: &Overview, phone: &PhoneView) -> Markup {
     html! {
         @if !claims.is_empty() {
             section id="claims" aria-labelledby="claims-title" {
-                h2 id="claims-title" { "Others that claim to be it" }
+                h2 id="claims-title" { "Unproven claims to be this phone" }
                 p class="intro" {
-                    "Anybody can make a certificate with this MAC address, or copy the phone's own. These proved nothing, and "
-                    "were refused for the reasons that stand with them."
+                    "Any client can make a certificate with this MAC address, or copy the phone's own. These certificates and "
+                    "passwords proved nothing, and were refused for the reasons shown."
                  }
                 (unproven_table(&claims, overview.now))
             }
@@ -69,20 +69,20 @@ fn what_to_do(overview: &Overview, phone: &PhoneView) -> Markup {
         @match phone.state {
             PhoneState::Waiting => (action(constituency, mac, overview)),
             PhoneState::Denied if phone.denied_everywhere.is_some() => {
-                p class="instead" { "To lift the denial on the whole server" }
+                p class="instead" { "To lift the denial on the whole server:" }
                 (command(overview, &format!("undeny {mac}")))
             }
             PhoneState::Denied => {
-                p class="instead" { "To let it in again" }
+                p class="instead" { "To allow it again:" }
                 (command(overview, &format!("allow {mac} --constituency {constituency}")))
             }
             PhoneState::Gone => {}
             _ => {
                 details class="more" {
-                    summary { "Keep it out" }
-                    p class="instead" { "If it is lost or sold, this counts within a second, on open connections too, and no deploy reverts it" }
+                    summary { "Deny this phone" }
+                    p class="instead" { "If it is lost or sold: this takes effect within a second, also on open connections, and no deploy reverts it." }
                     (command(overview, &format!("deny {mac} --note \"…\"")))
-                    p class="instead" { "To keep it out of this constituency alone" }
+                    p class="instead" { "To deny it in this constituency only:" }
                     (command(overview, &format!("deny {mac} --constituency {constituency}")))
                 }
             }
@@ -99,7 +99,7 @@ fn facts(phone: &PhoneView, now: i64) -> Markup {
             (fact("Model", &phone.model.as_deref().map_or_else(|| html! { "unknown" }, model)))
             (fact("Firmware", &optional(phone.firmware.as_deref())))
             (fact("TLS", &tls(phone)))
-            (fact("Its certificate ends", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
+            (fact("Certificate expires", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
             (fact("Requests", &html! { (figure(phone.requests)) ", " (count(phone.refusals, "refusal", "refusals")) }))
             (fact("Last configuration", &event(phone.configuration.as_ref(), now)))
             (fact("Last upload", &event(phone.upload.as_ref(), now)))
@@ -136,15 +136,15 @@ fn event(event: Option<&(String, i64)>, now: i64) -> Markup {
 fn requests(requests: &[PhoneRequestView], now: i64) -> Markup {
     html! {
         section id="requests" aria-labelledby="requests-title" {
-            h2 id="requests-title" { "What it asked" }
+            h2 id="requests-title" { "Requests" }
             @if requests.is_empty() {
-                p class="empty" { "Nothing is kept. A phone's last 200 requests are, for 30 days." }
+                p class="empty" { "None. provost keeps a phone's last 200 requests for 30 days." }
             } @else {
                 table class="cards requests" {
                     thead {
                         tr {
                             th scope="col" { "Request" }
-                            th scope="col" { "Answer" }
+                            th scope="col" { "AdminResponse" }
                             th scope="col" class="number" { "Size" }
                             th scope="col" class="number" { "Took" }
                             th scope="col" { "From" }
@@ -175,7 +175,7 @@ fn request_row(request: &PhoneRequestView, now: i64) -> Markup {
                     code { (foreign(method)) " " (foreign(target)) }
                 } @else { "Handshake" }
             }
-            td data-label="Answer" class="standing" {
+            td data-label="AdminResponse" class="standing" {
                 span class="status" { @if let Some(status) = request.status { (status) } @else { "refused" } }
                 @if let Some(reason) = &request.reason { span class=(detail) { (foreign(reason)) } }
                 @if is_absent && request.is_named { span class="detail problem" { "its master configuration names this file" } }

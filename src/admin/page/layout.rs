@@ -18,7 +18,7 @@ pub(super) fn page(
 ) -> String {
     let body = html! {
         body data-events="/events" {
-            a class="skip" href="#main" { "To the content" }
+            a class="skip" href="#main" { "Skip to content" }
             (header(overview, is_signed_in))
             main id="main" {
                 div id="outcome" role="status" { @if let Some(outcome) = outcome { (message(outcome)) } }

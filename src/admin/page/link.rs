@@ -64,7 +64,7 @@ mod tests {
     use crate::admin::snapshot::PhoneState;
 
     #[test]
-    fn a_link_reads_back_as_what_it_leads_to() {
+    fn link_parses_back_to_its_query() {
         let sorts = [PhoneSort::State, PhoneSort::LastSeen, PhoneSort::Name, PhoneSort::Model];
         for (sort, is_reversed) in sorts.into_iter().flat_map(|sort| [(sort, false), (sort, true)]) {
             let query = PhoneQuery {

@@ -42,7 +42,7 @@ pub struct View<'a> {
     /// Whether the client has a session, which it can end.
     pub is_signed_in: bool,
     /// The change that was just made.
-    pub outcome: Option<&'a Flash>,
+    pub flash: Option<&'a Flash>,
 }
 
 /// The page at `/`.
@@ -61,7 +61,7 @@ pub fn render(view: &View<'_>) -> String {
         (denied::section(overview))
         (approval::unproven_section(&overview.unproven, overview.now))
     };
-    layout::page(&overview.domain, overview, view.is_signed_in, view.outcome, &main)
+    layout::page(&overview.domain, overview, view.is_signed_in, view.flash, &main)
 }
 
 /// The page of one phone, at `/phones/CONSTITUENCY/MAC`.
@@ -76,7 +76,7 @@ pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, is_signed_i
 pub fn render_sign_in(failure: Option<&'static str>) -> String {
     let main = html! {
         p {
-            "With the token of this server: in the file that " code { "token_file" } " of " code { "status" }
+            "Enter this server's token. It is in the file that " code { "token_file" } " of " code { "status" }
             " names in provost.json, or without a provost.json (local mode) in " code { "state/status-token" } "."
         }
         @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
@@ -96,7 +96,7 @@ pub fn render_sign_in(failure: Option<&'static str>) -> String {
 pub fn render_failure(title: &str, reason: &str) -> String {
     let main = html! {
         p class="outcome bad" { (text::foreign(reason)) }
-        p { a href="/" { "To the overview" } }
+        p { a href="/" { "Back to the overview" } }
     };
     layout::bare_page(title, &main)
 }

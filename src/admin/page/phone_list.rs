@@ -33,8 +33,8 @@ pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery)
 fn no_phones(overview: &Overview) -> Markup {
     html! {
         p class="empty" {
-            "No phone is known yet. One is when the policy of its constituency names it, or a file "
-            code { "MAC.cfg" } " lies in the folder:"
+            "No known phone yet. A phone is known if the policy of its constituency lists it, or if a file "
+            code { "MAC.cfg" } " is in the folder. This command lists one:"
         }
         (command(overview, "allow MAC --constituency NAME --note \"…\""))
     }
@@ -81,7 +81,7 @@ fn found(page: &PhonePage, query: &PhoneQuery) -> Markup {
     let last = query.offset + page.phones.len();
     html! {
         @if page.matching == 0 { "No phone matches." }
-        @else if page.phones.is_empty() { "There is nothing on this page." }
+        @else if page.phones.is_empty() { "This page is past the end of the list." }
         @else if page.phones.len() == page.matching { (count(page.matching, "phone", "phones")) }
         @else { (figure(first)) "–" (figure(last)) " of " (figure(page.matching)) }
         @if is_narrowed && page.matching > 0 { " of " (figure(page.total)) }

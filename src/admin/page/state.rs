@@ -59,21 +59,25 @@ fn class(state: PhoneState) -> &'static str {
 /// Explains a state in a sentence.
 pub(super) fn meaning(state: PhoneState) -> &'static str {
     match state {
-        PhoneState::Well => "It is on the list and was accepted when it last asked.",
+        PhoneState::Well => "It is on the list, and its last request was accepted.",
         PhoneState::Silent => {
-            "It is on the list, and has not asked for two days: is it plugged in, is its network there?"
+            "It is on the list, and has sent no request for two days. Check its power and its network."
         }
-        PhoneState::Never => "It is on the list, and has never asked: does it know the URL, has it the right time?",
-        PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
-        PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
-        PhoneState::Refused => "It is on the list, and was refused when it last asked.",
+        PhoneState::Never => {
+            "It is on the list, and has never sent a request. Check its provisioning URL and its clock."
+        }
+        PhoneState::Waiting => "It has proven its MAC address and is on no list. It waits for approval.",
+        PhoneState::Allowed => {
+            "It was refused because it was not on the list. It is on the list now, and has sent no request since."
+        }
+        PhoneState::Refused => "It is on the list, and its last request was refused.",
         PhoneState::LockedOut => {
             "It is on the list, and since it was last accepted a client that claims to be it was refused. That is unproven: it may \
              be this phone, with a certificate that has expired, was revoked or is unknown here, or a wrong password; or it is \
              a stranger."
         }
-        PhoneState::Denied => "It is denied, whatever else is said of it.",
-        PhoneState::Removed => "It was taken off the list, and has not asked since.",
-        PhoneState::Gone => "Its constituency is not served any more.",
+        PhoneState::Denied => "It is denied. A denial overrides all lists.",
+        PhoneState::Removed => "It was taken off the list, and has sent no request since.",
+        PhoneState::Gone => "Its constituency is no longer served.",
     }
 }

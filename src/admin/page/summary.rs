@@ -13,7 +13,7 @@ use crate::certificate::ConditionLevel;
 const MAX_SILENCES: usize = 3;
 
 /// A problem that needs an operator.
-struct Need {
+struct Problem {
     class: &'static str,
     says: Markup,
 }
@@ -35,17 +35,17 @@ pub(super) fn section(overview: &Overview) -> Markup {
 fn verdict(overview: &Overview, needs: usize) -> String {
     match needs {
         _ if overview.not_ready.is_some() => "Phones cannot be served".to_owned(),
-        0 if overview.counts.known == 0 => "Ready, and waiting for its first phone".to_owned(),
-        0 => "All is well".to_owned(),
-        1 => "One thing needs you".to_owned(),
-        needs => format!("{needs} things need you"),
+        0 if overview.counts.known == 0 => "Ready; no known phone yet".to_owned(),
+        0 => "No problems".to_owned(),
+        1 => "1 problem needs attention".to_owned(),
+        needs => format!("{needs} problems need attention"),
     }
 }
 
 /// The problems, the worst first.
-fn needs(overview: &Overview) -> Vec<Need> {
-    let bad = |says| Need { class: "bad", says };
-    let mut needs: Vec<Need> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
+fn needs(overview: &Overview) -> Vec<Problem> {
+    let bad = |says| Problem { class: "bad", says };
+    let mut needs: Vec<Problem> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
     // A folder's problem has its own line below, with a link.
     let is_of_folder = |trouble: &String| {
         let mut problems = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
@@ -65,34 +65,34 @@ fn needs(overview: &Overview) -> Vec<Need> {
     needs
 }
 
-fn of_certificate(certificate: &CertificateView) -> Option<Need> {
+fn of_certificate(certificate: &CertificateView) -> Option<Problem> {
     let problem = certificate.problem.as_deref()?;
     let says = html! {
         a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " " (foreign(problem))
     };
-    Some(Need { class: if certificate.level == ConditionLevel::Error { "bad" } else { "fair" }, says })
+    Some(Problem { class: if certificate.level == ConditionLevel::Error { "bad" } else { "fair" }, says })
 }
 
-fn of_constituency(constituency: &ConstituencyView) -> Option<Need> {
+fn of_constituency(constituency: &ConstituencyView) -> Option<Problem> {
     let problem = constituency.problem.as_deref()?;
     let (class, state) = match constituency.url {
         Some(_) => ("fair", " keeps its last good policy: "),
         None => ("bad", ": "),
     };
-    Some(Need {
+    Some(Problem {
         class,
         says: html! { a href="#constituencies" { (foreign(&constituency.name)) } (state) (foreign(problem)) },
     })
 }
 
-fn of_warnings(constituency: &ConstituencyView) -> impl Iterator<Item = Need> {
-    constituency.warnings.iter().map(|warning| Need {
+fn of_warnings(constituency: &ConstituencyView) -> impl Iterator<Item = Problem> {
+    constituency.warnings.iter().map(|warning| Problem {
         class: "fair",
         says: html! { a href="#constituencies" { (foreign(&constituency.name)) } ": " (foreign(warning)) },
     })
 }
 
-fn of_phones(overview: &Overview) -> Vec<Need> {
+fn of_phones(overview: &Overview) -> Vec<Problem> {
     let counts = overview.counts;
     let mut needs = Vec::new();
     if counts.waiting > 0 {
@@ -102,14 +102,14 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
             a href=(list) { (count(counts.waiting, "phone", "phones")) }
             (if counts.waiting == 1 { " waits" } else { " wait" }) " for approval"
         };
-        needs.push(Need { class: "asks", says });
+        needs.push(Problem { class: "asks", says });
     }
     if counts.refused > 0 {
         let says = html! {
             a href=(to_state(StateFilter::One(PhoneState::Refused))) { (count(counts.refused, "known phone", "known phones")) }
-            (if counts.refused == 1 { " was refused when it last asked" } else { " were refused when they last asked" })
+            (if counts.refused == 1 { ": the last request was refused" } else { ": the last request of each was refused" })
         };
-        needs.push(Need { class: "fair", says });
+        needs.push(Problem { class: "fair", says });
     }
     if counts.locked_out > 0 {
         let each = if counts.locked_out == 1 { "it" } else { "each" };
@@ -120,7 +120,7 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
             " may be locked out: since " (each) " was last accepted, a client that claims to be it was refused. "
             "The claim is unproven"
         };
-        needs.push(Need { class: "fair", says });
+        needs.push(Problem { class: "fair", says });
     }
     needs.extend(of_silences(overview));
     needs
@@ -128,14 +128,14 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
 
 /// A line for each constituency that fell silent. If there are many, one line for all: the server's own network is the
 /// likely cause.
-fn of_silences(overview: &Overview) -> Vec<Need> {
+fn of_silences(overview: &Overview) -> Vec<Problem> {
     let silences = &overview.silent_together;
-    let bad = |says| Need { class: "bad", says };
+    let bad = |says| Problem { class: "bad", says };
     if silences.len() > MAX_SILENCES {
         let since = silences.iter().map(|silence| silence.since).max().unwrap_or_default();
         let says = html! {
-            "In " (figure(silences.len())) " constituencies most phones fell silent, the last " (when(overview.now, since))
-            ": does this server's name still lead here, and is its line up?"
+            "In " (figure(silences.len())) " constituencies most phones fell silent, most recently " (when(overview.now, since))
+            ". Check this server's DNS records and its network."
         };
         return vec![bad(says)];
     }
@@ -143,7 +143,7 @@ fn of_silences(overview: &Overview) -> Vec<Need> {
         let says = html! {
             a href=(to_constituency(silence.constituency.as_str())) { (silence.constituency) } ": "
             (figure(silence.silent)) " of " (figure(silence.of)) " phones that come regularly fell silent together, "
-            (when(overview.now, silence.since)) ": has it power, and a line?"
+            (when(overview.now, silence.since)) ". Check power and network there."
         };
         bad(says)
     };

@@ -131,7 +131,7 @@ fn phones(text: &str) -> PhonePage {
 }
 
 fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
-    render(&View { overview, phones, query, is_signed_in, outcome: None })
+    render(&View { overview, phones, query, is_signed_in, flash: None })
 }
 
 fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
@@ -178,7 +178,7 @@ fn names(tag: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn what_others_wrote_becomes_no_markup_wherever_it_stands() {
+fn foreign_text_is_escaped_on_every_page() {
     let (hostile, harmless) = (all_pages(HOSTILE), all_pages(HARMLESS));
     assert_eq!(hostile.len(), 22);
     for (hostile, harmless) in hostile.iter().zip(&harmless) {
@@ -193,10 +193,10 @@ fn what_others_wrote_becomes_no_markup_wherever_it_stands() {
 }
 
 #[test]
-fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+fn pages_have_no_inline_code_and_no_external_resources() {
     let pages = [
         all_pages(HARMLESS),
-        vec![render_sign_in(None), render_sign_in(Some("This is not the token.")), render_failure("Not done", HOSTILE)],
+        vec![render_sign_in(None), render_sign_in(Some("Wrong token.")), render_failure("Not changed", HOSTILE)],
     ]
     .concat();
     for page in pages {
@@ -213,7 +213,7 @@ fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
 }
 
 #[test]
-fn identifiers_are_there_once_and_labels_name_them() {
+fn ids_are_unique_and_labels_refer_to_them() {
     for page in all_pages(HARMLESS) {
         let values = |attribute: &str| -> Vec<String> {
             let begin = format!(" {attribute}=\"");
@@ -233,7 +233,7 @@ fn identifiers_are_there_once_and_labels_name_them() {
 }
 
 #[test]
-fn only_a_proven_phone_has_a_button_to_allow_it() {
+fn only_authenticated_phones_have_an_allow_button() {
     let overview = overview(HARMLESS);
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
     let page = |overview: &Overview| home(overview, &nobody, &PhoneQuery::default(), true);
@@ -248,14 +248,14 @@ fn only_a_proven_phone_has_a_button_to_allow_it() {
 }
 
 #[test]
-fn only_a_session_has_a_button_that_ends_it() {
+fn sign_out_button_is_shown_only_in_a_session() {
     let overview = overview(HARMLESS);
     let home = |is_signed_in| home(&overview, &phones(HARMLESS), &query(HARMLESS), is_signed_in);
     assert_eq!([false, true].map(|it| home(it).matches("action=\"/sign-out\"").count()), [0, 1]);
 }
 
 #[test]
-fn commands_name_the_configuration_of_the_server_whatever_its_path() {
+fn commands_quote_the_path_of_the_configuration() {
     let mut overview = overview(HARMLESS);
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
     let commands = |overview: &Overview| {
@@ -299,7 +299,7 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
 }
 
 #[test]
-fn what_is_empty_says_what_to_do_next() {
+fn empty_sections_show_the_next_step() {
     let overview = Overview {
         certificates: Vec::new(),
         constituencies: Vec::new(),
@@ -315,11 +315,11 @@ fn what_is_empty_says_what_to_do_next() {
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
     let page = home(&overview, &nobody, &PhoneQuery::default(), false);
     for next in [
-        "Ready, and waiting for its first phone",
+        "Ready; no known phone yet",
         "data-copy=\"provost constituency add NAME\"",
         "data-copy=\"provost allow MAC --constituency NAME",
-        "Nobody waits.",
-        "Nobody has asked for anything",
+        "No phone is waiting.",
+        "No requests during the last day.",
     ] {
         assert!(page.contains(next), "{next}");
     }
@@ -329,7 +329,7 @@ fn what_is_empty_says_what_to_do_next() {
 }
 
 #[test]
-fn the_verdict_counts_what_needs_somebody_the_worst_first() {
+fn summary_counts_problems_and_lists_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
     // The folder's own problem is not repeated.
@@ -337,7 +337,7 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
     // A trouble, a certificate, a folder, a warning of a policy, a waiting phone, a refused phone.
-    assert!(page.contains("6 things need you"));
+    assert!(page.contains("6 problems need attention"));
     let order: Vec<&str> =
         page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(6).collect();
     assert_eq!(order, ["bad", "bad", "asks", "fair", "fair", "fair"]);
@@ -347,13 +347,13 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     overview.constituencies[0].warnings.clear();
     overview.waiting.clear();
     overview.counts.waiting = 0;
-    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("One thing needs you"));
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("1 problem needs attention"));
     overview.counts.refused = 0;
-    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("All is well"));
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("No problems"));
 }
 
 #[test]
-fn claims_for_many_known_phones_are_one_headline_that_calls_them_unproven() {
+fn claims_for_many_known_phones_are_one_unproven_problem() {
     let mut overview = overview(HARMLESS);
     let headlines = |overview: &Overview| {
         let page = home(overview, &phones(HARMLESS), &PhoneQuery::default(), false);
@@ -367,12 +367,12 @@ fn claims_for_many_known_phones_are_one_headline_that_calls_them_unproven() {
     let page = home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false);
     assert!(page.contains("state=locked_out") && page.contains("The claim is unproven"), "{page}");
     let own = render_phone(&overview, &history(HARMLESS, PhoneState::LockedOut), false);
-    assert!(own.contains("locked out?") && own.contains("claimed but unproven: <bdi>"), "{own}");
+    assert!(own.contains("locked out?") && own.contains("unproven claim: <bdi>"), "{own}");
     assert!(!own.contains(">well<"), "{own}");
 }
 
 #[test]
-fn a_constituency_that_fell_silent_is_a_headline_and_many_are_one() {
+fn silent_constituencies_are_listed_and_many_are_one_line() {
     let silences = |count: usize| {
         let mut overview = overview(HARMLESS);
         let silence = |number| SilentTogether {
@@ -388,13 +388,13 @@ fn a_constituency_that_fell_silent_is_a_headline_and_many_are_one() {
     for part in ["href=\"/?constituency=customer-1#phones\"", ">customer-0</a>: 12 of 14 phones", "3\u{a0}h ago"] {
         assert!(page.contains(part), "{part}");
     }
-    assert_eq!((page.matches("fell silent together").count(), page.contains("All is well")), (2, false));
+    assert_eq!((page.matches("fell silent together").count(), page.contains("No problems")), (2, false));
     let many = silences(40);
     assert_eq!((many.matches("fell silent").count(), many.contains("In 40 constituencies most phones")), (1, true));
 }
 
 #[test]
-fn a_long_list_is_turned_a_page_at_a_time_and_sorted_by_its_headings() {
+fn long_list_is_paged_and_sorted_by_its_headings() {
     let query = PhoneQuery { limit: 8, offset: 8, sort: PhoneSort::LastSeen, ..PhoneQuery::default() };
     let mut phones = phones(HARMLESS);
     phones.phones.truncate(query.limit);

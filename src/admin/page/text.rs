@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_others_are_texts_and_nothing_else() {
+    fn foreign_text_is_escaped() {
         let hostile = "<b title='x' y=\"z\">&amp;\u{202e}\u{1b}[2J\u{0}\u{2066}\u{200f}\u{feff}line\nnext";
         let shown = foreign(hostile).into_string();
         let wanted = "<bdi>&lt;b title='x' y=&quot;z&quot;&gt;&amp;amp;\u{fffd}\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}line next</bdi>";
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_grouped_and_sizes_keep_their_unit() {
+    fn numbers_are_grouped_and_sizes_have_units() {
         let figures: Vec<String> = [0_u64, 999, 1000, 12_345, 1_234_567].map(figure).to_vec();
         assert_eq!(figures, ["0", "999", "1\u{202f}000", "12\u{202f}345", "1\u{202f}234\u{202f}567"]);
         let sizes = [0, 999, 1000, 1840, 9_999, 10_000, 999_999, 1_500_000, 104_857_600, 5_000_000_000_000].map(size);

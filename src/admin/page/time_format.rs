@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_said_in_the_unit_that_matters() {
+    fn relative_times_use_the_largest_unit() {
         let formatted = |seconds| relative(seconds).replace('\u{a0}', " ");
         let cases = [
             (0, "just now"),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_time_stands_beside() {
+    fn exact_time_is_in_the_title() {
         let moment = when(1_795_552_267, 1_795_552_087).into_string();
         assert_eq!(
             moment,

@@ -7,12 +7,12 @@ use super::phones::is_seen_lately;
 use crate::admin::Snapshot;
 use crate::admin::snapshot::{CertificateView, ConstituencyView, PhoneView};
 use crate::certificate::ConditionLevel;
-use crate::metrics::{Facts, RenewalGauge, TlsGauges, ValidityGauge};
+use crate::metrics::{GaugeValues, RenewalGauge, TlsGauges, ValidityGauge};
 use crate::serve::connection_limits::ConnectionKind;
 
 impl LiveAdminData {
     /// The values from `snapshot`, and those that need no disk access.
-    pub(super) fn gauges(&self, snapshot: &Snapshot) -> Facts {
+    pub(super) fn gauges(&self, snapshot: &Snapshot) -> GaugeValues {
         let overview = &snapshot.overview;
         let server = self.server.upgrade();
         let count = |kind| server.as_ref().map_or(0, |server| server.connection_limits.count(kind));
@@ -32,7 +32,7 @@ impl LiveAdminData {
             }
         }
         let is_served = |it: &ConstituencyView| it.url.is_some() && it.problem.is_none();
-        Facts {
+        GaugeValues {
             version: overview.version,
             started: overview.started,
             is_ready: overview.not_ready.is_none(),
@@ -56,7 +56,7 @@ impl LiveAdminData {
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
             ledger_dropped_claims: self.health.dropped_claims(),
-            lines_lost: server.as_ref().map_or(0, |server| server.access.lost()),
+            lines_dropped: server.as_ref().map_or(0, |server| server.access.lost()),
         }
     }
 

@@ -16,11 +16,11 @@ mod gauges;
 mod phones;
 mod readiness;
 
-use super::admin_thread::Boards;
+use super::admin_thread::SharedStatusBoard;
 use super::publisher::Publisher;
 use super::state_faults::StateFaults;
 use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneView};
-use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
+use crate::admin::{AdminChange, AdminData, ChangeRequest, Readiness, Snapshot};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -31,7 +31,7 @@ use crate::constituency::{
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
-use crate::phone_history::summary::together;
+use crate::phone_history::summary::summarize;
 use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
@@ -42,7 +42,7 @@ use phones::is_well_today;
 use readiness::why_not_ready;
 
 /// How long an admin request waits until its change is in force.
-const IN_FORCE: Duration = Duration::from_secs(1);
+const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The sources of a snapshot.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(super) struct LiveAdminData {
     /// Weak, so that the server can be dropped at shutdown.
     server: Weak<Server>,
     certificates: Arc<LiveCertificates>,
-    boards: Boards,
+    boards: SharedStatusBoard,
     health: Arc<HistoryHealth>,
     metrics: Arc<Metrics>,
     config: Config,
@@ -66,7 +66,7 @@ pub(super) struct LiveAdminData {
 }
 
 impl AdminData for LiveAdminData {
-    fn mark(&self) -> u64 {
+    fn revision(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.health.generation().hash(&mut hasher);
         self.metrics.observed().hash(&mut hasher);
@@ -94,7 +94,7 @@ impl AdminData for LiveAdminData {
         });
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
-        let summary = site.as_ref().map(|site| together(site.registry(), seen, &claims)).unwrap_or_default();
+        let summary = site.as_ref().map(|site| summarize(site.registry(), seen, &claims)).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
@@ -147,13 +147,13 @@ impl AdminData for LiveAdminData {
         self.metrics.text(&self.gauges(snapshot), exposition).unwrap_or_default()
     }
 
-    fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
+    fn change(&self, wanted: &ChangeRequest) -> Result<bool, String> {
         let mac = wanted.mac;
         let is_changed = match &wanted.change {
             AdminChange::Allow(name) => {
                 if let Some(denial) = self.denials.get(mac) {
                     let why = denial.explained();
-                    return Err(format!("{mac} is denied everywhere {why}; provost undeny {mac} lifts that"));
+                    return Err(format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}"));
                 }
                 self.change_policy(name, edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() })?
             }
@@ -161,7 +161,7 @@ impl AdminData for LiveAdminData {
             AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
         };
         if is_changed {
-            self.await_force(wanted);
+            self.wait_until_in_force(wanted);
         }
         Ok(is_changed)
     }
@@ -171,7 +171,7 @@ impl LiveAdminData {
     /// The admin data of `server`, started now.
     pub(super) fn new(
         server: &Arc<Server>,
-        (boards, health, metrics): (Boards, Arc<HistoryHealth>, Arc<Metrics>),
+        (boards, health, metrics): (SharedStatusBoard, Arc<HistoryHealth>, Arc<Metrics>),
         (config, publisher): (&Config, &Arc<Publisher>),
         stop: watch::Receiver<ShutdownPhase>,
         (state, denials, state_faults): (&Path, Arc<ServerDenials>, Arc<StateFaults>),
@@ -200,24 +200,26 @@ impl LiveAdminData {
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
         match changed.map_err(|error| error.to_string())? {
-            EditResult::NoClientAuth => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
+            EditResult::NoClientAuth => Err(format!(
+                "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
+            )),
             changed => Ok(changed == EditResult::Now),
         }
     }
 
-    fn deny_everywhere(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
+    fn deny_everywhere(&self, wanted: &ChangeRequest) -> Result<bool, String> {
         let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
         let denial = ServerDenial { by: wanted.by.to_owned(), at, note: wanted.note.clone().unwrap_or_default() };
         let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
         let (_, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
         match errors.first() {
             None => Ok(is_changed),
-            Some(error) => Err(format!("{mac} is denied everywhere, but its password could not be removed: {error}")),
+            Some(error) => Err(format!("{mac} is denied everywhere, but cannot remove its password: {error}")),
         }
     }
 
-    /// Waits until the change is in force, so that the operator sees it in the next snapshot; at most [`IN_FORCE`].
-    fn await_force(&self, wanted: &SnapshotRequest) {
+    /// Waits until the change is in force, so that the operator sees it in the next snapshot; at most [`IN_FORCE_TIMEOUT`].
+    fn wait_until_in_force(&self, wanted: &ChangeRequest) {
         let is_in_force = || {
             let (name, standing) = match &wanted.change {
                 AdminChange::Allow(name) => (name, PhoneStanding::Known),
@@ -228,7 +230,7 @@ impl LiveAdminData {
             let constituency = site.as_ref().and_then(|site| site.registry().find(name.as_str()));
             constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
         };
-        let until = clock::monotonic() + IN_FORCE;
+        let until = clock::monotonic() + IN_FORCE_TIMEOUT;
         while !is_in_force() && clock::monotonic() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -249,8 +251,8 @@ impl LiveAdminData {
         match self.health.dropped() {
             0 => {}
             dropped => troubles.push(format!(
-                "{} not written to the ledger since the start: there were too many at once",
-                counted_were(dropped, "sighting of phones")
+                "{} not written to the phone history since the start: the queue was full",
+                counted_were(dropped, "phone event")
             )),
         }
         match self.server.upgrade().map_or(0, |server| server.access.lost()) {
@@ -353,13 +355,13 @@ impl LiveAdminData {
         let has_token = self.config.status.as_ref().is_some_and(|status| status.token_file.is_some());
         let access = Access::WRITE_OK | Access::EXEC_OK;
         if served.policy.tls.client_auth == ClientAuth::None {
-            Some("it asks nobody who they are".to_owned())
+            Some("it does not authenticate clients (\"client_auth\": \"none\")".to_owned())
         } else if served.policy.tls.client_auth == ClientAuth::Digest {
             Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !has_token {
             Some("no token is configured (\"token_file\" in \"status\")".to_owned())
         } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
-            Some("the user that serves may not write to its folder".to_owned())
+            Some("the service's user has no write permission on its folder".to_owned())
         } else {
             None
         }

@@ -11,7 +11,7 @@ use crate::app::named_files;
 use crate::constituency::denials::DeniedPhones;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding, ServerDenial, TlsLevel};
 use crate::phone_history::summary::{PhoneSummaries, PhoneSummary, SILENT_AFTER};
-use crate::phone_history::{ClaimAddress, Rhythm, StoredClaim, StoredEvent, StoredRequest, silent_together};
+use crate::phone_history::{ClaimAddress, StoredClaim, StoredEvent, StoredRequest, VisitPattern, silent_together};
 
 const DAY: i64 = 86_400;
 /// The maximum of waiting phones, and of unproven claims, in a view.
@@ -69,7 +69,7 @@ fn state(known: &PhoneSummary, now: i64) -> PhoneState {
         (None, _) => PhoneState::Gone,
         (Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere), _) => PhoneState::Denied,
         // Accepted at its last request, and not on the list now: it was removed from the list since.
-        (Some(PhoneStanding::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => {
+        (Some(PhoneStanding::Unknown), Some(seen)) if !seen.is_refused && seen.last_accepted.is_some() => {
             PhoneState::Removed
         }
         (Some(PhoneStanding::Unknown), _) => PhoneState::Waiting,
@@ -106,15 +106,15 @@ pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
 
 /// The constituencies most of whose phones fell silent together. The server has listened since `started`.
 pub(super) fn silences(summary: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
-    let mut rhythms: BTreeMap<&ConstituencyName, Vec<Rhythm>> = BTreeMap::new();
+    let mut rhythms: BTreeMap<&ConstituencyName, Vec<VisitPattern>> = BTreeMap::new();
     for ((constituency, _), known) in summary {
         if let (Some(PhoneStanding::Known), Some(seen)) = (known.standing, &known.seen) {
-            let rhythm = Rhythm { last_seen: seen.last_seen, visits: seen.visits };
+            let rhythm = VisitPattern { last_seen: seen.last_seen, visits: seen.visits };
             rhythms.entry(constituency).or_default().push(rhythm);
         }
     }
     let milliseconds = |seconds: i64| seconds.saturating_mul(1000);
-    let silence = |(constituency, rhythms): (&ConstituencyName, Vec<Rhythm>)| {
+    let silence = |(constituency, rhythms): (&ConstituencyName, Vec<VisitPattern>)| {
         let silence = silent_together(&rhythms, milliseconds(now), milliseconds(started))?;
         let (silent, of, since) = (silence.silent, silence.of, seconds(silence.since));
         Some(SilentTogether { constituency: constituency.clone(), silent, of, since })
@@ -222,7 +222,7 @@ mod tests {
             mac: key.1,
             first_seen: 0,
             last_seen,
-            last_let_in: Some(last_seen),
+            last_accepted: Some(last_seen),
             is_refused: false,
             address: "192.0.2.1".to_owned(),
             model: None,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn each_constituency_is_silent_for_itself_and_only_known_phones_count() {
+    fn silence_is_per_constituency_and_counts_known_phones() {
         let of = |name: &'static str, ago: i64, standing| (0..5).map(move |number| hourly(name, number, ago, standing));
         let summary: PhoneSummaries = of("gone", 5 * HOUR, PhoneStanding::Known)
             .chain(of("here", HOUR / 2, PhoneStanding::Known))
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_counts_for_two_days_and_until_the_phone_is_accepted() {
+    fn claim_expires_after_two_days_or_when_phone_is_accepted() {
         use PhoneState::{Denied, LockedOut, Silent, Well};
         let state_with = |ago: i64, claimed: Option<i64>, standing| {
             let (key, mut known) = hourly("ote", 1, ago, standing);
@@ -302,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_taken_off_the_list_waits_only_once_it_is_refused() {
+    fn removed_phone_waits_only_after_a_refusal() {
         let (key, known) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
         assert_eq!(phone(key.clone(), known, NOW).state, PhoneState::Removed);
         let (_, mut refused) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
         refused.seen.as_mut().unwrap().is_refused = true;
         assert_eq!(phone(key.clone(), refused, NOW).state, PhoneState::Waiting);
         let (_, mut broken_off) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
-        broken_off.seen.as_mut().unwrap().last_let_in = None;
+        broken_off.seen.as_mut().unwrap().last_accepted = None;
         assert_eq!(phone(key, broken_off, NOW).state, PhoneState::Waiting, "it was never accepted");
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folde
     if !certificates.iter().any(|certificate| certificate.not_after.is_some()) {
         let error = certificates.iter().filter(|it| it.source == "acme").find_map(|it| it.last_error.as_ref());
         let why = error.map(|error| format!(": {error}")).unwrap_or_default();
-        return Some(format!("there is no server certificate yet{why}"));
+        return Some(format!("no server certificate yet{why}"));
     }
     let mut served = site.registry().served().filter_map(|served| site.get(&served.name)).peekable();
     if served.peek().is_none() {
@@ -28,7 +28,7 @@ pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folde
     let is_valid = |it: &&CertificateView| it.not_before <= Some(now) && Some(now) <= it.not_after;
     let last = certificates.iter().filter(|it| !is_valid(it)).max_by_key(|certificate| certificate.not_after);
     let Some(CertificateView { key, not_before, not_after, .. }) = last else {
-        return Some("no certificate is presented for the names that are served".to_owned());
+        return Some("no certificate covers the names that are served".to_owned());
     };
     Some(match (not_before.filter(|begin| now < *begin), not_after.unwrap_or_default()) {
         (Some(begin), _) => {
@@ -43,6 +43,6 @@ fn why_nothing_is_served(site: &Site, folder: &Path) -> String {
     let is_error = |fault: &&crate::constituency::Fault| fault.severity == Severity::Error;
     let mut faults = site.registry().faults().iter().filter(is_error);
     let fault = || faults.next().map(|fault| format!("{}: {}", fault.subject, fault.message));
-    let nothing = || format!("there is no constituency in {}: make a folder there", folder.display());
-    format!("nothing is served: {}", unusable().or_else(fault).unwrap_or_else(nothing))
+    let nothing = || format!("no constituency in {}; make a folder there", folder.display());
+    format!("no constituency is served: {}", unusable().or_else(fault).unwrap_or_else(nothing))
 }

@@ -25,33 +25,33 @@ pub(in crate::cli) struct Issue {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// Where to write certificate and key; with der, the key goes into a file beside it that ends in .key.
+    /// The file for certificate and key; with der, the key is in a file beside it that ends in .key.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// The form [default: by the ending of FILE, .cfg, .der, .p12 or .pfx; else pem].
+    /// The format [default: by the extension of FILE, .cfg, .der, .p12 or .pfx; else pem].
     #[arg(long, value_enum)]
-    format: Option<IssueForm>,
-    /// For how long it counts [default: as long as the CA].
+    format: Option<IssueFormat>,
+    /// The lifetime in days [default: that of the CA].
     #[arg(long, value_name = "N", value_parser = days())]
     days: Option<u32>,
     /// The subject's O [default: none].
     #[arg(long, value_name = "TEXT", value_parser = name)]
     organization: Option<String>,
-    /// With pkcs12: the file's password, the first line of FILE [default: one is made and printed].
+    /// With pkcs12: encrypt with the password in the first line of FILE [default: make and print one].
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum IssueForm {
-    /// A parameter file that a Polycom phone takes as it is.
+enum IssueFormat {
+    /// A parameter file for Polycom phones.
     #[value(alias = "cfg")]
     Phone,
-    /// One file of text: the certificate, then its key.
+    /// A PEM file: the certificate, then its key.
     Pem,
-    /// Two files of bytes, the certificate and its key (PKCS#8).
+    /// Two binary files, the certificate and its key (PKCS#8).
     Der,
-    /// One encrypted file.
+    /// An encrypted PKCS#12 file.
     #[value(alias = "p12")]
     Pkcs12,
 }
@@ -60,8 +60,8 @@ impl Issue {
     pub(super) fn run(&self, folder: &Path) -> anyhow::Result<()> {
         let form = self.form();
         ensure!(
-            form == IssueForm::Pkcs12 || self.password_file.is_none(),
-            "--password-file is for pkcs12: other forms are not encrypted"
+            form == IssueFormat::Pkcs12 || self.password_file.is_none(),
+            "--password-file is only for pkcs12: the other formats are not encrypted"
         );
         let (password, is_made) = self.password(form)?;
         let now = clock::now();
@@ -92,7 +92,7 @@ impl Issue {
         for (file, draft) in files.iter().zip(drafts) {
             draft.put(file.file_name().unwrap_or_default()).with_context(|| {
                 format!(
-                    "the certificate was issued, but {} cannot be written; provost ca revoke {serial} ends it",
+                    "the certificate was issued, but {} cannot be written; to revoke it, run provost ca revoke {serial}",
                     file.display()
                 )
             })?;
@@ -107,68 +107,64 @@ impl Issue {
         for IssuedStatus { serial, not_after, .. } in earlier {
             let end = rfc3339(not_after);
             say(&format_args!(
-                "note: {mac} has another one that counts, {serial}, until {end}; provost ca revoke {serial} ends it"
+                "note: {mac} has another valid certificate, {serial}, until {end}; to revoke it, run provost ca revoke {serial}"
             ));
         }
         Ok(())
     }
 
-    fn form(&self) -> IssueForm {
+    fn form(&self) -> IssueFormat {
         let ending = self.out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
         self.format.unwrap_or(match ending.as_deref() {
-            Some("cfg") => IssueForm::Phone,
-            Some("der") => IssueForm::Der,
-            Some("p12" | "pfx") => IssueForm::Pkcs12,
-            _ => IssueForm::Pem,
+            Some("cfg") => IssueFormat::Phone,
+            Some("der") => IssueFormat::Der,
+            Some("p12" | "pfx") => IssueFormat::Pkcs12,
+            _ => IssueFormat::Pem,
         })
     }
 
     /// The files to write. Fails if one exists.
-    fn files(&self, form: IssueForm) -> anyhow::Result<Vec<PathBuf>> {
+    fn files(&self, form: IssueFormat) -> anyhow::Result<Vec<PathBuf>> {
         let out = &self.out;
         ensure!(
             out.as_os_str() != "-",
-            "a private key is not shown on standard output: name a file, which only you may read then (./- if it is to be \
-             called that)"
+            "a private key is not written to standard output; name a file, which only you can read (./- for a file of that \
+             name)"
         );
         let files =
-            if form == IssueForm::Der { vec![out.clone(), out.with_extension("key")] } else { vec![out.clone()] };
-        ensure!(files.len() == 1 || files[0] != files[1], "--out must not end in .key, as the key's own file does");
+            if form == IssueFormat::Der { vec![out.clone(), out.with_extension("key")] } else { vec![out.clone()] };
+        ensure!(files.len() == 1 || files[0] != files[1], "--out must not end in .key: the private key gets that name");
         for file in &files {
-            ensure!(!file.is_dir(), "{} is a folder; name a file in it", file.display());
+            ensure!(!file.is_dir(), "--out: {} is a folder; name a file in it", file.display());
             let is_there = file.symlink_metadata().is_ok();
-            ensure!(
-                !is_there,
-                "{} is there already; it may hold a key that is in use; name another file by --out",
-                file.display()
-            );
-            ensure!(file.file_name().is_some(), "--out names no file");
+            ensure!(!is_there, "--out: {} exists and may hold a key in use; name another file", file.display());
+            ensure!(file.file_name().is_some(), "--out: not a file name");
         }
         Ok(files)
     }
 
     /// The password of an encrypted form, and whether it was generated here.
-    fn password(&self, form: IssueForm) -> anyhow::Result<(String, bool)> {
-        let Some(file) = &self.password_file else { return Ok((random_password()?, form == IssueForm::Pkcs12)) };
+    fn password(&self, form: IssueFormat) -> anyhow::Result<(String, bool)> {
+        let Some(file) = &self.password_file else { return Ok((random_password()?, form == IssueFormat::Pkcs12)) };
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let password = text.lines().next().unwrap_or_default().to_owned();
-        ensure!(!password.is_empty(), "{} holds no password in its first line", file.display());
+        ensure!(!password.is_empty(), "--password-file: no password in the first line of {}", file.display());
         Ok((password, false))
     }
 
     fn contents(
         &self,
-        form: IssueForm,
+        form: IssueFormat,
         signed: &SignedCertificate,
         ca: &DeviceCa,
         password: &str,
     ) -> anyhow::Result<Vec<Vec<u8>>> {
         let SignedCertificate { issued, serial, .. } = signed;
         Ok(match form {
-            IssueForm::Phone => vec![self.parameters(signed).into_bytes()],
-            IssueForm::Pem => vec![export::to_pem(issued).into_bytes()],
-            IssueForm::Der => vec![issued.certificate.to_vec(), issued.key.secret_der().to_vec()],
-            IssueForm::Pkcs12 => {
+            IssueFormat::Phone => vec![self.parameters(signed).into_bytes()],
+            IssueFormat::Pem => vec![export::to_pem(issued).into_bytes()],
+            IssueFormat::Der => vec![issued.certificate.to_vec(), issued.key.secret_der().to_vec()],
+            IssueFormat::Pkcs12 => {
                 let name = self.mac.to_upper_hex();
                 vec![export::to_pkcs12(issued, ca.certificate(), &name, serial, password)?]
             }
@@ -178,8 +174,8 @@ impl Issue {
     /// The parameters for the first of the two custom certificate slots of a phone, and its use for provisioning.
     fn parameters(&self, signed: &SignedCertificate) -> String {
         let heading = format!(
-            "Gives the phone {} a certificate of its own. This file holds its PRIVATE KEY: who has it can pass for that phone. \
-             Import it on the phone's web page, or let the phone fetch it once where nobody else can, and remove it. For UC \
+            "Installs a certificate for the phone {}. This file holds its PRIVATE KEY, by which anyone can pose as that phone. \
+             Import it on the phone's web page, or let the phone fetch it once from a place that only it can read. Then delete it. For UC \
              Software 4.0 and later.",
             self.mac
         );
@@ -189,7 +185,7 @@ impl Issue {
             .plain("device.sec.TLS.customDeviceCert1.set", "1")
             .device("device.sec.TLS.customDeviceCert1.publicCert", certificate.trim_end())
             .device("device.sec.TLS.customDeviceCert1.privateKey", key.trim_end());
-        let profile = Group::new("profile", "What the phone shows to the provisioning server.")
+        let profile = Group::new("profile", "The certificate that the phone presents to the provisioning server.")
             .device("device.sec.TLS.profile.deviceCert1", "Platform1")
             .device("device.sec.TLS.profileSelection.provisioning", "PlatformProfile1");
         parameter_file(&heading, &[pair, profile])
@@ -201,12 +197,12 @@ fn folder_of(file: &Path) -> anyhow::Result<FolderHandle> {
 }
 
 fn nothing_issued(file: &Path) -> String {
-    format!("nothing was issued: {} cannot be written", file.display())
+    format!("no certificate was issued: cannot write {}", file.display())
 }
 
 /// 128 random bits in hex.
 fn random_password() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
-    rand::fill(&mut bytes).ok().context("the system gives no random numbers")?;
+    rand::fill(&mut bytes).ok().context("the system's random number generator failed")?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::print::systemd;
-use super::{ConfigArg, code, say, say_json};
+use super::{ConfigArg, code, print_json, say};
 use crate::ca::device::{DeviceCa, RevocationTarget};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
@@ -22,27 +22,27 @@ use issue::Issue;
 /// The CA's folder in the state directory.
 const FOLDER: &str = "ca";
 
-/// A CA of one's own for phones without a usable factory certificate.
+/// Your own CA for phones without a usable factory certificate.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Make the CA, and say how to trust it.
+    /// Make the CA, and print how to trust it.
     Init {
         #[command(flatten)]
         place: CaPlace,
-        /// What it is called.
+        /// The CA's name.
         #[arg(long, value_name = "NAME", default_value = "provost device CA", value_parser = name)]
         name: String,
-        /// For how long it counts.
+        /// The lifetime in days.
         #[arg(long, value_name = "N", default_value_t = 7300, value_parser = days())]
         days: u32,
     },
     /// Issue a certificate for a phone.
     Issue(Issue),
-    /// List the certificates that were issued, and which of them were revoked.
+    /// List the issued certificates, and whether they are revoked.
     List {
         #[command(flatten)]
         place: CaPlace,
-        /// As JSON, one object per line.
+        /// Print JSON, one object per line.
         #[arg(long)]
         json: bool,
     },
@@ -56,10 +56,10 @@ pub(super) enum Command {
     },
 }
 
-/// Where the CA lies.
+/// The CA's folder.
 #[derive(Debug, clap::Args)]
 pub(super) struct CaPlace {
-    /// The CA's folder, which may lie on a medium of its own [default: ca in the state directory].
+    /// The CA's folder, which may be on a USB stick [default: ca in the state directory].
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -71,7 +71,7 @@ fn days() -> clap::builder::RangedI64ValueParser<u32> {
 /// A common name has up to 64 characters (X.520).
 fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.chars().count() > 64 || text.chars().any(char::is_control) {
-        return Err("a name has 1 to 64 characters".to_owned());
+        return Err("use 1 to 64 characters".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -100,7 +100,7 @@ impl CaPlace {
     /// The CA's folder, and the configuration if `--dir` is not given.
     fn find(&self, config: &ConfigArg) -> anyhow::Result<(PathBuf, Option<Config>)> {
         if let Some(folder) = &self.dir {
-            ensure!(config.config.is_none(), "--dir and --config exclude each other: give one of them");
+            ensure!(config.config.is_none(), "--dir and --config cannot be used together");
             return Ok((folder.clone(), None));
         }
         let config = config.find()?;
@@ -118,12 +118,12 @@ fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) 
     let ca = DeviceCa::open(folder, now)?;
     let bundle = json!(std::path::absolute(ca.bundle())?);
     let (place, end) = (folder.display(), rfc3339(ca.not_after()));
-    say(&format_args!("made the CA {name:?} in {place}, which counts until {end}"));
+    say(&format_args!("made the CA {name:?} in {place}, valid until {end}"));
     if let Some(local) = config.filter(|config| config.is_local()) {
         let (state, service) = (local.state.display(), systemd::CONFIG);
         say(&format_args!(
-            "there is no {CONFIG_FILE} here: this is local mode, which trusts no such CA. One that is made here finds the CA if \
-             it says \"state\": \"{state}\"; for the service, make the CA with --config {service}"
+            "local mode, because there is no {CONFIG_FILE} here; it does not trust this CA. To use the CA here, make a \
+             {CONFIG_FILE} with \"state\": \"{state}\"; for the service, make the CA with --config {service}"
         ));
     }
     let file = config.and_then(|config| config.file.as_deref()).unwrap_or(Path::new(CONFIG_FILE)).display();
@@ -138,8 +138,8 @@ fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) 
         say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [\"own.pem\"] }}"));
     }
     say(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
-    say(&"(without \"polycom\", phones with a factory certificate are kept out)");
-    say(&"a server that runs reads it when it is told to: systemctl reload provost, or SIGHUP");
+    say(&"(without \"polycom\", phones with a factory certificate are refused)");
+    say(&"to apply it to a running server, run systemctl reload provost, or send SIGHUP");
     Ok(())
 }
 
@@ -149,7 +149,7 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
     let now = unix_seconds(now);
     for certificate in ca.record().certificates() {
         if as_json {
-            say_json(&json!({
+            print_json(&json!({
                 "mac": certificate.mac, "serial": certificate.serial, "issued": rfc3339(certificate.issued),
                 "not_after": rfc3339(certificate.not_after), "sha256": certificate.sha256,
                 "revoked": certificate.revoked.map(rfc3339), "counts": certificate.is_valid(now),
@@ -174,12 +174,12 @@ fn revoke(folder: &Path, is_elsewhere: bool, which: &RevocationTarget) -> anyhow
         say(&format_args!("{serial} is revoked"));
     }
     if revoked.is_empty() {
-        say(&format_args!("{which}: everything is revoked already"));
+        say(&format_args!("{which}: all certificates are already revoked"));
     }
     let bundle = ca.bundle();
     let bundle = bundle.display();
     say(&format_args!(
-        "the list is in {bundle}: a server that trusts this file refuses them within a second, others when they have a copy"
+        "the revocation list is in {bundle}: a server that reads this file refuses them within a second, others after you copy it there"
     ));
     if is_elsewhere {
         say(&format_args!("copy {bundle} to the server again, for example as own.pem beside {CONFIG_FILE}"));

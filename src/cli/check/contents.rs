@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::master_configs::ReadMaster;
-use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::served_view::{MAX_BYTES, ServedContent, ServedFile, ServedView, read};
 use super::summarize::report;
 use super::{Finding, FindingLevel};
 use crate::constituency::file_names::{ForeignMac, Spelling, mac_spellings};
@@ -77,7 +77,7 @@ fn not_served(view: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding
             (FindingLevel::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""), None)
         }
         PhoneStanding::Known if constituency.lists(mac) => {
-            (FindingLevel::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"), None)
+            (FindingLevel::Warning, format!("{belong} to {mac}, and the path also holds another MAC address"), None)
         }
         _ => match elsewhere() {
             Some(other) if asks == ClientAuth::None => {
@@ -86,10 +86,10 @@ fn not_served(view: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding
             Some(other) => (
                 FindingLevel::Warning,
                 format!("{mac} is a phone of {other}"),
-                Some(format!("to serve {them} to it here too, {allow}; {for_all}")),
+                Some(format!("to serve {them} to it here too, run {allow}; {for_all}")),
             ),
             None if asks != ClientAuth::None && is_phones(mac, files) => {
-                let remedy = format!("if it is a phone, {allow}; {for_all}");
+                let remedy = format!("if it is a phone, run {allow}; {for_all}");
                 (FindingLevel::Warning, format!("{mac} is on no list"), Some(remedy))
             }
             None => (FindingLevel::Warning, format!("the path holds {mac}, a MAC address on no list"), Some(for_all)),
@@ -127,12 +127,13 @@ fn ineffective_common<'a>(view: &'a ServedView<'_>) -> impl Iterator<Item = Find
     let constituency = view.constituency;
     let of_phones = constituency.policy.common.spelled().filter(|mac| constituency.lists(*mac));
     let of_phones = of_phones.map(|mac| {
-        let message = format!("\"common\": {mac} is on a list, so its files stay its own; remove the pattern");
+        let message =
+            format!("\"common\": no effect: {mac} is on a list, so only that phone gets its files; remove the pattern");
         view.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
     let unassigned = constituency.listed_phones().filter(|mac| mac.has_zero_prefix()).map(|mac| {
         let message = format!(
-            "{mac} is on a list, but no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
+            "invalid phone {mac}: no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
         );
         view.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
@@ -163,7 +164,7 @@ fn check_content(
     found: &mut Vec<Finding>,
 ) {
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else {
-        found.push(view.finding(FindingLevel::Warning, file, "no phone can ask for a file of this name"));
+        found.push(view.finding(FindingLevel::Warning, file, "no phone can request a file of this name"));
         return;
     };
     let opened = match view.find(&path, reader) {
@@ -176,11 +177,11 @@ fn check_content(
         ServedContent::Bytes(bytes) => bytes,
         ServedContent::TooLarge => {
             let is_configuration = named.is_some_and(|named| is_xml(file, "", named));
-            let message = format!("is larger than {} MiB and was not looked into", LARGEST >> 20);
+            let message = format!("larger than {} MiB: not checked", MAX_BYTES >> 20);
             return found.extend(is_configuration.then(|| view.finding(FindingLevel::Note, file, message)));
         }
         ServedContent::Unreadable(error) => {
-            return found.push(view.finding(FindingLevel::Warning, file, format!("cannot be read: {error}")));
+            return found.push(view.finding(FindingLevel::Warning, file, format!("cannot read it: {error}")));
         }
     };
     let text = match Text::decode(&bytes) {
@@ -256,8 +257,8 @@ fn key_to_be_read(view: &ServedView<'_>, file: &str, reader: Option<MacAddress>,
 fn others(view: &ServedView<'_>) -> (FindingLevel, &'static str) {
     let policy = &view.constituency.policy;
     match (policy.tls.client_auth, &policy.phones) {
-        (ClientAuth::None, _) => (FindingLevel::Error, "anybody"),
-        _ if view.over_plain_http => (FindingLevel::Error, "anybody in the networks of \"plain_http\""),
+        (ClientAuth::None, _) => (FindingLevel::Error, "any client"),
+        _ if view.over_plain_http => (FindingLevel::Error, "any client in the networks of \"plain_http\""),
         (_, Phones::Any) => (FindingLevel::Warning, "every phone with a valid certificate"),
         (_, Phones::Listed(_)) => (FindingLevel::Warning, "every phone of the constituency"),
     }
@@ -272,7 +273,7 @@ fn unreadable(view: &ServedView<'_>, file: &str, error: &UnreadableXml, named: &
 /// The findings that a common file contains `secrets`. Values are not shown.
 fn readable_by_others(view: &ServedView<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
     let (level, who) = others(view);
-    let advice = "a file with a phone's MAC address in its name is for that phone alone";
+    let advice = "put it into a file with the phone's MAC address in its name: only that phone gets that";
     let one = |(name, kind, line): &(String, FoundSecret, u32)| {
         let what = match kind {
             FoundSecret::Value => "a secret",

@@ -42,7 +42,7 @@ pub(super) fn check(config: &Config, denials: &ServerDenials, registry: &Registr
         Finding::new(
             FindingLevel::Note,
             name,
-            format!("phones that are denied everywhere are served here too: {reason}"),
+            format!("phones that are denied everywhere are still served here: {reason}"),
         )
     }));
 }

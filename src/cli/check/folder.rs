@@ -39,7 +39,7 @@ pub(super) fn check(
     let is_for_polycom = vendors::is_for_polycom(config, &view, &files);
     let named = if is_for_polycom {
         let here = seen.iter().filter(|phone| phone.constituency == constituency.name);
-        let around = master_configs::Surroundings {
+        let around = master_configs::MasterContext {
             url: &config.url(constituency.name.as_str()),
             is_own_host: &|host| site.by_host(host).is_some_and(|found| found.name == constituency.name),
             models: here.filter_map(|phone| Some((phone.mac, phone.model.clone()?))).collect(),
@@ -66,7 +66,7 @@ impl Walk<'_> {
         while let Some(folder) = folders.pop() {
             match self.view.handle().and_then(|top| top.beneath(&folder)?.entries()) {
                 Ok(entries) => self.at(&folder, entries, &mut folders, &mut files),
-                Err(error) => self.warn(&folder, format!("the folder cannot be read: {error}")),
+                Err(error) => self.warn(&folder, format!("cannot read the folder: {error}")),
             }
         }
         files.sort_unstable();
@@ -90,12 +90,12 @@ impl Walk<'_> {
                     let text = path.to_string_lossy().into_owned();
                     let file = self.view.folder().join(&path);
                     if accessat(CWD, file, Access::READ_OK, AtFlags::EACCESS).is_err() {
-                        let message = "permission denied for the user of the server: phones do not get this file";
+                        let message = "permission denied for the service's user: phones do not get this file";
                         self.findings.push(self.view.finding(FindingLevel::Error, &text, message));
                     }
                     files.push(text);
                 }
-                _ => self.warn(&path, "not a regular file, and never served"),
+                _ => self.warn(&path, "not a regular file: never served"),
             }
         }
         for mut names in spellings.into_values().filter(|names| names.len() > 1) {
@@ -103,8 +103,10 @@ impl Walk<'_> {
             // The server tries the other case only for the digits of the phone's own MAC address.
             let owner = mac_spellings(&names[0]).into_iter().map(|it| it.mac).find(|mac| are_one_but_for(&names, *mac));
             let message = match owner {
-                Some(_) => "the case of the MAC address; a phone gets the one it spells, else the lower-case one",
-                None => "case; a phone gets the one that it spells like that",
+                Some(_) => {
+                    "the case of the MAC address; a phone gets the one with its spelling, else the lower-case one"
+                }
+                None => "case; a phone gets the one with exactly its spelling",
             };
             self.warn(folder, format!("{} differ only in {message}", names.join(" and ")));
         }
@@ -116,7 +118,7 @@ impl Walk<'_> {
             Ok(name) if path::is_hidden(&folder.join(&name).to_string_lossy()) => None,
             Ok(name) => Some(name),
             Err(name) => {
-                self.warn(&folder.join(name), "the name is not UTF-8, so no phone can ask for it");
+                self.warn(&folder.join(name), "the name is not UTF-8, so no phone can request it");
                 None
             }
         }
@@ -132,7 +134,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let Some(other) = self.view.registry.served().find(|other| other.name.as_str() == owner) else {
-            return Err(format!("the link leads into {owner}, which is no constituency that is served"));
+            return Err(format!("the link leads into {owner}, which is not a served constituency"));
         };
         let mut shared = parts.as_path().to_string_lossy().into_owned();
         if real.is_dir() {

@@ -41,7 +41,7 @@ fn check(
         let level = constituency.policy.tls.level.unwrap_or(config.tls);
         if level > TlsLevel::Modern && !has_rsa(constituency) {
             let message = format!(
-                "\"tls\" is \"{}\", but the old lane takes an RSA server certificate, and there is none, so phones that \
+                "\"tls\" is \"{}\", but legacy TLS needs an RSA server certificate, and there is none, so phones that \
                  need it are refused",
                 level.as_str()
             );

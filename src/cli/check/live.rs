@@ -23,13 +23,13 @@ pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Ve
         findings.push(Finding::new(
             FindingLevel::Note,
             DNS,
-            "local mode needs neither DNS nor a CA, so none was asked",
+            "local mode needs neither DNS nor a CA; --live checked nothing",
         ));
         return;
     }
     let CertificateSource::Acme(settings) = &config.certificate else {
         check_wildcard(&config.domain, None, progress, findings).await;
-        let message = "certificates come from no CA that could be asked, so of DNS only the addresses were looked up";
+        let message = "certificates do not come from ACME, so --live checked only addresses";
         findings.push(Finding::new(FindingLevel::Note, CERTIFICATE, message));
         return;
     };
@@ -58,7 +58,7 @@ async fn check_exact(
     match addresses(settings.dns.resolvers(), settings.dns.update(), name).await {
         Ok(none) if none.is_empty() => {
             let message = format!(
-                "{name} has no address, so that no phone finds it: a record below it, such as that of its challenge, hides the \
+                "{name} has no address, so phones cannot find it: a record below it, such as its challenge, hides the \
                  wildcard's"
             );
             findings.push(Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(name)));
@@ -93,14 +93,14 @@ async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, f
         if let Err(refusal) = caa.judge_exact(&issuer).map(drop)
             && !issuer.identities.is_empty()
         {
-            let remedy = format!("to permit it, publish: {}", caa.recommended_exact(&issuer));
+            let remedy = format!("to allow it, publish: {}", caa.recommended_exact(&issuer));
             findings.push(Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(remedy));
         }
     }
 }
 
 fn publish_address(name: &str) -> String {
-    format!("publish, with the address that this server has in public: {name}. A ADDRESS (AAAA for IPv6)")
+    format!("publish, with this server's public address: {name}. A ADDRESS (AAAA for IPv6)")
 }
 
 /// Checks whether an arbitrary name below the domain resolves. Only an outside observer could tell whether the address
@@ -109,14 +109,14 @@ async fn check_wildcard(domain: &str, method: Option<&DnsMethod>, progress: Prog
     match wildcard_addresses(method.map_or(&[], DnsMethod::resolvers), method.and_then(DnsMethod::update), domain).await
     {
         Ok(addresses) if addresses.is_empty() => {
-            let message = format!("*.{domain} has no address, so that no phone finds its constituency");
+            let message = format!("*.{domain} has no address, so phones cannot find their constituency");
             findings.push(
                 Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(&format!("*.{domain}"))),
             );
         }
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            progress.print(&format!("*.{domain}: leads to {}", addresses.join(", ")));
+            progress.print(&format!("*.{domain}: resolves to {}", addresses.join(", ")));
         }
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
@@ -146,7 +146,7 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress,
     match &caa {
         Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(FindingLevel::Warning, DNS, error))),
         Err(error) => {
-            let message = format!("{error}; nor does a CA issue before it knows that");
+            let message = format!("{error}; no CA issues a certificate until this lookup works");
             findings.push(Finding::new(FindingLevel::Error, DNS, message));
         }
     }
@@ -207,23 +207,24 @@ fn check_caa(
 ) -> Option<Finding> {
     let issuer = Issuer { identities: offer.caa_identities(), account };
     if issuer.identities.is_empty() {
-        let message = format!("{url} does not say how CAA records call it, so they were not judged for it");
+        let message = format!("{url} does not publish its CAA identity, so CAA records were not checked for it");
         return Some(Finding::new(FindingLevel::Note, DNS, message));
     }
     let records = caa.recommended(&issuer);
     match caa.judge(&issuer) {
         Err(refusal) => Some(
-            Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(format!("to permit it, publish: {records}")),
+            Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(format!("to allow it, publish: {records}")),
         ),
         Ok(open) if open.is_empty() => {
-            progress.print(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
+            progress.print(&format!("{url}: the CAA records allow {} to issue", issuer.identities.join(", ")));
             None
         }
         Ok(open) => {
-            let later = if account.is_some() { "" } else { " (with accounturi too, once there is an account)" };
+            let later = if account.is_some() { "" } else { " (add accounturi once there is an account)" };
             let open = open.join(" and ");
-            let finding = Finding::new(FindingLevel::Note, DNS, format!("CAA records let any CA issue for {open}"));
-            Some(finding.with_remedy(format!("to permit {url} alone, publish{later}: {records}")))
+            let finding =
+                Finding::new(FindingLevel::Note, DNS, format!("CAA records allow any CA to issue for {open}"));
+            Some(finding.with_remedy(format!("to allow only {url}, publish{later}: {records}")))
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 
-use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::served_view::{MAX_BYTES, ServedContent, ServedFile, ServedView, read};
 use super::summarize::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
@@ -24,7 +24,7 @@ use crate::virtual_phone::{InvalidUrl, ServerUrl};
 const COMMON: &str = "000000000000.cfg";
 
 /// What is known besides the folder.
-pub(super) struct Surroundings<'a> {
+pub(super) struct MasterContext<'a> {
     /// The URL of the folder.
     pub(super) url: &'a str,
     /// Whether a host name belongs to this constituency.
@@ -44,7 +44,7 @@ pub(super) struct ReadMaster {
 /// Reads the master configurations as every phone does. `files` are all files of the folder.
 pub(super) fn check(
     view: &ServedView<'_>,
-    around: &Surroundings<'_>,
+    around: &MasterContext<'_>,
     files: &[String],
     findings: &mut Vec<Finding>,
 ) -> ReadMaster {
@@ -78,8 +78,7 @@ pub(super) fn check(
         reading.follow(folder, file, phones);
     }
     if without_master > 0 && view.constituency.policy.tls.client_auth != ClientAuth::None {
-        let message =
-            format!("there is no {COMMON}, and phones without a file of their own find nothing to begin with");
+        let message = format!("no {COMMON}: phones without a master configuration of their own get none");
         findings.push(view.finding(FindingLevel::Note, "", message));
     }
     reading.finish(phones.len(), findings)
@@ -118,7 +117,7 @@ type Problem = (FindingLevel, String);
 
 struct MasterWalk<'a> {
     view: &'a ServedView<'a>,
-    around: &'a Surroundings<'a>,
+    around: &'a MasterContext<'a>,
     files: &'a [String],
     /// The files in the folder, by their lower-case paths.
     in_any_case: HashMap<String, &'a str>,
@@ -258,7 +257,7 @@ impl MasterWalk<'_> {
         if readers.is_empty() || readers.contains(&None) {
             let is_open = self.view.constituency.policy.tls.client_auth == ClientAuth::None;
             if is_open && holds_mac(path) {
-                let problem = "which is never served where no client proves who it is".to_owned();
+                let problem = "which is never served without client authentication".to_owned();
                 self.add(file, one, path, (FindingLevel::Warning, problem), None);
             }
         }
@@ -325,7 +324,7 @@ impl MasterWalk<'_> {
         let unprotected = || {
             Some((
                 FindingLevel::Warning,
-                "which comes without TLS: anyone on the way can read and change it".to_owned(),
+                "which is transferred without TLS: an attacker on the path can read and change it".to_owned(),
             ))
         };
         let Ok(own) = self.around.url.parse::<ServerUrl>() else { return Err(None) };
@@ -367,7 +366,7 @@ impl MasterWalk<'_> {
         let served = match ServedPath::parse(asked) {
             Ok(served) if !served.names_folder() => served,
             Ok(_) => return warning("which is a folder".to_owned()),
-            Err(error) => return warning(format!("which cannot be asked for: {error}")),
+            Err(error) => return warning(format!("which cannot be requested: {error}")),
         };
         match self.view.find(&served, phone) {
             ServedFile::Regular(_) => {
@@ -377,8 +376,8 @@ impl MasterWalk<'_> {
             }
             ServedFile::NotServed(reason) => warning(format!("which phones do not get: {reason}")),
             ServedFile::Absent => warning(match self.in_any_case.get(&served.as_str().to_lowercase()) {
-                Some(other) => format!("which is not there, but {other} is: case counts"),
-                None => "which is not there".to_owned(),
+                Some(other) => format!("which is not found, but {other} is: names are case-sensitive"),
+                None => "which is not found".to_owned(),
             }),
         }
     }
@@ -422,7 +421,7 @@ impl MasterWalk<'_> {
         }
         report(self.view, std::mem::take(&mut self.found), "findings about master configurations", findings);
         for (path, problem) in self.firmware.iter().filter_map(|path| Some((path, self.firmware_problem(path)?))) {
-            let message = format!("the firmware {path} {problem}; phones keep the one they have");
+            let message = format!("firmware {path} {problem}; phones keep their firmware");
             findings.push(self.view.finding(FindingLevel::Note, "", message));
         }
         self.read
@@ -465,7 +464,7 @@ impl Unseen {
         let missing: Vec<&String> = self.files.iter().chain(&self.firmware).collect();
         let level = if may_apply && !self.files.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
         let message = format!(
-            "for models that no phone here is known to be ({}), it names what is not there: {}",
+            "it names missing files for models that no known phone has ({}): {}",
             some_of(&models),
             some_of(&missing)
         );
@@ -492,10 +491,10 @@ fn all_named(opened: File) -> (Vec<FileReference>, Option<Problem>) {
     let bytes = match read(opened) {
         ServedContent::Bytes(bytes) => bytes,
         ServedContent::Unreadable(error) => {
-            return (vec![], Some((FindingLevel::Warning, format!("cannot be read: {error}"))));
+            return (vec![], Some((FindingLevel::Warning, format!("cannot read it: {error}"))));
         }
         ServedContent::TooLarge => {
-            let problem = format!("is larger than {} MiB, which no master configuration is", LARGEST >> 20);
+            let problem = format!("larger than {} MiB: not a master configuration", MAX_BYTES >> 20);
             return (vec![], Some((FindingLevel::Error, problem)));
         }
     };
@@ -507,10 +506,5 @@ fn all_named(opened: File) -> (Vec<FileReference>, Option<Problem>) {
         Ok(read) => read,
         Err(error) => (vec![], Some(error)),
     };
-    (
-        named,
-        error.map(|error| {
-            (FindingLevel::Error, format!("{error}; phones that begin with it need a file that is whole"))
-        }),
-    )
+    (named, error.map(|error| (FindingLevel::Error, format!("{error}; phones cannot read this master configuration"))))
 }

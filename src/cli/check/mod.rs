@@ -29,7 +29,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::passwords;
-use super::{ConfigArg, USAGE, note, runtime, say, say_json, shown, trust};
+use super::{ConfigArg, USAGE, note, print_json, runtime, say, shown, trust};
 use crate::acme::client::AcmeCa;
 use crate::acme::{AcmeSettings, stored_certificates};
 use crate::admin::token::OperatorToken;
@@ -62,11 +62,11 @@ const DNS: &str = "dns";
 /// What `provost check` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Ask DNS and the CA too: is a record that is published here seen everywhere (one is, and is removed again), do phones
-    /// find the way, may the CA issue?
+    /// Also check DNS and the CA: addresses, CAA records, the CA's directory, and whether a probe record, which is published
+    /// and then removed, reaches every authoritative server.
     #[arg(long)]
     live: bool,
-    /// As JSON, one object per line: `severity` (error, warning or note), `subject` and `message`; `remedy`, `file` and `line`
+    /// Print JSON, one object per line: `severity` (error, warning or note), `subject` and `message`; `remedy`, `file` and `line`
     /// where they are known.
     #[arg(long)]
     json: bool,
@@ -146,7 +146,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = match config.find() {
         Err(error) if args.json => {
             let Some(error) = error.downcast_ref::<SettingsError>() else { return Err(error) };
-            say_json(&Finding::from(error.clone()).json());
+            print_json(&Finding::from(error.clone()).json());
             return Ok(ExitCode::from(USAGE));
         }
         found => found?,
@@ -181,7 +181,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     findings.sort();
     findings.dedup();
     for finding in &findings {
-        if args.json { say_json(&finding.json()) } else { print(finding) }
+        if args.json { print_json(&finding.json()) } else { print(finding) }
     }
     let errors = findings.iter().filter(|finding| finding.level == FindingLevel::Error).count();
     let warnings = findings.iter().filter(|finding| finding.level == FindingLevel::Warning).count();
@@ -205,7 +205,7 @@ fn as_the_service(config: &Config, findings: &mut Vec<Finding>) -> Unreachable {
     let remedies = reach::remedies(config, &user);
     if let Err(errno) = user.assume() {
         let message = format!(
-            "cannot become {}, the user of the service ({}): {errno}; checked as root, who may read more",
+            "cannot become {}, the service's user ({}): {errno}; checked as root, which may read more",
             user.name, user.source
         );
         findings.push(Finding::new(FindingLevel::Warning, SERVICE, message));
@@ -291,7 +291,7 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
     let stored = match stored {
         Ok(stored) => stored,
         Err(error) => {
-            let message = format!("the certificates in {} cannot be read: {error}", config.state.display());
+            let message = format!("cannot read the certificates in {}: {error}", config.state.display());
             return findings.push(Finding::new(FindingLevel::Warning, CERTIFICATE, message));
         }
     };
@@ -299,8 +299,8 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
         let (lineage, condition) = (&certificate.lineage, &certificate.condition);
         if let Some(constituency) = lineage.constituency().filter(|_| !certificate.is_for_names) {
             let message = format!(
-                "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones are shown the wildcard; \
-                 provost serve orders it, and provost certificate status says what stands in the way",
+                "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones get the wildcard \
+                 certificate; provost serve orders it, and provost certificate status shows what prevents it",
                 certificate.names.join(", ")
             );
             findings.push(Finding::new(FindingLevel::Warning, constituency, message));
@@ -344,7 +344,7 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let is_whole = registry.faults().iter().all(|fault| fault.severity != Severity::Error);
     let is_named = |name: &String| registry.served().any(|served| served.policy.tls.trust.contains(name));
     for name in config.trust.keys().filter(|name| is_whole && !is_named(name)) {
-        let message = "no constituency has it in its \"trust\", so it lets nobody in";
+        let message = "no effect: no constituency has it in its \"trust\"";
         findings.push(Finding::new(FindingLevel::Note, format!("trust bundle \"{name}\""), message));
     }
     for (name, bundle) in crate::identity::trust::load_all(&config.trust) {
@@ -366,11 +366,11 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
 fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding> {
     let (ca, due) = (&list.ca, clock::rfc3339(list.next_update));
     if now > list.next_update {
-        let message = format!("the CRL of {ca} is out of date since {due}: nothing that it signed counts");
-        return Some(Finding::new(FindingLevel::Error, subject, message).with_remedy("renew it"));
+        let message = format!("the CRL of {ca} expired at {due}: all certificates of this CA are refused");
+        return Some(Finding::new(FindingLevel::Error, subject, message).with_remedy("renew the CRL"));
     }
     let is_soon = list.next_update - now < 30 * 86_400;
-    let message = format!("the CRL of {ca} must be renewed by {due}, else nothing that it signed counts");
+    let message = format!("the CRL of {ca} expires at {due}; from then on all certificates of this CA are refused");
     is_soon.then(|| Finding::new(FindingLevel::Warning, subject, message))
 }
 
@@ -390,16 +390,17 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
         let is_broken = faults.any(|fault| fault.severity == Severity::Error && is_folder(&fault.subject));
         let finding = |message| Finding::new(FindingLevel::Warning, config.constituencies.display(), message);
         findings.push(if is_broken {
-            finding("there is no constituency that can be served")
+            finding("no constituency can be served")
         } else {
-            finding("there is no constituency").with_remedy("make a folder")
+            finding("no constituency").with_remedy("make a folder in it")
         });
     }
     for constituency in site.registry().served() {
         let asks = constituency.policy.tls.client_auth != ClientAuth::None;
         if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
-            let finding = Finding::new(FindingLevel::Warning, &constituency.name, "knows no phone, so nobody gets in");
-            findings.push(finding.with_remedy("name phones in constituency.json, or make a <mac>.cfg"));
+            let finding =
+                Finding::new(FindingLevel::Warning, &constituency.name, "no known phone, so all phones are refused");
+            findings.push(finding.with_remedy("list phones in constituency.json, or make a <mac>.cfg"));
         }
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
             check_passwords(config, constituency, findings);
@@ -411,9 +412,12 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 /// A running server keeps the last good passwords in memory; a restarted one has none.
 fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
     if let Err(error) = stored(&config.state, &constituency.name) {
-        let finding =
-            Finding::new(FindingLevel::Error, &constituency.name, format!("{error}; after a restart nobody gets in"));
-        let remedy = "put a good file in its place, or remove it and give each phone a new password (provost allow MAC --digest)";
+        let finding = Finding::new(
+            FindingLevel::Error,
+            &constituency.name,
+            format!("{error}; after a restart all phones are refused"),
+        );
+        let remedy = "restore the file from a backup, or remove it and give each phone a new password (provost allow MAC --digest)";
         return findings.push(finding.with_remedy(remedy));
     }
     let faults = passwords::faults(config, constituency);
@@ -423,7 +427,7 @@ fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut 
 impl From<SettingsError> for Finding {
     fn from(error: SettingsError) -> Self {
         let finding =
-            Self::new(FindingLevel::Error, error.place(), error.problem()).in_file(error.file(), error.line());
+            Self::new(FindingLevel::Error, error.location(), error.problem()).in_file(error.file(), error.line());
         Self { remedy: error.hint().map(str::to_owned), ..finding }
     }
 }

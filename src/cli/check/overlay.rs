@@ -55,12 +55,12 @@ fn hidden_by(view: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, upl
     }
     let ServedFile::Regular(file) = view.find(&path, Some(mac)) else { return None };
     let name = &view.constituency.name;
-    let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
+    let command = format!("to give it this file, run provost uploads remove {mac} {upload} --constituency {name}");
     let message = match newer(&file, uploads, upload) {
-        Some((changed, uploaded)) => format!(
-            "this file was changed at {changed}, and {mac} still gets what it uploaded before that, at {uploaded}"
-        ),
-        None => format!("{mac} gets what it has uploaded instead"),
+        Some((changed, uploaded)) => {
+            format!("this file was changed at {changed}, but {mac} still gets its older upload, of {uploaded}")
+        }
+        None => format!("hidden by an upload: {mac} gets its upload instead"),
     };
     Some(view.finding(FindingLevel::Warning, upload, message).with_remedy(command))
 }
@@ -110,11 +110,14 @@ fn before_uploads<'a>(view: &ServedView<'_>, all: impl Iterator<Item = Overlaid<
     let finding = |((kind, is_named), all): ((&str, bool), Vec<Overlaid<'a>>)| {
         let remedy = match kind {
             "-phone.cfg" | "-web.cfg" => "give it another name, such as <mac>-user.cfg, and name that in CONFIG_FILES",
-            _ => "provost uploads remove takes an upload back",
+            _ => "to remove an upload, run provost uploads remove",
         };
         let named: BTreeSet<&str> = all.iter().filter_map(|one| one.named).collect();
-        let named =
-            if is_named { format!(", although {} names it", some_of(&Vec::from_iter(named))) } else { String::new() };
+        let named = if is_named {
+            format!(", although {} names this file", some_of(&Vec::from_iter(named)))
+        } else {
+            String::new()
+        };
         match all.as_slice() {
             [one] => {
                 let mac = one.mac;

@@ -9,18 +9,18 @@ pub(super) fn check(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
     let open: Vec<_> = site.registry().served().filter(|served| served.policy.plain_http).collect();
     let Some(plain) = &config.plain_http else {
-        let message = "\"plain_http\": true has no effect; provost.json names no address and no networks for it";
+        let message = "\"plain_http\": true has no effect: \"plain_http\" is not set in provost.json";
         findings.extend(open.into_iter().map(|served| Finding::new(FindingLevel::Warning, &served.name, message)));
         return;
     };
     for network in plain.public_networks() {
         let message = format!(
-            "\"plain_http\": {network} is no private network: on the way to it anybody reads along and puts in what he likes"
+            "\"plain_http\": {network} is not a private network: an attacker on the path can read and change everything"
         );
         findings.push(Finding::new(FindingLevel::Warning, &file, message));
     }
     if open.is_empty() {
-        let message = "\"plain_http\": no constituency has \"plain_http\": true, so nothing is served by it";
+        let message = "\"plain_http\": no constituency has \"plain_http\": true, so the port serves no files";
         findings.push(Finding::new(FindingLevel::Warning, &file, message));
     }
 }

@@ -22,19 +22,19 @@ const LINKS: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Step {
     path: PathBuf,
-    wanted: Wanted,
+    wanted: NeededAccess,
 }
 
 /// The access that a step needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Wanted {
+enum NeededAccess {
     Enter,
     Read,
     /// Read a folder and its files.
     List,
 }
 
-impl Wanted {
+impl NeededAccess {
     fn access(self) -> Access {
         match self {
             Self::Enter => Access::EXEC_OK,
@@ -108,10 +108,15 @@ pub(super) fn check(
     for path in config.files_named() {
         let Some(step) = steps_to(path).into_iter().find(|step| !is_passable(step)) else { continue };
         let who = user.map_or("this user".to_owned(), |user| format!("the service's user {}", user.name));
-        let message = format!("{who} may not {} {}{}", step.wanted.words(), step.path.display(), owner(&step.path));
+        let message = format!(
+            "permission denied: {who} may not {} {}{}",
+            step.wanted.words(),
+            step.path.display(),
+            owner(&step.path)
+        );
         let found = remedies.0.iter().find(|(own, _)| own == path).map(|(_, commands)| commands.clone());
         let remedy =
-            found.unwrap_or_else(|| "run provost check as root: it prints the commands that give access".to_owned());
+            found.unwrap_or_else(|| "run provost check as root to print the commands that give access".to_owned());
         findings
             .push(Finding::new(FindingLevel::Error, path.display(), message).with_remedy(remedy).in_file(path, None));
         unreachable.0.insert(path.to_owned());
@@ -130,7 +135,7 @@ fn steps_to(path: &Path) -> Vec<Step> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut rest: Vec<PathBuf> = parts(&absolute);
     let (mut at, mut links) = (PathBuf::from("/"), 0);
-    let mut steps = vec![Step { path: at.clone(), wanted: Wanted::Enter }];
+    let mut steps = vec![Step { path: at.clone(), wanted: NeededAccess::Enter }];
     while let Some(part) = rest.pop() {
         if part == Path::new("..") {
             at.pop();
@@ -151,9 +156,9 @@ fn steps_to(path: &Path) -> Vec<Step> {
         } else {
             at = next;
             let wanted = match (found.is_dir(), rest.is_empty()) {
-                (true, false) => Wanted::Enter,
-                (true, true) => Wanted::List,
-                (false, _) => Wanted::Read,
+                (true, false) => NeededAccess::Enter,
+                (true, true) => NeededAccess::List,
+                (false, _) => NeededAccess::Read,
             };
             steps.push(Step { path: at.clone(), wanted });
         }
@@ -174,7 +179,7 @@ fn is_passable(step: &Step) -> bool {
 /// The commands that give `user` access to all steps, by owner, group and mode; `None` if it has access.
 fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
     let mut groups = BTreeSet::new();
-    let mut given: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
+    let mut given: BTreeMap<NeededAccess, Vec<String>> = BTreeMap::new();
     for step in steps {
         let Ok(found) = fs::metadata(&step.path) else { continue };
         let wanted = step.wanted.bits();

@@ -21,7 +21,7 @@ use crate::serve::symlink_diagnostics;
 use crate::state::{FolderHandle, is_private_hard_link};
 
 /// The largest file that is read, in bytes. Phones' configurations are far smaller, and firmware is not read.
-pub(super) const LARGEST: u64 = 4 << 20;
+pub(super) const MAX_BYTES: u64 = 4 << 20;
 
 pub(super) struct ServedView<'a> {
     /// The folder of all constituencies, with symlinks resolved.
@@ -81,7 +81,7 @@ impl ServedView<'_> {
             return ServedFile::NotServed(foreign.to_string());
         }
         if path::is_hidden(path.as_str()) {
-            return ServedFile::NotServed("such a name is never served".to_owned());
+            return ServedFile::NotServed("files of this name are never served".to_owned());
         }
         let other_cases = reader.into_iter().flat_map(|own| path.other_cases(own));
         let spellings = [path.as_str().to_owned()].into_iter().chain(other_cases);
@@ -115,9 +115,9 @@ impl ServedView<'_> {
         match open(root, &below_root, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
             Err(Errno::XDEV) => {
                 let reason = symlink_diagnostics::explain(self.root, &below_root);
-                ServedFile::NotServed(reason.unwrap_or_else(|| "a link on the way leads outside".to_owned()))
+                ServedFile::NotServed(reason.unwrap_or_else(|| "a symbolic link in its path leads outside".to_owned()))
             }
-            Err(Errno::LOOP) => ServedFile::NotServed("links lead in a circle".to_owned()),
+            Err(Errno::LOOP) => ServedFile::NotServed("its symbolic links form a loop".to_owned()),
             Err(errno) => failed(errno),
             Ok(handle) => match self.check_target(&handle, reader) {
                 Ok(()) => self.regular(handle),
@@ -133,9 +133,9 @@ impl ServedView<'_> {
                 not_served("it is not a regular file")
             }
             Ok(stat) => match self.is_private_hard_link(&stat) {
-                Ok(true) => not_served("it is a hard link to a private file of another user; put a copy in its place"),
+                Ok(true) => not_served("it is a hard link to a private file of another user; replace it by a copy"),
                 Ok(false) => ServedFile::Regular(File::from(handle)),
-                Err(error) => ServedFile::NotServed(format!("it cannot be opened: {error}")),
+                Err(error) => ServedFile::NotServed(format!("cannot open it: {error}")),
             },
             Err(errno) => failed(errno),
         }
@@ -147,18 +147,18 @@ impl ServedView<'_> {
 
     /// Whether a file opened through symlinks may be served, decided by its real path.
     fn check_target(&self, handle: &OwnedFd, reader: Option<MacAddress>) -> Result<(), String> {
-        let real = path_of(handle.as_fd()).map_err(|error| format!("where its link leads is unknown: {error}"))?;
+        let real = path_of(handle.as_fd()).map_err(|error| format!("cannot resolve its symbolic link: {error}"))?;
         let real = real.strip_prefix(self.root).ok().and_then(Path::to_str).and_then(|real| real.split_once('/'));
-        let (owner, real) = real.ok_or("a link on the way leads outside")?;
+        let (owner, real) = real.ok_or("a symbolic link in its path leads outside")?;
         if owner == self.constituency.name.as_str() {
             if path::is_hidden(real) {
-                return Err(format!("its link leads to {real}, a name that is never served"));
+                return Err(format!("its symbolic link leads to {real}, a name that is never served"));
             }
-            let leads = |foreign| format!("its link leads to {real}: {foreign}");
+            let leads = |foreign| format!("its symbolic link leads to {real}: {foreign}");
             return self.rules().check(real, reader).map_err(leads);
         }
         let owner = self.registry.served().find(|other| other.name.as_str() == owner);
-        let owner = owner.ok_or("its link leads into no constituency that is served")?;
+        let owner = owner.ok_or("its symbolic link does not lead into a served constituency")?;
         let rules = NameRules::linked(self.registry.listed(), self.constituency, owner);
         check_shared(real, reader, &rules).map_err(|denial| denial.to_string())
     }
@@ -172,9 +172,9 @@ impl ServedView<'_> {
 /// Reads `file`, unless it is too large.
 pub(super) fn read(file: File) -> ServedContent {
     let mut bytes = Vec::new();
-    match file.take(LARGEST + 1).read_to_end(&mut bytes) {
+    match file.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
         Err(error) => ServedContent::Unreadable(error),
-        Ok(_) if bytes.len() as u64 > LARGEST => ServedContent::TooLarge,
+        Ok(_) if bytes.len() as u64 > MAX_BYTES => ServedContent::TooLarge,
         Ok(_) => ServedContent::Bytes(bytes),
     }
 }
@@ -191,7 +191,7 @@ fn failed(errno: Errno) -> ServedFile {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => ServedFile::Absent,
         Errno::NXIO | Errno::NODEV => ServedFile::NotServed("it is not a regular file".to_owned()),
-        errno => ServedFile::NotServed(format!("it cannot be opened: {errno}")),
+        errno => ServedFile::NotServed(format!("cannot open it: {errno}")),
     }
 }
 

@@ -180,9 +180,8 @@ impl Unit {
     fn user(&self) -> Result<Option<ServiceUser>, String> {
         let path = self.path.display();
         let Some(name) = self.value("User") else { return Ok(None) };
-        let absent = |what: &str, name: &str| {
-            format!("the {what} {name} of {path} does not exist: run provost install, or make it")
-        };
+        let absent =
+            |what: &str, name: &str| format!("unknown {what} {name} in {path}; run provost install, or create it");
         let account = Account::find(name).ok_or_else(|| absent("user", name))?;
         let group = |name: &str| group_number(name).ok_or_else(|| absent("group", name));
         let gid = self.value("Group").map_or(Ok(account.gid), group)?;
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_with_its_drop_ins_names_user_and_groups() {
+    fn unit_with_drop_ins_names_user_and_groups() {
         let (folder, config) = root(&[
             ("usr/lib/systemd/system/provost.service", &unit("User=root")),
             ("etc/systemd/system/provost.service", &unit("User=daemon\nProtectHome=yes\nPrivateTmp=yes")),
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_of_another_configuration_says_nothing_of_this_one() {
+    fn unit_of_another_configuration_is_ignored() {
         let other = unit("User=nobody").replace("CONFIG", "/etc/hostname");
         let (folder, config) = root(&[("etc/systemd/system/provost.service", &other)]);
         assert_eq!(ServiceUser::find(folder.path(), &config), Ok(None), "there is no state yet");
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_that_does_not_exist_is_named() {
+    fn unknown_user_or_group_of_the_unit_is_an_error() {
         for setting in ["User=no-such-user", "User=nobody\nGroup=no-such-group"] {
             let (folder, config) = root(&[("etc/systemd/system/provost.service", &unit(setting))]);
             let error = ServiceUser::find(folder.path(), &config).unwrap_err();

@@ -29,7 +29,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
         let served = registry.served().find(|served| served.name == from);
         let place = match served {
             Some(_) => format!("{from}, which does not list it"),
-            None if !folders.contains(&from) => format!("{from}, whose folder is gone"),
+            None if !folders.contains(&from) => format!("{from}, whose folder is missing"),
             // If the policy is invalid, its phones are unknown.
             None => continue,
         };
@@ -43,10 +43,10 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
         if served.is_none() && !unlisted.is_empty() {
             let phones = counted(unlisted.len(), "phone");
             let message = format!(
-                "uploads of {phones} lie under {from}, whose folder is gone, and no constituency that is served lists them: {}",
+                "uploads of {phones} are under {from}, whose folder is missing, and no served constituency lists these phones: {}",
                 some_of(&unlisted)
             );
-            let remedy = format!("provost uploads move MAC --from {from} --to NAME moves those of a phone");
+            let remedy = format!("to move a phone's uploads, run provost uploads move MAC --from {from} --to NAME");
             findings.push(Finding::new(FindingLevel::Note, SUBJECT, message).with_remedy(remedy));
         }
     }
@@ -54,7 +54,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
     findings.extend(moved.into_iter().take(NAMED));
     if more > 0 {
         let phones = counted(more, "more phone");
-        let message = format!("{phones} with uploads under a constituency that is gone or does not list them");
+        let message = format!("{phones} with uploads under a constituency that is missing or does not list them");
         findings.push(Finding::new(FindingLevel::Note, SUBJECT, message));
     }
 }
@@ -67,8 +67,8 @@ fn moved_phone(
     others: &[&ConstituencyName],
 ) -> Finding {
     let or_others: String = others.iter().map(|other| format!(" (or --to {other})")).collect();
-    let message = format!("{to} lists {mac}, but uploads of it lie under {place}");
-    let remedy = format!("provost uploads move {mac} --from {from} --to {to}{or_others} moves them");
+    let message = format!("{to} lists {mac}, but its uploads are under {place}");
+    let remedy = format!("to move them, run provost uploads move {mac} --from {from} --to {to}{or_others}");
     Finding::new(FindingLevel::Note, SUBJECT, message).with_remedy(remedy)
 }
 

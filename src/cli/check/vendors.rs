@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_vendors_files_are_known_by_how_they_begin() {
+    fn files_of_other_vendors_are_detected_by_their_start() {
         for text in [
             "#!version:1.0.0.1\naccount.1.enable = 1",
             "<?xml version='1.0'?>\n<!-- x -->\n<flat-profile>",

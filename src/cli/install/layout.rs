@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::print::completions::{Shell, script};
 use super::super::print::manual;
-use super::super::print::systemd::{CONSTITUENCIES, Fit, STATE};
+use super::super::print::systemd::{CONSTITUENCIES, STATE, UnitValues};
 
 /// The user of the service, and its group.
 pub(super) const USER: &str = "provost";
@@ -33,7 +33,7 @@ pub(super) struct Item {
     pub(super) path: String,
     pub(super) mode: u32,
     pub(super) owner: Owner,
-    pub(super) what: What,
+    pub(super) what: ItemKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) enum Owner {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum ItemKind {
     Folder,
     /// A unit. Renewed unless an operator has changed it.
     Unit(String),
@@ -56,7 +56,7 @@ pub(super) enum What {
 }
 
 impl Item {
-    fn new(path: impl Into<String>, mode: u32, owner: Owner, what: What) -> Self {
+    fn new(path: impl Into<String>, mode: u32, owner: Owner, what: ItemKind) -> Self {
         Self { path: path.into(), mode, owner, what }
     }
 }
@@ -78,9 +78,9 @@ impl Layout {
     }
 
     /// The units, rendered for `fit`.
-    pub(super) fn unit_files(self, fit: &Fit) -> Vec<Item> {
+    pub(super) fn unit_files(self, fit: &UnitValues) -> Vec<Item> {
         let unit = |name: &str, text: String| {
-            Item::new(format!("{}/{name}", self.units()), 0o644, Owner::Root, What::Unit(text))
+            Item::new(format!("{}/{name}", self.units()), 0o644, Owner::Root, ItemKind::Unit(text))
         };
         vec![unit("provost.service", fit.service()), unit("provost.socket", fit.socket())]
     }
@@ -91,7 +91,7 @@ impl Layout {
             Self::Local => ("/usr/local/share", "site-functions"),
             Self::Package => ("/usr/share", "vendor-completions"),
         };
-        let reference = |path: String, text: String| Item::new(path, 0o644, Owner::Root, What::Reference(text));
+        let reference = |path: String, text: String| Item::new(path, 0o644, Owner::Root, ItemKind::Reference(text));
         let pages = manual::pages()?.into_iter().map(|(name, text)| {
             let section = name.rsplit('.').next().unwrap_or("1");
             reference(format!("{share}/man/man{section}/{name}"), text)
@@ -107,9 +107,9 @@ impl Layout {
 }
 
 /// The files that only a package ships, besides units, references and the binary.
-pub(super) fn of_package_alone() -> Vec<Item> {
+pub(super) fn package_only() -> Vec<Item> {
     vec![
-        Item::new("/usr/lib/sysusers.d/provost.conf", 0o644, Owner::Root, What::Reference(SYSUSERS.to_owned())),
+        Item::new("/usr/lib/sysusers.d/provost.conf", 0o644, Owner::Root, ItemKind::Reference(SYSUSERS.to_owned())),
         example(),
     ]
 }
@@ -117,7 +117,7 @@ pub(super) fn of_package_alone() -> Vec<Item> {
 /// The folders. Phones' files contain passwords, so only root writes them and only the service reads them. They are
 /// site data, often large and deployed by git or rsync, so they are in /srv and not beside the configuration.
 pub(super) fn folders() -> Vec<Item> {
-    let folder = |path: &str, mode: u32, owner: Owner| Item::new(path, mode, owner, What::Folder);
+    let folder = |path: &str, mode: u32, owner: Owner| Item::new(path, mode, owner, ItemKind::Folder);
     let above = Path::new(CONSTITUENCIES).parent().unwrap_or(Path::new("/")).to_string_lossy();
     vec![
         folder("/etc/provost", 0o755, Owner::Root),
@@ -130,13 +130,13 @@ pub(super) fn folders() -> Vec<Item> {
 
 /// The example configuration.
 pub(super) fn example() -> Item {
-    let what = What::Once(EXAMPLE.as_bytes().to_vec());
+    let what = ItemKind::Once(EXAMPLE.as_bytes().to_vec());
     Item::new(super::super::print::systemd::CONFIG, 0o644, Owner::Root, what)
 }
 
 /// The TSIG key with the file content `text`.
 pub(super) fn tsig_key(text: Vec<u8>) -> Item {
-    Item::new(TSIG_KEY, 0o640, Owner::ReadByService, What::Once(text))
+    Item::new(TSIG_KEY, 0o640, Owner::ReadByService, ItemKind::Once(text))
 }
 
 #[cfg(test)]
@@ -145,7 +145,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn help_and_manual_name_what_is_installed() {
+    fn help_and_manual_name_the_installed_paths() {
         let (_, page) = manual::pages().unwrap().into_iter().find(|(name, _)| name == "provost.1").unwrap();
         let folders = folders();
         let service: Vec<&str> =
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_good_once_the_terms_are_agreed_to() {
+    fn example_is_valid_once_the_terms_are_agreed_to() {
         let file = Path::new(super::super::super::print::systemd::CONFIG);
         let error = Config::parse(file, EXAMPLE).unwrap_err().to_string();
         assert!(error.contains("terms_of_service_agreed"), "{error}");

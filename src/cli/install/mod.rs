@@ -6,8 +6,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 
-use super::print::systemd::{CONFIG, CONSTITUENCIES, Fit, STATE};
-use super::{ConfigArg, complain, say};
+use super::print::systemd::{CONFIG, CONSTITUENCIES, STATE, UnitValues};
+use super::{ConfigArg, print_error, say};
 use crate::config::{CertificateSource, Config};
 
 mod layout;
@@ -16,20 +16,20 @@ mod place;
 use layout::{Item, Layout, USER};
 use place::{InstallPlace, PlaceOutcome};
 
-/// What `provost install` takes.
+/// ItemKind `provost install` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct InstallArgs {
     #[command(flatten)]
     target: InstallRoot,
-    /// The file of a TSIG key, as `tsig-keygen` writes it, to be copied to where the service may read it.
+    /// Copy this file with a TSIG key, as `tsig-keygen` writes it, to where the service can read it.
     #[arg(long, value_name = "FILE")]
     tsig_key: Option<PathBuf>,
-    /// Only what a package ships, laid out for /usr: neither a user nor folders that belong to one.
+    /// Install only what a package ships, below /usr: no user, and no folders of a user.
     #[arg(long, requires = "root", conflicts_with = "tsig_key")]
     package: bool,
 }
 
-/// What `provost uninstall` takes.
+/// ItemKind `provost uninstall` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct UninstallArgs {
     #[command(flatten)]
@@ -38,10 +38,10 @@ pub(super) struct UninstallArgs {
 
 #[derive(Debug, clap::Args)]
 struct InstallRoot {
-    /// Say what would be done, and do nothing.
+    /// Print what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Another root than /, for packages and images: nothing is started there.
+    /// Install below this folder instead of /, for packages and images; start nothing.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
@@ -49,12 +49,12 @@ struct InstallRoot {
 impl InstallRoot {
     fn place(&self, layout: Layout) -> anyhow::Result<InstallPlace> {
         if self.is_here() && !self.dry_run && !rustix::process::geteuid().is_root() {
-            bail!("only root can do this; --dry-run shows what would be done");
+            bail!("permission denied: run this as root; --dry-run shows what it would do");
         }
         let root = std::path::absolute(&self.root)?;
         // A package's files are staged in a folder that does not exist yet.
         if layout == Layout::Local && !root.is_dir() {
-            bail!("--root: there is no folder {}; make it first, if it is the one that is meant", root.display());
+            bail!("--root: folder {} not found; make it first", root.display());
         }
         Ok(InstallPlace { root, is_dry: self.dry_run, has_marks: layout == Layout::Local, service: None })
     }
@@ -70,8 +70,8 @@ impl InstallRoot {
         }
         match Command::new("systemctl").args(arguments).status() {
             Ok(status) if status.success() => {}
-            Ok(status) => complain(&format_args!("systemctl {} failed: {status}", arguments.join(" "))),
-            Err(error) => complain(&format_args!("systemctl {} cannot be run: {error}", arguments.join(" "))),
+            Ok(status) => print_error(&format_args!("systemctl {} failed: {status}", arguments.join(" "))),
+            Err(error) => print_error(&format_args!("cannot run systemctl {}: {error}", arguments.join(" "))),
         }
     }
 
@@ -92,21 +92,21 @@ pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<
     let target = &args.target;
     let mut place = target.place(layout)?;
     if args.package {
-        let fit = Fit::usual(layout.program().into(), CONFIG.into());
+        let fit = UnitValues::usual(layout.program().into(), CONFIG.into());
         let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
         target.report(outcome, layout.program(), "");
         put_all(target, &place, layout.unit_files(&fit).into_iter().chain(layout.references()?))?;
-        put_all(target, &place, layout::of_package_alone())?;
+        put_all(target, &place, layout::package_only())?;
         return Ok(ExitCode::SUCCESS);
     }
     place.service = user(target, &place)?;
     put_all(target, &place, layout::folders().into_iter().chain([layout::example()]))?;
     if let Some(file) = &args.tsig_key {
-        let text = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         put_all(target, &place, [layout::tsig_key(text)])?;
     }
     if is_packaged(&place) {
-        say(&"program, units, manual and completions: those of the package");
+        say(&"program, units, manual and completions come from the package");
     } else {
         let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
         target.report(outcome, layout.program(), "");
@@ -137,10 +137,10 @@ fn put_all(target: &InstallRoot, place: &InstallPlace, items: impl IntoIterator<
     for item in items {
         let outcome = place.put(&item)?;
         let why = match (outcome, &item.what) {
-            (PlaceOutcome::Left, layout::What::Unit(_)) => {
-                ", because it was changed; `provost print systemd-unit` and `systemd-socket` print the present ones"
+            (PlaceOutcome::Left, layout::ItemKind::Unit(_)) => {
+                ", because it was changed; to see the new version, run `provost print systemd-unit` or `systemd-socket`"
             }
-            (PlaceOutcome::Left, _) => ", because it is yours",
+            (PlaceOutcome::Left, _) => ", because it belongs to you",
             _ => "",
         };
         target.report(outcome, &item.path, why);
@@ -155,11 +155,11 @@ fn configuration(place: &InstallPlace) -> Option<Config> {
 }
 
 /// The settings for the units, from the existing configuration.
-fn fit(place: &InstallPlace, layout: Layout) -> Fit {
+fn fit(place: &InstallPlace, layout: Layout) -> UnitValues {
     let program = PathBuf::from(layout.program());
     match configuration(place) {
-        Some(config) => Fit::of_config(program, CONFIG.into(), config),
-        None => Fit::usual(program, CONFIG.into()),
+        Some(config) => UnitValues::of_config(program, CONFIG.into(), config),
+        None => UnitValues::usual(program, CONFIG.into()),
     }
 }
 
@@ -178,10 +178,13 @@ fn user(target: &InstallRoot, place: &InstallPlace) -> anyhow::Result<Option<(u3
         .arg(format!("--root={}", place.root.display()))
         .args(["--inline", layout::SYSUSERS.trim()])
         .output()
-        .context("the user provost cannot be made: systemd-sysusers cannot be run")?;
+        .context("cannot make the user provost: cannot run systemd-sysusers")?;
     let found = find_user(place);
     if found.is_none() {
-        bail!("the user provost was not made by systemd-sysusers: {}", String::from_utf8_lossy(&made.stderr).trim());
+        bail!(
+            "cannot make the user provost: systemd-sysusers failed: {}",
+            String::from_utf8_lossy(&made.stderr).trim()
+        );
     }
     Ok(found)
 }
@@ -215,9 +218,8 @@ fn what_next(place: &InstallPlace) {
         ));
     }
     steps.push(format!("`provost constituency add NAME --config {CONFIG}` makes a constituency in {CONSTITUENCIES}"));
-    steps.push(format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` says what is still missing"));
-    steps
-        .push("`systemctl enable --now provost.socket provost.service` starts it, now and with the machine".to_owned());
+    steps.push(format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` prints what is still missing"));
+    steps.push("`systemctl enable --now provost.socket provost.service` starts it, now and at boot".to_owned());
     steps.push("after an update, `systemctl restart provost.service` refuses no connection".to_owned());
     say(&"\nWhat comes next:");
     for (step, number) in steps.iter().zip(1..) {
@@ -231,14 +233,14 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
     let layout = Layout::Local;
     let place = target.place(layout)?;
     if is_packaged(&place) {
-        bail!("this provost came as a package; `apt remove provost` removes it, and leaves your data alone too");
+        bail!("this provost came from a package; remove it with `apt remove provost`, which keeps your data");
     }
-    let units = layout.unit_files(&Fit::usual(layout.program().into(), CONFIG.into()));
+    let units = layout.unit_files(&UnitValues::usual(layout.program().into(), CONFIG.into()));
     if units.iter().any(|unit| place.at(&unit.path).exists()) {
         target.systemctl(&["disable", "--now", "provost.socket", "provost.service"]);
     }
     for item in units.iter().chain(&layout.references()?) {
-        match place.take_away(item)? {
+        match place.remove_unchanged(item)? {
             PlaceOutcome::Absent => {}
             PlaceOutcome::Left => target.report(PlaceOutcome::Left, &item.path, ", because it was changed"),
             outcome => target.report(outcome, &item.path, ""),
@@ -252,15 +254,15 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
     let etc = Path::new(CONFIG).parent().unwrap_or(Path::new(CONFIG)).display().to_string();
     for (data, what) in [
         (etc.as_str(), "configuration and keys"),
-        (CONSTITUENCIES, "what phones are served"),
-        (STATE, "certificates, uploads, what is known of phones"),
+        (CONSTITUENCIES, "the phones' files"),
+        (STATE, "certificates, uploads, phone history"),
     ] {
         if place.at(data).exists() {
             target.report(PlaceOutcome::Left, data, &format!(" alone: {what}"));
         }
     }
     if find_user(&place).is_some() {
-        target.report(PlaceOutcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
+        target.report(PlaceOutcome::Left, "user provost", ", which owns the data; to remove it, run `userdel provost`");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::layout::{Item, Owner, What};
+use super::layout::{Item, ItemKind, Owner};
 
 /// The start of the first line of a unit that we wrote. The digest of the rest follows it.
 const MARK: &str = "# Written by `provost install`, and renewed by it until it is changed: use `systemctl edit`. ";
@@ -60,13 +60,13 @@ impl InstallPlace {
     /// Installs `item`.
     pub(super) fn put(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
-        self.put_at(&path, item).with_context(|| format!("{} cannot be made", path.display()))
+        self.put_at(&path, item).with_context(|| format!("cannot make {}", path.display()))
     }
 
     fn put_at(&self, path: &Path, item: &Item) -> io::Result<PlaceOutcome> {
         let text = match &item.what {
-            What::Folder if path.is_dir() => return Ok(PlaceOutcome::Same),
-            What::Folder => {
+            ItemKind::Folder if path.is_dir() => return Ok(PlaceOutcome::Same),
+            ItemKind::Folder => {
                 if !self.is_dry {
                     make_above(path)?;
                     fs::DirBuilder::new().mode(item.mode & 0o700).create(path)?;
@@ -74,16 +74,16 @@ impl InstallPlace {
                 }
                 return Ok(PlaceOutcome::Made);
             }
-            What::Unit(text) if self.has_marks => marked(text).into_bytes(),
-            What::Unit(text) | What::Reference(text) => text.clone().into_bytes(),
-            What::Once(text) => text.clone(),
+            ItemKind::Unit(text) if self.has_marks => marked(text).into_bytes(),
+            ItemKind::Unit(text) | ItemKind::Reference(text) => text.clone().into_bytes(),
+            ItemKind::Once(text) => text.clone(),
         };
         let outcome = match read(path)? {
             None => PlaceOutcome::Made,
             Some(found) if found == text => return Ok(PlaceOutcome::Same),
             Some(found) => match item.what {
-                What::Reference(_) => PlaceOutcome::Renewed,
-                What::Unit(_) if !self.has_marks || is_untouched(&found) => PlaceOutcome::Renewed,
+                ItemKind::Reference(_) => PlaceOutcome::Renewed,
+                ItemKind::Unit(_) if !self.has_marks || is_untouched(&found) => PlaceOutcome::Renewed,
                 _ => return Ok(PlaceOutcome::Left),
             },
         };
@@ -101,21 +101,21 @@ impl InstallPlace {
                 Some(found) if found == program => return Ok(PlaceOutcome::Same),
                 Some(_) => PlaceOutcome::Renewed,
             };
-            let what = What::Once(Vec::new());
+            let what = ItemKind::Once(Vec::new());
             self.write(&target, &Item { path: path.to_owned(), mode: 0o755, owner: Owner::Root, what }, &program)?;
             Ok(outcome)
         };
-        put().with_context(|| format!("{} cannot be made", target.display()))
+        put().with_context(|| format!("cannot make {}", target.display()))
     }
 
     /// Removes `item` if we wrote it and it is unchanged.
-    pub(super) fn take_away(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
+    pub(super) fn remove_unchanged(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
         let Some(found) = read(&path)? else { return Ok(PlaceOutcome::Absent) };
         let is_ours = match &item.what {
-            What::Unit(_) => is_untouched(&found),
-            What::Reference(_) => true,
-            What::Once(_) | What::Folder => false,
+            ItemKind::Unit(_) => is_untouched(&found),
+            ItemKind::Reference(_) => true,
+            ItemKind::Once(_) | ItemKind::Folder => false,
         };
         if !is_ours {
             return Ok(PlaceOutcome::Left);
@@ -130,7 +130,7 @@ impl InstallPlace {
             return Ok(PlaceOutcome::Absent);
         }
         if !self.is_dry {
-            fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(PlaceOutcome::Removed)
     }
@@ -157,7 +157,7 @@ impl InstallPlace {
             (Owner::Root, _) => (ours.uid(), ours.gid()),
             (Owner::ReadByService, Some((_, group))) => (ours.uid(), group),
             (Owner::Service, Some(service)) => service,
-            (_, None) => return Err(io::Error::other("there is no user provost")),
+            (_, None) => return Err(io::Error::other("user provost not found")),
         };
         if (uid, gid) != (ours.uid(), ours.gid()) {
             chown(path, Some(uid), Some(gid))?;
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen() {
+    fn changed_unit_is_detected_by_its_digest() {
         let unit = marked("[Unit]\nDescription=a\n");
         assert!(is_untouched(unit.as_bytes()));
         assert!(!is_untouched(unit.replace("=a", "=b").as_bytes()));

@@ -2,7 +2,7 @@
 
 use clap_complete::{Shell as Dialect, generate};
 
-/// For which shell.
+/// The shell.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[arg(value_enum)]
@@ -12,11 +12,11 @@ pub(in crate::cli) struct Args {
 /// A shell.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(in crate::cli) enum Shell {
-    /// bash: into a file in `/etc/bash_completion.d`
+    /// bash: save as a file in `/etc/bash_completion.d`
     Bash,
-    /// zsh: as _provost into a folder of its fpath
+    /// zsh: save as `_provost` in a folder of fpath
     Zsh,
-    /// fish: as provost.fish into `~/.config/fish/completions`
+    /// fish: save as provost.fish in `~/.config/fish/completions`
     Fish,
 }
 

@@ -65,7 +65,7 @@ const PANELS: [Panel; 14] = [
     ),
     (
         PanelKind::Lines,
-        "Lost sightings and log lines",
+        "Dropped phone events and log lines",
         "short",
         "increase(provost_ledger_dropped_sightings_total[1h]) + increase(provost_access_log_lost_lines_total[1h])",
         "{{instance}}",

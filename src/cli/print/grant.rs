@@ -18,9 +18,7 @@ pub enum Dialect {
 /// The grant that `config` needs.
 pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
     let CertificateSource::Acme(settings) = &config.certificate else {
-        bail!(
-            "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
-        );
+        bail!("no rule is needed: certificates do not come from ACME (\"certificate\": {{\"acme\": …}})");
     };
     let Some(update) = settings.dns.update() else {
         bail!(
@@ -36,8 +34,8 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
     let outside = |zone: &&str| std::iter::once(&challenge).chain(&exact).find(|name| !is_in(name, zone));
     if let Some((zone, challenge)) = zone.and_then(|zone| Some((zone, outside(&zone)?))) {
         bail!(
-            "{challenge} is not in the zone {zone}: a CNAME record leads there, or \"zone\" is wrong; provost check --live follows \
-             it, and prints the grant that is missing"
+            "{challenge} is not in the zone {zone}: it is a CNAME record into that zone, or \"zone\" is wrong; provost check --live \
+             follows the record and prints the missing rule"
         );
     }
     let place = zone.map(|zone| (challenge.as_str(), zone));
@@ -54,8 +52,8 @@ impl Dialect {
             Self::KnotAcl => "#",
         };
         format!(
-            "{mark} The zone is a guess, because provost.json gives no \"zone\". If {challenge}\n\
-             {mark} is a CNAME record, this grant is wrong: provost check --live prints the right one.\n"
+            "{mark} The zone is guessed, because provost.json has no \"zone\". If {challenge}\n\
+             {mark} is a CNAME record, this rule is wrong: provost check --live prints the right one.\n"
         )
     }
 }
@@ -82,14 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grant_is_for_the_challenge_s_name_alone() {
+    fn rule_covers_only_the_challenge_name() {
         let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None, &[]);
         assert!(text.contains("grant provost. name _acme-challenge.phones.example.com. TXT;"), "{text}");
         assert!(text.contains("zone \"phones.example.com\""), "{text}");
     }
 
     #[test]
-    fn exact_names_are_granted_each_by_itself() {
+    fn each_exact_name_has_its_own_rule() {
         let exact = ["_acme-challenge.ote.phones.example.com".to_owned()];
         let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None, &exact);
         assert!(text.contains("grant provost. name _acme-challenge.ote.phones.example.com. TXT;"), "{text}");
@@ -97,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_holds_what_ends_with_its_name() {
+    fn zone_contains_names_below_it() {
         let challenge = "_acme-challenge.phones.example.com";
         assert!([challenge, "phones.example.com.", "Example.COM"].into_iter().all(|zone| is_in(challenge, zone)));
         assert!(!["acme.example.com", "ones.example.com"].into_iter().any(|zone| is_in(challenge, zone)));
     }
 
     #[test]
-    fn the_grant_is_for_where_the_challenge_is_delegated_to() {
+    fn rule_covers_the_cname_target_of_the_challenge() {
         let place = Some(("phones.acme.example.net", "acme.example.net"));
         let text = grant(Dialect::KnotAcl, "provost", "phones.example.com", place, &[]);
         assert!(text.contains("update-owner-name: [phones.acme.example.net.]"), "{text}");

@@ -14,22 +14,19 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
     (
         "Files",
         &[
-            ("provost.json", "the configuration, in the working directory; without it provost is in local mode"),
-            (
-                CONFIG,
-                "the configuration of the service that provost install makes: give it by --config or PROVOST_CONFIG",
-            ),
-            (CONSTITUENCIES, "its constituencies: a folder each, with constituency.json as its policy"),
-            (STATE, "its state: certificates and keys, uploads, the phone history, your own CA"),
+            ("provost.json", "the configuration in the working directory; without it, local mode"),
+            (CONFIG, "the service's configuration; name it with --config or PROVOST_CONFIG"),
+            (CONSTITUENCIES, "the service's constituencies: a folder each, with constituency.json as its policy"),
+            (STATE, "the service's state: certificates and keys, uploads, the phone history, your own CA"),
         ],
     ),
     (
         "Environment",
         &[
-            ("PROVOST_CONFIG", "the configuration, for a command without --config; if it is empty, it counts as unset"),
+            ("PROVOST_CONFIG", "the configuration for commands without --config; empty means unset"),
             (
                 "PROVOST_LOG",
-                "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::acme=debug",
+                "the level of diagnostics: error, warn, info (default), debug or trace, or one per module, such as info,provost::acme=debug",
             ),
         ],
     ),
@@ -37,13 +34,13 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
         "Exit status",
         &[
             ("0", "good"),
-            ("1", "not good: refused, not provisioned, errors found"),
-            ("2", "the command or the configuration makes no sense"),
+            ("1", "failure: refused, not provisioned, errors found"),
+            ("2", "usage or configuration error"),
         ],
     ),
 ];
 
-/// Which page.
+/// The page.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// The command, such as `certificate renew`, or `provost.json` or `constituency.json` [default: provost itself].
@@ -60,7 +57,7 @@ pub(super) fn page(args: &Args) -> anyhow::Result<String> {
     }
     let mut command = &whole();
     for name in &args.command {
-        command = command.find_subcommand(name).with_context(|| format!("there is no command {name:?}"))?;
+        command = command.find_subcommand(name).with_context(|| format!("unknown command {name:?}"))?;
     }
     render(command)
 }

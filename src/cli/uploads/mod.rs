@@ -23,9 +23,9 @@ use crate::state::FolderHandle;
 pub(super) enum Command {
     /// List a phone's uploads: constituency, bytes, time, name.
     List(PhoneUploads),
-    /// Write an upload to standard output, as it is.
+    /// Write an upload to standard output.
     Cat(ListedUpload),
-    /// Remove an upload; if it lay over a file of the folder, the phone gets that file again.
+    /// Remove an upload; if it hid a file of the folder, the phone gets that file again.
     Remove(ListedUpload),
     /// Move a phone's uploads to the constituency that it moved to, or whose folder was renamed. No upload is replaced.
     Move(relocate::Move),
@@ -36,7 +36,7 @@ pub(super) struct PhoneUploads {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// Only in this constituency.
+    /// Only uploads to this constituency.
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
 }
@@ -57,18 +57,18 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
         Command::List(phone) => list(phone, &root),
         Command::Cat(upload) => upload.cat(&root),
         Command::Remove(upload) => upload.remove(&root),
-        Command::Move(uploads) => uploads.carry_out(&config, &root),
+        Command::Move(uploads) => uploads.run(&config, &root),
     }))
 }
 
 fn list(phone: &PhoneUploads, root: &Path) -> anyhow::Result<()> {
     let mut is_empty = true;
     for (constituency, folder) in phone.folders(root)? {
-        let files = folder.files_beneath().with_context(|| format!("the uploads to {constituency} cannot be read"))?;
+        let files = folder.files_beneath().with_context(|| format!("cannot read the uploads to {constituency}"))?;
         for (path, kind) in files {
             let name = shown(&path.to_string_lossy());
             if kind != FileType::RegularFile {
-                warn(&format_args!("{constituency}: {name} is not a regular file, and no upload"));
+                warn(&format_args!("{constituency}: {name} is not a regular file, so not an upload"));
                 continue;
             }
             // The phone may have replaced it meanwhile.
@@ -79,7 +79,7 @@ fn list(phone: &PhoneUploads, root: &Path) -> anyhow::Result<()> {
     }
     if is_empty {
         let to = phone.constituency.as_ref().map(|name| format!(" to {name}")).unwrap_or_default();
-        note(&format_args!("{} has uploaded nothing{to}", phone.mac));
+        note(&format_args!("no uploads of {}{to}", phone.mac));
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ impl PhoneUploads {
         let opened = FolderHandle::open(root).and_then(|root| Ok((root.entries()?, root)));
         let (entries, all) = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            opened => opened.with_context(|| format!("the uploads in {} cannot be read", root.display()))?,
+            opened => opened.with_context(|| format!("cannot read the uploads in {}", root.display()))?,
         };
         let names = entries.into_iter().filter_map(|entry| entry.name.to_str()?.parse::<ConstituencyName>().ok());
         let wanted = names.filter(|name| self.constituency.as_ref().is_none_or(|wanted| wanted == name));
@@ -98,7 +98,7 @@ impl PhoneUploads {
         for name in wanted {
             match all.folder(name.as_str()).and_then(|folder| folder.folder(self.mac.to_string())) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => warn(&format_args!("the uploads of {} to {name} cannot be read: {error}", self.mac)),
+                Err(error) => warn(&format_args!("cannot read the uploads of {} to {name}: {error}", self.mac)),
                 Ok(folder) => folders.push((name, folder)),
             }
         }
@@ -107,7 +107,7 @@ impl PhoneUploads {
 }
 
 /// An upload: a regular file in a phone's folder.
-struct Found {
+struct FoundUpload {
     constituency: ConstituencyName,
     folder: FolderHandle,
     name: OsString,
@@ -132,25 +132,25 @@ impl ListedUpload {
         Ok(())
     }
 
-    fn cannot(&self, be: &str, found: &Found) -> String {
+    fn cannot(&self, be: &str, found: &FoundUpload) -> String {
         format!("{} of {} in {} cannot be {be}", shown(&self.name), self.phone.mac, found.constituency)
     }
 
     /// The only upload with this name. Fails if there is none or several.
-    fn find(&self, root: &Path) -> anyhow::Result<Found> {
+    fn find(&self, root: &Path) -> anyhow::Result<FoundUpload> {
         let Self { name, phone } = self;
-        let asked = ServedPath::parse(&format!("/{name}")).with_context(|| format!("{name:?} is no upload's name"))?;
+        let asked = ServedPath::parse(&format!("/{name}")).with_context(|| format!("invalid upload name {name:?}"))?;
         let stored = UploadName::stored(&asked, phone.mac);
         let find = |(constituency, folder): (ConstituencyName, FolderHandle)| {
             let (folder, name) = folder.of_file_beneath(Path::new(stored.as_str())).ok()?;
             let kind = FileType::from_raw_mode(folder.stat(&name).ok()?.st_mode);
-            (kind == FileType::RegularFile).then_some(Found { constituency, folder, name })
+            (kind == FileType::RegularFile).then_some(FoundUpload { constituency, folder, name })
         };
-        let mut found: Vec<Found> = phone.folders(root)?.into_iter().filter_map(find).collect();
+        let mut found: Vec<FoundUpload> = phone.folders(root)?.into_iter().filter_map(find).collect();
         match (found.pop(), found.is_empty()) {
             (Some(file), true) => Ok(file),
             (None, _) => bail!(
-                "{} has no upload {}; `provost uploads list {}` shows what it has",
+                "upload not found: {1} of {0}; `provost uploads list {2}` lists its uploads",
                 phone.mac,
                 shown(name),
                 phone.mac
@@ -158,7 +158,7 @@ impl ListedUpload {
             (Some(last), false) => {
                 let names: Vec<String> = found.iter().chain([&last]).map(|it| it.constituency.to_string()).collect();
                 bail!(
-                    "{} has uploaded {} to {}; say which one with --constituency",
+                    "{} has uploaded {} to {}; choose one with --constituency",
                     phone.mac,
                     shown(name),
                     names.join(" and ")

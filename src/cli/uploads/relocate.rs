@@ -33,18 +33,18 @@ pub(crate) struct Move {
 
 impl Move {
     /// Moves the uploads beneath `root`, the folder of all uploads.
-    pub(super) fn carry_out(&self, config: &Config, root: &Path) -> anyhow::Result<()> {
+    pub(super) fn run(&self, config: &Config, root: &Path) -> anyhow::Result<()> {
         let Self { mac, from, to } = self;
-        ensure!(from != to, "--from and --to both name {from}");
+        ensure!(from != to, "--from and --to are the same: {from}");
         // A misspelled name would lose the uploads again.
         ensure!(
             folders(&config.constituencies)?.contains(to),
-            "there is no constituency {to} in {}; nothing was moved",
+            "constituency {to} not found in {}; no uploads were moved",
             config.constituencies.display()
         );
         let (source, files) = self.source(root).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => anyhow!("{mac} has uploaded nothing to {from}"),
-            _ => anyhow!("the uploads of {mac} to {from} cannot be read: {error}"),
+            io::ErrorKind::NotFound => anyhow!("no uploads of {mac} to {from}"),
+            _ => anyhow!("cannot read the uploads of {mac} to {from}: {error}"),
         })?;
         let target = root.join(to.as_str()).join(mac.to_string());
         let (mut blocked, mut behind_folders, mut failed) = (Vec::new(), Vec::new(), Vec::new());
@@ -66,8 +66,8 @@ impl Move {
         let mut problems = Vec::new();
         if !blocked.is_empty() {
             problems.push(format!(
-                "{to} has uploads of {mac} with these names too, so these stay in {from}: {}; remove one of each (provost \
-                 uploads remove {mac} NAME --constituency {from}|{to}) and repeat the command",
+                "{to} already has uploads of {mac} with these names, so these stay in {from}: {}; remove one of each (provost \
+                 uploads remove {mac} NAME --constituency {from}|{to}) and run the command again",
                 blocked.join(", ")
             ));
         }
@@ -75,12 +75,12 @@ impl Move {
             problems.push(format!(
                 "{to} has folders with these names, so these uploads stay in {from}: {}; remove them (provost uploads remove \
                  {mac} NAME --constituency {from}), or all uploads in those folders (provost uploads list {mac} \
-                 --constituency {to} lists them), and repeat the command",
+                 --constituency {to} lists them), and run the command again",
                 behind_folders.join(", ")
             ));
         }
         if !failed.is_empty() {
-            problems.push(format!("uploads of {mac} cannot be moved from {from} to {to}: {}", failed.join(", ")));
+            problems.push(format!("cannot move uploads of {mac} from {from} to {to}: {}", failed.join(", ")));
         }
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         Ok(())

@@ -266,7 +266,7 @@ fn read(folder: &Path, constituency: &ConstituencyName) -> Result<ConstituencyPa
     let bytes = state::read(&path).map_err(failed(&path))?;
     let wrong = |reason| PasswordsError { path: path.clone(), reason };
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the file is not UTF-8 text".to_owned()))?;
-    settings::read(&path, text).map_err(|error| wrong(error.in_file()))
+    settings::read(&path, text).map_err(|error| wrong(error.without_file_name()))
 }
 
 fn exists(path: &Path) -> Result<bool, PasswordsError> {

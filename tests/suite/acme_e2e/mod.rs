@@ -194,7 +194,7 @@ fn certificates_are_obtained_and_kept_across_a_restart() {
     public.obtains();
     assert_eq!((read(), public.pebble.logged("Added order")), (before, orders));
     let second = tool::run(&mut public.site.command());
-    assert!(second.code != 0 && second.stderr.contains("in use by another provost"), "{second:?}");
+    assert!(second.code != 0 && second.stderr.contains("another provost uses the state directory"), "{second:?}");
 }
 
 /// Stops the fetching threads when dropped, so that a failing test ends.
@@ -264,7 +264,7 @@ fn revoked_certificate_is_replaced_at_once() {
     assert_eq!(public.pebble.verdict(&serial), "Valid");
     let revoked = public.certificate(&["revoke", "--key", "ecdsa-p256"]);
     assert_eq!(revoked.code, 0, "{revoked:?}");
-    assert!(revoked.stdout.starts_with("ecdsa-p256: revoked; another one is being obtained"), "{revoked:?}");
+    assert!(revoked.stdout.starts_with("ecdsa-p256: revoked; ordering a new one"), "{revoked:?}");
     let other = public.certificate(&["revoke", "--constituency", "ote"]);
     assert!(other.code == 1 && other.stderr.contains("ote has no certificate of its own; phones"), "{other:?}");
     assert_eq!(public.pebble.verdict(&serial), "Revoked");
@@ -280,14 +280,13 @@ fn dry_run_gets_a_certificate_and_keeps_only_its_account() {
     std::fs::create_dir(&state).unwrap();
     let root = public.pebble.root_file();
     let directory = public.pebble.directory();
-    let args = ["rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
-    let rehearsed = public.certificate(&args);
-    assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
-    assert!(rehearsed.stdout.contains("all went well: 1 certificate, issued by "), "{rehearsed:?}");
-    let said: Vec<&str> =
-        rehearsed.stdout.lines().filter(|line| line.contains("a certificate was issued by ")).collect();
-    assert!(matches!(said[..], [line] if line.ends_with(", and is thrown away")), "{rehearsed:?}");
-    assert!(!rehearsed.stdout.contains("in use"), "{rehearsed:?}");
+    let args = ["renew", "--dry-run", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
+    let tried = public.certificate(&args);
+    assert_eq!(tried.code, 0, "{tried:?}");
+    assert!(tried.stdout.contains("dry run successful: 1 certificate, issued by "), "{tried:?}");
+    let said: Vec<&str> = tried.stdout.lines().filter(|line| line.contains("a certificate was issued by ")).collect();
+    assert!(matches!(said[..], [line] if line.ends_with(", and is thrown away")), "{tried:?}");
+    assert!(!tried.stdout.contains("in use"), "{tried:?}");
     assert!(!state.join("certs").exists() && !state.join("rehearsal/certs").exists());
     assert!(state.join("rehearsal/accounts").exists());
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());

@@ -110,7 +110,7 @@ fn page_shows_the_phone_history() {
     send_requests(&server);
     let operators = Operators::of(&server);
     sign_in(&browser, &operators.base);
-    assert_eq!(browser.text("h1"), "2 things need you", "{:?}", browser.texts(".needs li"));
+    assert_eq!(browser.text("h1"), "2 problems need attention", "{:?}", browser.texts(".needs li"));
 
     let rows = rows(&browser);
     assert_eq!(rows.len(), operators.json("/api/phones")["phones"].as_array().unwrap().len());
@@ -199,8 +199,8 @@ fn phone_allowed_on_the_page_is_served_within_a_second() {
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     within_a_second("the phone to be accepted", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
     let said = within_a_second("the page to say so", || browser.texts("#outcome p").into_iter().next()).0;
-    assert_eq!(said, format!("{STRANGER} is on the list of ote. It gets its files when it next asks."));
-    assert!(browser.text("#waiting").contains("Nobody waits."));
+    assert_eq!(said, format!("{STRANGER} is on the list of ote. It gets its files at its next request."));
+    assert!(browser.text("#waiting").contains("No phone is waiting."));
     eventually("the phone to be well", || (state(&browser, STRANGER) == "well").then_some(()));
     assert!(rows(&browser)[STRANGER].contains("Ms O'Neill <attic>"), "{}", rows(&browser)[STRANGER]);
     assert_still_marked(&browser);
@@ -295,7 +295,7 @@ fn page_works_without_scripts() {
     browser.click("#waiting .allow button");
     let said = eventually("the page to say so", || browser.texts("#outcome p").into_iter().next());
     assert!(said.starts_with(&format!("{STRANGER} is on the list of ote.")), "{said}");
-    assert!(browser.text("#waiting").contains("Nobody waits."));
+    assert!(browser.text("#waiting").contains("No phone is waiting."));
     assert_eq!(state(&browser, STRANGER), "allowed", "and not the refusal of its last request");
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     within_a_second("the phone to be accepted", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));

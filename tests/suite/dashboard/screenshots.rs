@@ -216,7 +216,7 @@ fn keep(name: &str, picture: &[u8]) {
 const PICTURE: (u32, u32) = (1280, 1070);
 
 fn picture_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/dashboard.png")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators-page.png")
 }
 
 #[track_caller]
@@ -232,5 +232,5 @@ fn readme_shows_a_screenshot_of_the_page() {
     let picture = std::fs::read(picture_path()).unwrap();
     assert_is_picture(&picture);
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    assert!(readme.contains("](tests/suite/dashboard.png)"));
+    assert!(readme.contains("](docs/operators-page.png)"));
 }

@@ -8,12 +8,18 @@ use std::sync::LazyLock;
 /// They are read at run time, so that an edited page needs no new build of the tests.
 pub static PAGES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<String> = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).collect();
+    pages_in(root)
+});
+
+/// Every page in `folder`: README.md, and the Markdown files in `docs`.
+pub fn pages_in(folder: &Path) -> Vec<(String, String)> {
+    let docs = std::fs::read_dir(folder.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let mut names: Vec<String> = names.collect();
     names.push("README.md".to_owned());
     names.sort();
-    names.into_iter().map(|name| (name.clone(), std::fs::read_to_string(root.join(name)).unwrap())).collect()
-});
+    names.into_iter().map(|name| (name.clone(), std::fs::read_to_string(folder.join(name)).unwrap())).collect()
+}
 
 pub fn page(name: &str) -> &'static str {
     &PAGES.iter().find(|page| page.0 == name).unwrap_or_else(|| panic!("no page {name}")).1

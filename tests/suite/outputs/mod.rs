@@ -483,6 +483,7 @@ fn exit_codes() -> Vec<String> {
         "certificate status",
         "certificate renew",
         "certificate rehearse",
+        "certificate renew --dry-run",
         "trust list",
         "trust verify --constituency ote phone.pem",
         "trust verify --constituency ote other.pem",

@@ -226,7 +226,9 @@ fn describe(root: &Value, schema: &Value, path: &str, found: &mut Lines) {
 /// Commands, options, positional arguments and their values by the help, and environment variables.
 pub fn command_line() -> Lines {
     let mut found = Lines::new();
-    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    // Hidden commands, which still work, are in no help.
+    let hidden = ["certificate", "rehearse"].map(str::to_owned).to_vec();
+    let mut open: Vec<Vec<String>> = vec![Vec::new(), hidden];
     while let Some(command) = open.pop() {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let help = provost(Path::new("/"), &[&words[..], &["--help"]].concat());

@@ -158,7 +158,7 @@ fn a_wildcard_is_obtained_below_a_signed_parent() {
     let (directory, root) = (pebble.directory(), pebble.root_file());
     let rehearse = ["certificate", "rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
     let rehearsed = provost(&site, &rehearse);
-    assert!(rehearsed.code == 0 && rehearsed.stdout.contains("all went well: 2 certificates"), "{rehearsed:?}");
+    assert!(rehearsed.code == 0 && rehearsed.stdout.contains("dry run successful: 2 certificates"), "{rehearsed:?}");
     phones_are_served_while_the_port_is_busy(&site, server);
     let alone = provost(&site, &rehearse);
     assert!(alone.code == 1 && alone.stderr.contains("no server is running"), "{alone:?}");

@@ -5,12 +5,12 @@ use super::{DhcpPlan, OptionValue, with_colons};
 
 pub(super) fn print(plan: &DhcpPlan) -> String {
     let place: &[&str] = if plan.is_for_all() {
-        &["Put it into a file of its own, which conf-file= or conf-dir= names."]
+        &["Save it as a separate file that conf-file= or conf-dir= names."]
     } else {
         &[
-            "Put it into a file of its own, which conf-file= or conf-dir= names.",
-            "The phones keep the addresses that they have.",
-            "Of options of one number for several tags of a phone the last one counts: let dnsmasq read this file last.",
+            "Save it as a separate file that conf-file= or conf-dir= names.",
+            "The phones keep their addresses.",
+            "If several tags of a phone set an option, the last one wins: let dnsmasq read this file last.",
         ]
     };
     let mut lines: Vec<String> = plan.heading(place).iter().map(|line| format!("# {line}")).collect();

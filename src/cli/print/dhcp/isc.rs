@@ -11,7 +11,7 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
     let used = DEFINED_HERE.iter().filter(|(code, _)| plan.options.iter().any(|(used, _)| used == code));
     if plan.has_definitions {
         lines.push(
-            "# If dhcpd.conf defines these options already, leave the definitions out (--without-definitions):"
+            "# If dhcpd.conf already defines these options, leave the definitions out (--without-definitions):"
                 .to_owned(),
         );
         lines.extend(used.map(|(code, name)| format!("option {name} code {code} = text;")));
@@ -51,9 +51,9 @@ fn place(plan: &DhcpPlan) -> Vec<&'static str> {
         return vec!["Include it in dhcpd.conf within the subnet of the phones."];
     }
     vec![
-        "Include it in dhcpd.conf, outside of every subnet. The phones keep the addresses that they have.",
-        "Of several classes of a phone that set an option, the first one counts: include it before the others.",
-        "What a phone's own host declaration or its group sets wins: take options 160 and 66 out there.",
+        "Include it in dhcpd.conf, outside of every subnet. The phones keep their addresses.",
+        "If several classes of a phone set an option, the first one wins: include this before the others.",
+        "A phone's own host declaration and its group override this: remove options 160 and 66 there.",
     ]
 }
 

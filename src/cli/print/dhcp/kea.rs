@@ -48,14 +48,12 @@ pub(super) fn print(plan: &DhcpPlan) -> anyhow::Result<String> {
 fn context(plan: &DhcpPlan) -> Json {
     let mut place = vec!["Merge it into the Dhcp4 of your configuration, list by list."];
     if !plan.is_for_all() {
-        place.push("The phones keep the addresses that they have.");
-        place.push(
-            "Of several classes of a phone that set an option, the first one counts: put this before the others.",
-        );
-        place.push("What a subnet, a pool or a reservation says of an option wins: take options 160 and 66 out there.");
+        place.push("The phones keep their addresses.");
+        place.push("If several classes of a phone set an option, the first one wins: put this before the others.");
+        place.push("A subnet, a pool and a reservation override this: remove options 160 and 66 there.");
     }
     if plan.has_definitions {
-        place.push("Leave out the part of option-def that your configuration has already (--without-definitions).");
+        place.push("Leave out the option-def entries that your configuration already has (--without-definitions).");
     }
     let notes: Map<String, Json> = plan
         .members()

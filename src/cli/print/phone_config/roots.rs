@@ -37,7 +37,7 @@ pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> 
         CertificateSource::LocalCa(_) => match only(&config.state.join(LOCAL_SERVER_CA).join("ca.pem")) {
             Err(_) if !named.is_empty() => Vec::new(),
             root => {
-                vec![root.context("the server makes its CA when it is started for the first time (provost serve)")?]
+                vec![root.context("no CA yet: the server makes it at its first start (provost serve)")?]
             }
         },
         CertificateSource::Files(pairs) => above_all(&of_files(pairs)?, &named)?,
@@ -58,14 +58,14 @@ fn only(file: &Path) -> anyhow::Result<RootCertificate> {
     let mut all = certificates(file)?;
     match (all.pop(), all.is_empty()) {
         (Some(root), true) if X509Certificate::from_der(&root).is_ok() => Ok(root),
-        _ => bail!("{} does not hold one CA certificate (PEM) and nothing else", file.display()),
+        _ => bail!("{} must hold exactly one CA certificate (PEM)", file.display()),
     }
 }
 
 fn certificates(file: &Path) -> anyhow::Result<Vec<RootCertificate>> {
     let bytes = read_regular(file).with_context(|| file.display().to_string())?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    all.with_context(|| format!("{}: is damaged PEM", file.display()))
+    all.with_context(|| format!("{}: damaged PEM", file.display()))
 }
 
 /// The chains of all pairs. Those with an RSA key come first, because every phone accepts them.
@@ -97,8 +97,8 @@ fn of_acme(
         } else if named.is_empty() && stored.iter().all(|(directory, _)| directory != url) {
             if number == 0 {
                 bail!(
-                    "there is no certificate in {} yet, which would show the root; name it with --ca, or come back when there \
-                     is one",
+                    "no certificate in {} yet, so the root is unknown; name it with --ca, or run this again when there is \
+                     one",
                     config.state.display()
                 );
             }
@@ -123,11 +123,11 @@ fn above_all(chains: &[Vec<RootCertificate>], named: &[RootCertificate]) -> anyh
 
 /// The root above the last certificate of `chain`.
 fn above(chain: &[RootCertificate], candidates: &[RootCertificate]) -> anyhow::Result<RootCertificate> {
-    let last = chain.last().context("the chain holds no certificate")?;
+    let last = chain.last().context("no certificate in the chain")?;
     let (_, parsed) = X509Certificate::from_der(last).context("the chain's last certificate is damaged")?;
     candidates.iter().find(|candidate| is_issued_by(&parsed, candidate)).cloned().with_context(|| {
         format!(
-            "the root \"{}\" of a certificate of the server's is not among this machine's; name it with --ca",
+            "the root \"{}\" of a server certificate is not in this machine's trust store; name it with --ca",
             parsed.issuer()
         )
     })
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn let_s_encrypt_s_root_is_the_one_that_it_publishes() {
+    fn built_in_root_is_isrg_root_x1() {
         let root = isrg_root_x1();
         let (_, parsed) = X509Certificate::from_der(&root).unwrap();
         assert_eq!(parsed.subject().to_string(), "C=US, O=Internet Security Research Group, CN=ISRG Root X1");

@@ -18,7 +18,7 @@ const SOCKET: &str = include_str!("provost.socket");
 
 /// The values for the units' placeholders.
 #[derive(Debug)]
-pub(in crate::cli) struct Fit {
+pub(in crate::cli) struct UnitValues {
     /// The binary.
     pub(in crate::cli) program: PathBuf,
     config: PathBuf,
@@ -28,11 +28,11 @@ pub(in crate::cli) struct Fit {
 }
 
 /// The values from the named configuration, or else the service's. If it does not exist, those of the example.
-pub(super) fn fit(config: &ConfigArg) -> anyhow::Result<Fit> {
-    Fit::of(std::env::current_exe()?, &config.named().unwrap_or_else(|| CONFIG.into()))
+pub(super) fn fit(config: &ConfigArg) -> anyhow::Result<UnitValues> {
+    UnitValues::of(std::env::current_exe()?, &config.named().unwrap_or_else(|| CONFIG.into()))
 }
 
-impl Fit {
+impl UnitValues {
     /// The values from the configuration `file`. If it does not exist, those of the example.
     fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file)?;
@@ -40,10 +40,7 @@ impl Fit {
         for path in [&program, &file] {
             let path = path.to_string_lossy();
             let has_controls = path.chars().any(char::is_control);
-            anyhow::ensure!(
-                !has_controls,
-                "{path:?}: a path with a control character has no place in a unit; rename it"
-            );
+            anyhow::ensure!(!has_controls, "{path:?}: a unit cannot hold a path with a control character; rename it");
         }
         if file.exists() {
             let config = Config::read(&file)?;
@@ -84,7 +81,7 @@ impl Fit {
         match self.state.strip_prefix("/var/lib") {
             Ok(folder) => format!("StateDirectory={}\nStateDirectoryMode=0700", word(folder)),
             // systemd creates state directories only in /var/lib.
-            Err(_) => format!("# It must be there and belong to provost.\nReadWritePaths={}", word(&self.state)),
+            Err(_) => format!("# It must exist and belong to provost.\nReadWritePaths={}", word(&self.state)),
         }
     }
 }
@@ -101,16 +98,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_one_word() {
+    fn path_is_escaped_as_one_word() {
         assert_eq!(word(Path::new("/usr/bin/provost")), "/usr/bin/provost");
         assert_eq!(word(Path::new("/opt/a b/100%$")), "\"/opt/a b/100%%$$\"");
     }
 
     #[test]
-    fn a_state_elsewhere_is_written_to_and_one_in_var_lib_is_made() {
-        let usual = Fit::usual("/usr/bin/provost".into(), CONFIG.into());
+    fn unit_has_state_directory_or_read_write_path() {
+        let usual = UnitValues::usual("/usr/bin/provost".into(), CONFIG.into());
         assert!(usual.service().contains("\nStateDirectory=provost\nStateDirectoryMode=0700\n"));
-        let elsewhere = Fit { state: "/data/provost".into(), ..usual };
+        let elsewhere = UnitValues { state: "/data/provost".into(), ..usual };
         let unit = elsewhere.service();
         assert!(unit.contains("\nReadWritePaths=/data/provost\n") && !unit.contains("StateDirectory"), "{unit}");
         assert!(!unit.contains('{') && !elsewhere.socket().contains('{'), "everything is filled in");
