@@ -55,7 +55,7 @@ pub enum ControlRequest {
 /// What requests act on.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
-    /// RenewalCommandSender to the renewal, if certificates come from ACME.
+    /// Sends commands to the renewal, if certificates come from ACME.
     pub(super) renewal: RenewalCommandSender,
     /// The DNS responder, if that publishes challenges.
     pub(super) responder: Option<Arc<Responder>>,

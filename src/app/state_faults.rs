@@ -400,7 +400,9 @@ mod tests {
             let above = Path::new(path).ancestors().take_while(|it| !it.as_os_str().is_empty());
             all.extend(above.map(|it| state.join(it)));
         }
-        all.iter().for_each(|path| chown(path, Some(OWNER), Some(OWNER)).unwrap());
+        for path in &all {
+            chown(path, Some(OWNER), Some(OWNER)).unwrap();
+        }
         let entries = STATE_ENTRIES.iter().map(|entry| (entry.name, entry));
         let of = |path: &str| STATE_ENTRIES.iter().find(|entry| path.starts_with(entry.name)).unwrap();
         let (mut seen, mut unused) = (0, 0);

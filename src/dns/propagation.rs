@@ -331,7 +331,7 @@ mod tests {
 
     const TIMEOUTS: PropagationTimeouts = PropagationTimeouts {
         between_looks: Duration::from_secs(2),
-        for_lagging: Duration::from_secs(120),
+        for_lagging: Duration::from_mins(2),
         for_silent: Duration::from_secs(30),
         to_settle: Duration::from_secs(5),
     };

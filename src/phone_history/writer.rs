@@ -129,7 +129,7 @@ impl WriterThread {
         self.health.record_write(error);
         match error {
             Some(error) if !std::mem::replace(&mut self.is_failing, true) => {
-                tracing::error!("{error}; phones are served; next attempt every {} s", RETRY.as_secs())
+                tracing::error!("{error}; phones are served; next attempt every {} s", RETRY.as_secs());
             }
             None if std::mem::take(&mut self.is_failing) => tracing::info!("the phone history is written again"),
             _ => {}

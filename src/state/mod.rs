@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn lock_of_wrong_file_type_is_refused_with_its_remedy() {
-        let make: [(&str, fn(&Path)); 3] = [
+        type Make = fn(&Path);
+        let make: [(&str, Make); 3] = [
             ("a FIFO", |path| {
                 let mode = Mode::RUSR | Mode::WUSR;
                 rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, mode, 0).unwrap();

@@ -33,7 +33,7 @@ fn definitions(graph: &ModuleGraph) -> BTreeMap<Definition, String> {
     let of = |source: &Source| {
         let types = source.types.iter().filter(|it| !it.in_tests && !graph.is_test_module(&it.module));
         let place = |line: usize| format!("{}:{line}", source.path);
-        let named = types.map(|it| ([it.module.as_slice(), &[it.name.clone()]].concat(), place(it.line)));
+        let named = types.map(|it| ([it.module.as_slice(), std::slice::from_ref(&it.name)].concat(), place(it.line)));
         named.collect::<Vec<(Definition, String)>>()
     };
     graph.sources.iter().flat_map(of).collect()

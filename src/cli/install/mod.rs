@@ -16,7 +16,7 @@ mod place;
 use layout::{Item, Layout, USER};
 use place::{InstallPlace, PlaceOutcome};
 
-/// ItemKind `provost install` takes.
+/// The options of `provost install`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InstallArgs {
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(super) struct InstallArgs {
     package: bool,
 }
 
-/// ItemKind `provost uninstall` takes.
+/// The options of `provost uninstall`.
 #[derive(Debug, clap::Args)]
 pub(super) struct UninstallArgs {
     #[command(flatten)]

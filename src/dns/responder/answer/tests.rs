@@ -96,13 +96,16 @@ fn captured() -> Vec<(&'static str, Vec<u8>)> {
     found
 }
 
+/// Response code, AA, types of the answer, and the number of SOA records in the authority section.
+type Expected = (ResponseCode, bool, Vec<RecordType>, usize);
+
 #[test]
 fn each_kind_of_question_gets_the_answer_of_its_rfc() {
     use RecordType as T;
     use ResponseCode::{NXDomain, NoError, Refused};
     let below = |label: &str| format!("{label}.{APEX}");
     let apex = || APEX.to_owned();
-    let rows: Vec<(&str, String, T, (ResponseCode, bool, Vec<T>, usize))> = vec![
+    let rows: Vec<(&str, String, T, Expected)> = vec![
         ("RFC 1035: TXT", apex(), T::TXT, (NoError, true, vec![T::TXT, T::TXT], 0)),
         ("RFC 1035: SOA of the apex", apex(), T::SOA, (NoError, true, vec![T::SOA], 0)),
         ("RFC 1035: NS of the apex", apex(), T::NS, (NoError, true, vec![T::NS], 0)),
@@ -393,7 +396,7 @@ fn check_invariants(query: &[u8]) {
             assert!(answer.len() <= LARGEST_UDP);
         }
         // NOTIMP copies the opcode, whose messages may have another form.
-        if (query[2] >> 3) & 15 == 0 {
+        if query[2] & 0b0111_1000 == 0 {
             Message::from_vec(&answer).unwrap();
         }
     }
