@@ -63,7 +63,7 @@ fn printed(site: &Site, format: &str) -> String {
 
 /// Lets the DHCP server `command` check a file with `text`, whose name follows the arguments.
 ///
-/// AppArmor may confine these programs to some folders; a copy is not confined.
+/// `AppArmor` may confine these programs to some folders; a copy is not confined.
 fn checked_by_server(command: &str, arguments: &[&str], text: &str) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.conf");

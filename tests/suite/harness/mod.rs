@@ -13,7 +13,7 @@
 //! - [`operators`]: an operator with curl.
 //! - [`pages`]: the manual.
 //! - [`patience`]: timeouts, and time limits on a machine that is overloaded or suspended.
-//! - [`pdns`]: PowerDNS.
+//! - [`pdns`]: the server `PowerDNS`.
 //! - [`pebble`]: a test CA as a process.
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.

@@ -13,9 +13,10 @@ pub static PAGES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
 
 /// Every page in `folder`: README.md, and the Markdown files in `docs`.
 pub fn pages_in(folder: &Path) -> Vec<(String, String)> {
-    let docs = std::fs::read_dir(folder.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let names = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
-    let mut names: Vec<String> = names.collect();
+    let docs = std::fs::read_dir(folder.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension() == Some("md".as_ref()));
+    let mut names: Vec<String> =
+        pages.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap())).collect();
     names.push("README.md".to_owned());
     names.sort();
     names.into_iter().map(|name| (name.clone(), std::fs::read_to_string(folder.join(name)).unwrap())).collect()

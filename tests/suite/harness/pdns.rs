@@ -1,4 +1,4 @@
-//! PowerDNS on a port of its own: a primary whose refusals are all the same.
+//! `PowerDNS` on a port of its own: a primary whose refusals are all the same.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

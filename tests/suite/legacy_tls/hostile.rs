@@ -1,4 +1,4 @@
-//! Invalid ClientHellos at the most permissive setting: the server goes on serving.
+//! Invalid `ClientHello`s at the most permissive setting: the server goes on serving.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

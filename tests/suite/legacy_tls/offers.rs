@@ -1,4 +1,4 @@
-//! Generated ClientHellos of every kind: the logged hints match the clients that are answered, and name the real
+//! Generated `ClientHello`s of every kind: the logged hints match the clients that are answered, and name the real
 //! reason.
 
 use super::refusal_hints::{both_kinds, lowest_setting};
