@@ -116,7 +116,7 @@ fn policy_edits_keep_format_and_mode_or_change_nothing() {
     std::fs::create_dir(site.served("linked")).unwrap();
     symlink("../ote/constituency.json", site.served("linked/constituency.json")).unwrap();
     for (mac, name, error) in [
-        (VVX500, "absent", "constituency absent not found"),
+        (VVX500, "absent", "there is no constituency absent"),
         (VVX500, "public", "\"phones\": has no effect"),
         (VVX500, "linked", "is not a regular file"),
         ("000000000000", "ote", "000000000000 is the name of the fallback files, and not the MAC address of a phone"),

@@ -534,7 +534,7 @@ fn slow_and_greedy_operator_clients_do_not_affect_phones() {
     let mut idle: Vec<Socket> = (0..60).map(|_| connect(&operators)).collect();
     server.says("per client reached by 127.0.0.1");
     idle.extend((0..200).map(|number| connect_from(&operators, [127, 0, 1, number % 5])));
-    server.says("reached; closing new connections");
+    server.says("connection limit of 128 reached");
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for _ in 0..20 {
         assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
