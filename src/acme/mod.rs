@@ -208,6 +208,11 @@ impl Renewer {
             Ok(()) => self.renew(lineage, &ca).await,
             Err(error) => Err(error),
         };
+        // Before the clean-up, which takes a while: if the process is killed meanwhile, the next one must not ask the CA
+        // before its Retry-After.
+        if let Err(failure) = &result {
+            self.store_wait(lineage, ca.directory(), failure);
+        }
         // Runs even if the attempt failed.
         self.clean_up().await;
         self.conclude(lineage, ca.directory(), result);

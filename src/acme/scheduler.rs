@@ -208,7 +208,6 @@ impl Renewer {
             Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: random, ..OrderAttempts::default() },
             Err(AcmeFailure { sign: FailureKind::Budget, cure: Retry::Wait(seconds), message }) => {
                 waits = Some(format!("{message}; waiting {seconds} s"));
-                attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
             Err(failure) => {
                 if attempts.failures == 0 {
@@ -220,14 +219,6 @@ impl Renewer {
                 attempts.needs_human = failure.cure == Retry::Human;
                 let pause = backoff(attempts.failures, at_stake.as_ref(), now, random);
                 attempts.pause = Some(Deadline::after(now, pause));
-                match failure {
-                    AcmeFailure { sign: FailureKind::Limited, cure: Retry::Wait(seconds), .. }
-                        if lineage.constituency().is_some() =>
-                    {
-                        attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
-                    }
-                    _ => self.store_retry_after(directory, failure.cure, now),
-                }
                 failed = Some(failure);
             }
         }
@@ -239,6 +230,25 @@ impl Renewer {
             self.board.count_failure(lineage);
             self.report_failure(lineage, &failure, now);
         }
+    }
+
+    /// Stores on disk how long the CA, or our own rate limit, forbids another attempt. The CA's limit for exact names, and
+    /// our own limits, hold for this certificate alone.
+    pub(super) fn store_wait(&mut self, lineage: &Lineage, directory: &str, failure: &AcmeFailure) {
+        let Retry::Wait(seconds) = failure.cure else { return };
+        let now = self.parts.env.now();
+        let is_alone = match failure.sign {
+            FailureKind::Budget => true,
+            FailureKind::Limited => lineage.constituency().is_some(),
+            _ => false,
+        };
+        if is_alone {
+            let waits = &mut self.memory.of_mut(lineage).waits;
+            waits.insert(directory.to_owned(), Deadline::after(now, seconds));
+        } else {
+            self.store_retry_after(directory, failure.cure, now);
+        }
+        self.remember();
     }
 
     /// A Retry-After holds for all requests to that CA.
