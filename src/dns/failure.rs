@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use hickory_net::proto::op::ResponseCode;
 
 use super::grant::UpdateGrant;
+use super::query::mnemonic;
 use super::settings::{Host, HostPort, PORT};
 use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
@@ -250,7 +251,7 @@ fn lagging_causes(name: &str) -> [String; 2] {
 
 /// What else SERVFAIL may mean.
 fn servfail_note(name: &str, reasons: &[String]) -> String {
-    if !reasons.iter().any(|reason| reason.contains(ResponseCode::ServFail.to_str())) {
+    if !reasons.iter().any(|reason| reason.contains(&*mnemonic(ResponseCode::ServFail))) {
         return String::new();
     }
     causes(

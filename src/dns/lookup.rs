@@ -109,7 +109,7 @@ impl Lookup {
                         }
                     }
                 }
-                Err(error) => unresolved = Some(error),
+                Err(error) => _ = unresolved.get_or_insert(error),
             }
         }
         if let Ok(answered) = self.descend(None, self.primary().await, name, kind, secret).await

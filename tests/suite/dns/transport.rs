@@ -220,7 +220,7 @@ async fn unsigned_refusal_by_udp_is_confirmed_by_tcp() {
     // Without TCP, it is the best answer that there is.
     let relay = Relay::start(refuse(), Tcp::Closed);
     let error = through(&relay, &primary).remove(&place(), &one).await.unwrap_err();
-    assert!(error.to_string().contains("REFUSED without looking at the key"), "{error}");
+    assert!(error.to_string().contains("REFUSED, not signed"), "{error}");
 }
 
 #[tokio::test]
