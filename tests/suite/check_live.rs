@@ -468,8 +468,8 @@ fn live_check_in_local_mode_queries_no_server() {
 }
 
 #[test]
-fn wildcard_above_the_domain_is_reported_with_the_record_to_publish() {
-    if !bind::is_here("check_live::wildcard_above_the_domain_is_reported_with_the_record_to_publish") {
+fn wildcard_above_the_domain_is_reported_with_its_remedy() {
+    if !bind::is_here("check_live::wildcard_above_the_domain_is_reported_with_its_remedy") {
         return;
     }
     let ca = ca();

@@ -117,8 +117,8 @@ fn deactivated_account_is_replaced_with_a_new_key() {
 }
 
 #[test]
-fn account_deactivated_again_before_any_certificate_is_not_replaced() {
-    let test = "acme_e2e::ca_states::account_deactivated_again_before_any_certificate_is_not_replaced";
+fn account_deactivated_twice_without_a_certificate_is_kept() {
+    let test = "acme_e2e::ca_states::account_deactivated_twice_without_a_certificate_is_kept";
     let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
     let deactivated = || ca.refuses("/order-plz", &problem("unauthorized", "The account has been deactivated"), &[]);
     // The order with the first account, and the one with its replacement.

@@ -453,7 +453,7 @@ fn windows_in_the_past_cause_one_order_a_day_and_key() {
 }
 
 #[test]
-fn a_revoked_certificate_is_replaced_though_renewals_used_the_week_up() {
+fn revoked_certificate_is_replaced_when_the_limit_is_used_up() {
     on_virtual_time(async {
         let mut site = Simulated::new(&["https://first.example"]);
         site.keys = KINDS.to_vec();
