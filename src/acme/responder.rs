@@ -1,10 +1,15 @@
 //! Publishes challenges through the built-in DNS responder: in memory, at once.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::dns01::{account_binding, failure};
 use super::ports::{ChallengeDns, PortFuture, Say};
 use crate::dns::{RecordLocation, Responder};
+
+/// How long a resolver may keep an answer about a challenge. Its TTL is one second, and resolvers count whole seconds.
+const CACHED_FOR: Duration = Duration::from_secs(2);
 
 impl ChallengeDns for Responder {
     fn fault(&self) -> watch::Receiver<Option<String>> {
@@ -31,13 +36,16 @@ impl ChallengeDns for Responder {
         Box::pin(async move { Self::remove(self, location, values).map_err(|error| failure(&error)) })
     }
 
-    /// The next answer has the values.
+    /// The next answer has the values. An earlier one may still be in a resolver's cache.
     fn wait_until_visible<'a>(
         &'a self,
         _location: &'a RecordLocation,
         _values: &'a [String],
         _say: Say<'a>,
     ) -> PortFuture<'a, ()> {
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(async {
+            tokio::time::sleep(CACHED_FOR).await;
+            Ok(())
+        })
     }
 }

@@ -21,7 +21,7 @@ use super::site::{Current, Site};
 /// ```
 /// let text = r#"{ "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16", "fd00::/8"] }"#;
 /// let plain: provost::serve::PlainHttp = serde_json::from_str(text)?;
-/// assert!(plain.admits([192, 168, 7, 9].into()) && !plain.admits([203, 0, 113, 9].into()));
+/// assert!(plain.allows([192, 168, 7, 9].into()) && !plain.allows([203, 0, 113, 9].into()));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]

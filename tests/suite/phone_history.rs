@@ -318,7 +318,7 @@ fn uncreatable_history_is_logged_and_serving_continues() {
     let site = Site::with_ote();
     std::fs::create_dir_all(site.path("state/ledger/ledger.sqlite")).unwrap();
     let server = site.start();
-    server.says("state/ledger/ledger.sqlite: Is a directory");
+    server.says("state/ledger/ledger.sqlite cannot be used: it is a folder, not a file");
     ask(&server, 10);
     std::fs::remove_dir(site.path("state/ledger/ledger.sqlite")).unwrap();
     seen(&site.path("state"), VVX500, |phone| phone.requests == 10);

@@ -505,7 +505,7 @@ fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     server.client("other", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor there", &|line| line["constituency"] == "other" && line["proven"] == false);
     assert!(
-        allow("other").starts_with("warning: 00005e0053aa IS STILL REFUSED: it came with"),
+        allow("other").starts_with("warning: 00005e0053aa IS STILL REFUSED: it sent a certificate that proves nothing"),
         "no other request was recorded there"
     );
     assert_eq!(allow("ote"), "");

@@ -441,7 +441,7 @@ fn server_with_no_constituency_is_not_ready_and_alerts() {
     std::fs::create_dir(site.path("constituencies")).unwrap();
     is_ready("an empty folder", 503, &format!("no constituency is served: no constituency in {constituencies}"));
     site.file("ote/constituency.json", "{");
-    is_ready("only a broken policy", 503, "nothing is served: ote: ");
+    is_ready("only a broken policy", 503, "no constituency is served: ote: ");
     site.constituency("ote", &json!({ "client_auth": "none" }));
     is_ready("a good policy", 200, "ready");
     // The last good policy serves phones.

@@ -201,7 +201,7 @@ fn http_1_0_without_host_and_sni_uses_no_sni() {
     site.config["no_sni"] = "prod".into();
     site.write_config();
     server.signal(rustix::process::Signal::HUP);
-    server.says("are read again");
+    server.says("trust bundles and folders reloaded");
     open.send(b"GET /site.cfg HTTP/1.0\r\n\r\n").unwrap();
     assert_eq!(open.response("GET").unwrap().status, 400);
     server.reason("no Host header, and \"no_sni\"");

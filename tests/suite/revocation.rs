@@ -93,7 +93,7 @@ fn crl_unreadable_at_first_is_retried_until_loaded() {
     server.limit_descriptors(0);
     std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5]))).unwrap();
     std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
-    let cannot = "the trust bundle \\\"acme\\\" cannot be used";
+    let cannot = "invalid trust bundle \\\"acme\\\"";
     let said = server.says(cannot);
     assert!(said.contains("Too many open files") && said.contains("the last valid one stays in force"), "{said}");
     server.limit_descriptors(1024);

@@ -223,8 +223,8 @@ fn readyz_fails_with_a_missing_or_expired_certificate() {
     let server = site.start();
     let operators = Operators::of(&server);
     let not_ready = operators.get("/readyz");
-    assert!(not_ready.status == 503 && not_ready.body.contains("there is no server certificate yet"), "{not_ready:?}");
-    assert_eq!(operators.json("/api/overview")["not_ready"], "there is no server certificate yet");
+    assert!(not_ready.status == 503 && not_ready.body.contains("no server certificate yet"), "{not_ready:?}");
+    assert_eq!(operators.json("/api/overview")["not_ready"], "no server certificate yet");
     let day = std::time::Duration::from_secs(86_400);
     let mut params = rcgen::CertificateParams::new(vec!["*.phones.example.com".to_owned()]).unwrap();
     let now = std::time::SystemTime::now();
@@ -258,7 +258,7 @@ fn overview_lists_problems_with_policies_and_the_history() {
     std::fs::write(site.path("state/ledger"), "").unwrap();
     server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap();
     eventually("the phone history's error", || {
-        operators.json("/api/overview")["troubles"].to_string().contains("the ledger").then_some(())
+        operators.json("/api/overview")["troubles"].to_string().contains("state/ledger").then_some(())
     });
     eventually("the phone history's metric", || {
         operators.get("/metrics").body.contains("provost_ledger_writable 0").then_some(())

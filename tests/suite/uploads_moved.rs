@@ -128,7 +128,7 @@ fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     // It accepts the phone without listing it.
     site.constituency("first", &policy_listing(&[VVX500]));
     site.constituency("second", &policy_listing(&[VVX500]));
-    let named = format!("provost uploads move {VVX500} --from again --to first (or --to second) moves them");
+    let named = format!("to move them, run provost uploads move {VVX500} --from again --to first (or --to second)");
     assert!(upload_notes(&site).iter().any(|note| note.ends_with(&named)), "{:?}", upload_notes(&site));
     // The phones listed by a broken policy are unknown.
     fs::write(site.served("again/constituency.json"), "{").unwrap();

@@ -199,7 +199,7 @@ fn missing_exact_grant_is_reported_and_the_wildcard_is_served() {
     );
     let shown = public.certificate(&["status"]);
     assert!(
-        shown.code == 1 && shown.stdout.contains("none yet for ote.phones.example.com; phones are shown"),
+        shown.code == 1 && shown.stdout.contains("none yet for ote.phones.example.com; phones get the wildcard"),
         "{shown:?}"
     );
     let checked = public.run(&["check"]);
@@ -257,7 +257,7 @@ fn exact_turned_off_serves_wildcard_and_back_needs_no_order() {
     public.want_exact(&[]);
     assert_eq!(public.shows_exactly(&server, &NAMES[..1]), shown);
     std::fs::rename(public.site.served("ote"), public.site.path("away")).unwrap();
-    server.says("ote is gone");
+    server.says("ote was removed");
     eventually("one certificate", || (public.status()["certificates"].as_array()?.len() == 1).then_some(()));
     std::fs::rename(public.site.path("away"), public.site.served("ote")).unwrap();
     let client = public.client(&server);
