@@ -449,7 +449,7 @@ fn server_with_no_constituency_is_not_ready_and_alerts() {
     server.says("the last good policy stays in force");
     is_ready("a last good policy", 200, "ready");
     std::fs::remove_dir_all(site.path("constituencies")).unwrap();
-    is_ready("a folder that has gone", 503, "nothing is served: ");
+    is_ready("a folder that has gone", 503, "no constituency is served: ");
     std::fs::rename(site.path("away"), site.path("constituencies")).unwrap();
     is_ready("a folder that is back", 200, "ready");
 }
