@@ -1,8 +1,8 @@
 //! Selects the connection that is evicted when a limit is reached.
 //!
 //! Candidates are connections that wait for the rest of a ClientHello, refused ones that linger, and anonymous ones
-//! that wait for a request. The client prefix with the most candidates loses its oldest one first, so that a client with a thousand idle connections makes room
-//! for one with a few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has
+//! that wait for a request. The client prefix with the most candidates loses its oldest one first, so that a client with
+//! a thousand idle connections makes room for one with a few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has
 //! 65,536 of those. Prefixes from which a known phone recently authenticated come last.
 //!
 //! Pure: time is an argument. Each step costs O(log n).
