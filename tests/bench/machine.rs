@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::read_to_string;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -29,9 +30,9 @@ pub fn prepare() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("file descriptors");
 }
 
-/// The processor time of every thread of a process and of its children, in nanoseconds.
+/// The processor time of every thread of a process and of its children.
 #[derive(Debug)]
-pub struct CpuTime(BTreeMap<String, u64>);
+pub struct CpuTime(BTreeMap<String, Duration>);
 
 impl CpuTime {
     /// The time so far, from schedstat, because stat counts in hundredths of a second.
@@ -41,17 +42,30 @@ impl CpuTime {
             for thread in std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc").flatten() {
                 // A thread that has just ended has no schedstat.
                 let Ok(stat) = read_to_string(thread.path().join("schedstat")) else { continue };
-                let ran = stat.split(' ').next().and_then(|ran| ran.parse().ok()).expect("schedstat");
-                threads.insert(thread.file_name().into_string().expect("a number"), ran);
+                threads.insert(thread.file_name().into_string().expect("a number"), ran(&stat));
             }
         }
         Self(threads)
     }
 
     pub fn since(&self, before: &Self) -> Duration {
-        let ran = self.0.iter().map(|(thread, ran)| ran - before.0.get(thread).unwrap_or(&0)).sum();
-        Duration::from_nanos(ran)
+        let new =
+            |(thread, ran): (&String, &Duration)| ran.saturating_sub(before.0.get(thread).copied().unwrap_or_default());
+        self.0.iter().map(new).sum()
     }
+}
+
+/// The processor time so far of the thread `name` of a process.
+pub fn thread_time(pid: u32, name: &str) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc").flatten().map(|thread| thread.path());
+    let is_named = |thread: &PathBuf| read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let thread = threads.into_iter().find(is_named).unwrap_or_else(|| panic!("no thread {name:?}"));
+    ran(&read_to_string(thread.join("schedstat")).expect("schedstat"))
+}
+
+/// The processor time in a schedstat file.
+fn ran(schedstat: &str) -> Duration {
+    Duration::from_nanos(schedstat.split(' ').next().and_then(|ran| ran.parse().ok()).expect("schedstat"))
 }
 
 /// The memory of a process and its children, in KiB, shared pages divided among their users.

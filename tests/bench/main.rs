@@ -6,8 +6,9 @@
 //! 3. [`cases`]: what is measured, and the required ratios.
 //! 4. [`load`]: operations, each verified.
 //! 5. [`power_cut`]: thousands of phones at once.
-//! 6. [`machine`]: the resources that the servers' processes used.
-//! 7. [`table`]: medians, spread, ratios.
+//! 6. [`responder`]: phones while the DNS responder is flooded; without nginx, which has none.
+//! 7. [`machine`]: the resources that the servers' processes used.
+//! 8. [`table`]: medians, spread, ratios.
 //!
 //! Run it by `tests/bench/run`, which installs nginx if it is missing.
 #![allow(
@@ -32,6 +33,7 @@ mod machine;
 #[allow(dead_code, reason = "the suite's certificates; the benchmark needs some of them")]
 mod pki;
 mod power_cut;
+mod responder;
 mod servers;
 mod site;
 mod table;
@@ -45,6 +47,7 @@ use std::time::Duration;
 use cases::{CASES, Case, IDLE_CONNECTIONS, POWER_CUT, PowerCut, TlsLevel};
 use load::Worker;
 use power_cut::Phones;
+use responder::ResponderEffort;
 use servers::{Program, Server};
 use site::{Key, Site};
 use table::{Measured, Sample, Table};
@@ -56,15 +59,22 @@ struct Effort {
     round: Duration,
     idle_connections: usize,
     power_cut: PowerCut,
+    responder: ResponderEffort,
 }
 
-const FULL: Effort =
-    Effort { rounds: 9, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS, power_cut: POWER_CUT };
+const FULL: Effort = Effort {
+    rounds: 9,
+    round: Duration::from_secs(1),
+    idle_connections: IDLE_CONNECTIONS,
+    power_cut: POWER_CUT,
+    responder: ResponderEffort { round: Duration::from_secs(20), boot_interval: Duration::from_millis(20) },
+};
 const QUICK: Effort = Effort {
     rounds: 2,
     round: Duration::from_millis(100),
     idle_connections: 100,
     power_cut: PowerCut { phones: 100, rounds: 1 },
+    responder: ResponderEffort { round: Duration::from_secs(1), boot_interval: Duration::from_millis(50) },
 };
 
 fn main() -> ExitCode {
@@ -85,13 +95,20 @@ fn main() -> ExitCode {
     }
     machine::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let table = runtime.block_on(measure_all(effort, only.as_deref().unwrap_or_default()));
-    println!("{}\n{table}", machine::description());
+    let only = only.unwrap_or_default();
+    let site = Site::write();
+    let table = runtime.block_on(measure_all(&site, effort, &only));
+    println!("{}", machine::description());
+    if !table.is_empty() {
+        println!("{table}");
+    }
+    if responder::NAME.contains(&only) {
+        println!("{}", runtime.block_on(responder::measure(&site, effort.responder)));
+    }
     ExitCode::SUCCESS
 }
 
-async fn measure_all(effort: Effort, only: &str) -> Table {
-    let site = Site::write();
+async fn measure_all(site: &Site, effort: Effort, only: &str) -> Table {
     let mut table = Table::default();
     let setups = [(Key::Rsa2048, TlsLevel::Modern), (Key::P256, TlsLevel::Modern), (Key::Rsa2048, TlsLevel::Legacy)];
     for (key, level) in setups {
@@ -100,25 +117,25 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
         if cases.is_empty() {
             continue;
         }
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, key, level));
+        let servers = Program::BOTH.map(|program| Server::start(program, site, key, level));
         for case in cases {
-            table.add(case.name, case.unit, case.target, measure(case, &servers, &site, effort).await);
+            table.add(case.name, case.unit, case.target, measure(case, &servers, site, effort).await);
         }
     }
     if "idle connection".contains(only) {
         // New processes, because earlier load leaves memory in their heaps.
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, TlsLevel::Modern));
+        let servers = Program::BOTH.map(|program| Server::start(program, site, Key::P256, TlsLevel::Modern));
         let mut kib = Vec::new();
         for server in &servers {
-            kib.push(Measured::memory(load::idle_memory(server, &site, effort.idle_connections).await));
+            kib.push(Measured::memory(load::idle_memory(server, site, effort.idle_connections).await));
         }
         table.add("idle connection, memory", "KiB", Some(1.0), kib);
     }
     let PowerCut { phones, rounds } = effort.power_cut;
     let name = format!("power cut: {phones} phones at once");
     if name.contains(only) {
-        let phones = Phones::new(&site, phones);
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, TlsLevel::Modern));
+        let phones = Phones::new(site, phones);
+        let servers = Program::BOTH.map(|program| Server::start(program, site, Key::P256, TlsLevel::Modern));
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             for (server, samples) in servers.iter().zip(&mut samples) {

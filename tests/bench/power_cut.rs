@@ -1,5 +1,6 @@
 //! A power cut: all phones boot at once, each from its own address with its own certificate. None retries.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,8 +82,30 @@ impl Phones {
     }
 }
 
+impl Phones {
+    /// Boots one phone after another for `time`, one in each `interval` even if those before are slow. Returns how long
+    /// each boot took.
+    pub async fn boot_in_turn(&self, server: &Server, interval: Duration, time: Duration) -> Vec<io::Result<Duration>> {
+        let mut ticks = tokio::time::interval(interval);
+        let deadline = Instant::now() + time;
+        let mut boots = JoinSet::new();
+        for phone in self.0.iter().cycle() {
+            ticks.tick().await;
+            if Instant::now() > deadline {
+                break;
+            }
+            let (phone, address) = (Arc::clone(phone), server.address);
+            boots.spawn(async move {
+                let began = Instant::now();
+                phone.boot(address).await.map(|()| began.elapsed())
+            });
+        }
+        boots.join_all().await
+    }
+}
+
 impl Phone {
-    async fn boot(&self, address: SocketAddr) -> std::io::Result<()> {
+    async fn boot(&self, address: SocketAddr) -> io::Result<()> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(self.source, 0))?;
         let stream = socket.connect(address).await?;
@@ -96,8 +119,8 @@ impl Phone {
 }
 
 /// Asks for `path`, reads the whole answer and checks it.
-async fn get(tls: &mut TlsStream<TcpStream>, path: &str, status: u16) -> std::io::Result<()> {
-    let failed = |what: &str| std::io::Error::other(format!("{path}: {what}"));
+async fn get(tls: &mut TlsStream<TcpStream>, path: &str, status: u16) -> io::Result<()> {
+    let failed = |what: &str| io::Error::other(format!("{path}: {what}"));
     tls.write_all(&load::get(path)).await?;
     let mut buffer = Vec::with_capacity(32 << 10);
     let head = loop {

@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cases::TlsLevel;
 use super::machine;
-use super::site::{DOMAIN, HOST, Key, Site, phones};
+use super::site::{CHALLENGE, DOMAIN, HOST, Key, Site, phones};
 
+/// The state directory of the server with a responder.
+const RESPONDER_STATE: &str = "state-responder";
 /// The timeout of a server's start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -31,6 +33,13 @@ pub struct Server {
 impl Program {
     /// In the order of the table's columns.
     pub const BOTH: [Self; 2] = [Self::Nginx, Self::Provost];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Provost => "provost",
+        }
+    }
 }
 
 impl Server {
@@ -38,12 +47,47 @@ impl Server {
     pub fn start(program: Program, site: &Site, key: Key, level: TlsLevel) -> Self {
         // A port that was just free is most likely still free.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
-        let (name, command) = match program {
-            Program::Nginx => ("nginx", nginx(site, key, level, address)),
-            Program::Provost => ("provost", provost(site, key, level, address)),
+        let command = match program {
+            Program::Nginx => nginx(site, key, level, address),
+            Program::Provost => {
+                let key = key.name();
+                let files = json!({ "files": [{ "chain": format!("{key}.pem"), "key": format!("{key}.key") }] });
+                provost(site, &format!("state-{key}"), &files, level, address)
+            }
         };
+        Self::spawn(program, site, &command, address)
+    }
+
+    /// Starts provost with its DNS responder and a stored certificate, and waits until it listens. Returns the
+    /// responder's address too.
+    pub fn start_with_responder(site: &Site) -> (Self, SocketAddr) {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+        site.store_certificate(RESPONDER_STATE, Key::P256);
+        let acme = json!({ "acme": {
+            // The stored certificate is not due.
+            "directory": "https://127.0.0.1:1/dir",
+            "terms_of_service_agreed": true,
+            "keys": [Key::P256.kind()],
+            "dns": { "responder": { "listen": ["127.0.0.1:0"] }, "zone": CHALLENGE, "resolvers": ["127.0.0.1:1"] },
+        } });
+        let command = provost(site, RESPONDER_STATE, &acme, TlsLevel::Modern, address);
+        let server = Self::spawn(Program::Provost, site, &command, address);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = std::fs::read_to_string(site.path("provost.errors")).unwrap();
+            let line = log.split_once("DNS responder on ").map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
+            if let Some(responder) = line.and_then(|address| address.parse().ok()) {
+                return (server, responder);
+            }
+            assert!(Instant::now() < deadline, "the responder does not listen:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn spawn(program: Program, site: &Site, command: &[String], address: SocketAddr) -> Self {
+        let name = program.name();
         let errors = site.path(&format!("{name}.errors"));
-        let child = pinned(&command)
+        let child = pinned(command)
             .current_dir(site.folder())
             .stdin(Stdio::null())
             .stdout(File::create(site.path(&format!("{name}.output"))).unwrap())
@@ -93,14 +137,13 @@ fn pinned(command: &[String]) -> Command {
     pinned
 }
 
-fn provost(site: &Site, key: Key, level: TlsLevel, address: SocketAddr) -> Vec<String> {
-    let key = key.name();
+fn provost(site: &Site, state: &str, certificate: &Value, level: TlsLevel, address: SocketAddr) -> Vec<String> {
     let config = json!({
         "domain": DOMAIN,
         "listen": [address],
         "constituencies": "constituencies",
-        "state": format!("state-{key}"),
-        "certificate": { "files": [{ "chain": format!("{key}.pem"), "key": format!("{key}.key") }] },
+        "state": state,
+        "certificate": certificate,
         "trust": { "factory": ["factory.pem"] },
         "log": "text",
         "tls": match level { TlsLevel::Modern => "modern", TlsLevel::Legacy => "legacy" },

@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use super::pki::{Ca, Identity, SERVER_CA, ca_params, device_params, server_certificate};
 
 pub const DOMAIN: &str = "phones.example.com";
+/// The name whose TXT records prove the domain to a CA.
+pub const CHALLENGE: &str = "_acme-challenge.phones.example.com.";
 pub const HOST: &str = "ote.phones.example.com";
 /// The phone of the load.
 pub const MAC: &str = "00005e00530c";
@@ -48,6 +50,14 @@ impl Key {
         match self {
             Self::Rsa2048 => "rsa",
             Self::P256 => "ec",
+        }
+    }
+
+    /// Its name in `provost.json`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Rsa2048 => "rsa-2048",
+            Self::P256 => "ecdsa-p256",
         }
     }
 }
@@ -101,6 +111,18 @@ impl Site {
             (mac, identity)
         };
         phones().take(count).map(issue).collect()
+    }
+
+    /// Puts the server certificate of this key type into the state directory `state`, as if a CA had just issued it.
+    pub fn store_certificate(&self, state: &str, key: Key) {
+        let lineage = self.path(state).join("certs").join(key.kind());
+        std::fs::create_dir_all(lineage.join("1")).unwrap();
+        for (from, to) in [("pem", "chain.pem"), ("key", "key.pem")] {
+            std::fs::copy(self.path(&format!("{}.{from}", key.name())), lineage.join("1").join(to)).unwrap();
+        }
+        let meta = json!({ "directory": "https://127.0.0.1:1/dir", "stored": 0 });
+        std::fs::write(lineage.join("1/meta.json"), meta.to_string()).unwrap();
+        std::os::unix::fs::symlink("1", lineage.join("current")).unwrap();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

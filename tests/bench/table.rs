@@ -56,6 +56,10 @@ impl Measured {
 }
 
 impl Table {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds a line; `measured` is nginx's, then provost's.
     pub fn add(&mut self, name: &str, unit: &'static str, target: Option<f64>, measured: Vec<Measured>) {
         let [nginx, provost] = <[Measured; 2]>::try_from(measured).expect("two servers");
