@@ -1,5 +1,5 @@
-//! Stores the policies in force for the next start, so that a typo in the evening and a reboot at night do not take a
-//! constituency down.
+//! Stores the policies in force for the next start, so that an invalid `constituency.json` does not take a
+//! constituency down after a restart.
 //!
 //! `STATE/last-good/NAME.json` holds the text in force. The scanner uses it at the start of the server if
 //! `constituency.json` exists and is invalid, unless the stored policy admits unlisted phones. When the constituency or
@@ -49,9 +49,9 @@ pub struct LastGoodWriter {
 #[derive(Debug)]
 enum LastGoodChange {
     /// Store this for one constituency.
-    Of(ConstituencyName, StoredPolicy),
+    Set(ConstituencyName, StoredPolicy),
     /// Delete the stored policies of all other constituencies.
-    Only(BTreeSet<ConstituencyName>),
+    RetainOnly(BTreeSet<ConstituencyName>),
 }
 
 /// The target state of a constituency's files.
@@ -66,7 +66,7 @@ enum StoredPolicy {
 
 /// Why a stored policy is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RecallError {
+pub(super) enum LoadError {
     #[error("no last good policy is stored")]
     Absent,
     #[error("{path} {1}", path = .0.display())]
@@ -74,7 +74,7 @@ pub(super) enum RecallError {
     #[error("the stored last good policy is no longer valid: {0}")]
     Invalid(SettingsError),
     #[error("the last good policy accepts phones that are not listed, and such a policy is not used after a restart")]
-    Open,
+    AcceptsUnlistedPhones,
 }
 
 impl LastGood {
@@ -102,16 +102,16 @@ impl LastGood {
     }
 
     /// The policy that was in force before the start, parsed with `bundles`. `file` is the path for error messages.
-    pub(super) fn recall(&self, name: &ConstituencyName, file: &Path, bundles: &[&str]) -> Result<Policy, RecallError> {
+    pub(super) fn load(&self, name: &ConstituencyName, file: &Path, bundles: &[&str]) -> Result<Policy, LoadError> {
         let path = path(&self.folder, name, IN_FORCE);
         let text = match read(&path) {
             Ok(Some(text)) => text,
-            Ok(None) => return Err(RecallError::Absent),
-            Err(error) => return Err(RecallError::Unreadable(path, error)),
+            Ok(None) => return Err(LoadError::Absent),
+            Err(error) => return Err(LoadError::Unreadable(path, error)),
         };
-        let policy = Policy::parse(file, &text, bundles).map_err(RecallError::Invalid)?;
-        let is_open = policy.tls.client_auth == ClientAuth::None || policy.phones == Phones::Any;
-        if is_open { Err(RecallError::Open) } else { Ok(policy) }
+        let policy = Policy::parse(file, &text, bundles).map_err(LoadError::Invalid)?;
+        let accepts_unlisted = policy.tls.client_auth == ClientAuth::None || policy.phones == Phones::Any;
+        if accepts_unlisted { Err(LoadError::AcceptsUnlistedPhones) } else { Ok(policy) }
     }
 
     /// The phones that the removed policy of `name` denied, as far as its text is stored.
@@ -123,12 +123,12 @@ impl LastGood {
 
     /// Stores `text`, which is in force now.
     pub(super) fn keep(&self, name: &ConstituencyName, text: String) {
-        self.change(LastGoodChange::Of(name.clone(), StoredPolicy::InForce(text)));
+        self.change(LastGoodChange::Set(name.clone(), StoredPolicy::InForce(text)));
     }
 
     /// Records that the policy file of `name` was removed. Keeps its text as `NAME.removed` if it `denied` phones.
     pub(super) fn note_removed(&self, name: &ConstituencyName, denied: bool) {
-        self.change(LastGoodChange::Of(
+        self.change(LastGoodChange::Set(
             name.clone(),
             if denied { StoredPolicy::Removed } else { StoredPolicy::Nothing },
         ));
@@ -136,12 +136,12 @@ impl LastGood {
 
     /// Deletes what is stored for `name`, because the constituency was removed.
     pub(super) fn forget(&self, name: &ConstituencyName) {
-        self.change(LastGoodChange::Of(name.clone(), StoredPolicy::Nothing));
+        self.change(LastGoodChange::Set(name.clone(), StoredPolicy::Nothing));
     }
 
     /// Deletes what is stored for constituencies other than `names`.
     pub(super) fn keep_only(&self, names: &BTreeSet<ConstituencyName>) {
-        self.change(LastGoodChange::Only(names.clone()));
+        self.change(LastGoodChange::RetainOnly(names.clone()));
     }
 
     fn change(&self, change: LastGoodChange) {
@@ -156,7 +156,7 @@ impl LastGoodWriter {
     /// Waits until everything is written, at most `timeout`. The [`LastGood`] must have been dropped.
     pub fn finish(self, timeout: Duration) {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(timeout) {
-            tracing::warn!("some last good policies are not written: the disk of the state directory does not respond");
+            tracing::warn!("some last good policies are not stored: the disk of the state directory does not respond");
         }
     }
 }
@@ -197,7 +197,7 @@ impl Writer {
         if let Some(failure) = &self.failure {
             let names: Vec<&str> = self.pending.keys().map(ConstituencyName::as_str).collect();
             tracing::error!(
-                "the last good policies of {} are not kept in {}: {failure}",
+                "the last good policies of {} are not stored in {}: {failure}",
                 names.join(", "),
                 self.folder.display()
             );
@@ -206,10 +206,10 @@ impl Writer {
 
     fn note(&mut self, change: LastGoodChange) {
         match change {
-            LastGoodChange::Of(name, policy) => {
+            LastGoodChange::Set(name, policy) => {
                 self.pending.insert(name, policy);
             }
-            LastGoodChange::Only(names) => {
+            LastGoodChange::RetainOnly(names) => {
                 let others = stored_names(&self.folder).into_iter().filter(|name| !names.contains(name));
                 self.pending.extend(others.map(|name| (name, StoredPolicy::Nothing)));
             }
@@ -252,7 +252,7 @@ impl StoredPolicy {
                 }
                 remove(&removed)
             }
-            Self::Removed => match opened(&in_force)? {
+            Self::Removed => match open_parent(&in_force)? {
                 Some((folder, file)) => match folder.rename(file, file_name(&removed)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                     renamed => renamed.and_then(|()| folder.sync()),
@@ -272,8 +272,8 @@ fn file_name(path: &Path) -> std::ffi::OsString {
     path.file_name().unwrap_or_default().to_owned()
 }
 
-/// Opens the folder of `path`; gives it with the file name, or `None` if the folder does not exist.
-fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>> {
+/// Opens the parent folder of `path`; returns it and the file name, or `None` if the folder does not exist.
+fn open_parent(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>> {
     match state::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         folder => Ok(Some((folder?, file_name(path)))),
@@ -282,7 +282,7 @@ fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>>
 
 /// The text of the file at `path`; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, UnreadablePolicy> {
-    let Some((folder, name)) = opened(path).map_err(UnreadablePolicy::Io)? else { return Ok(None) };
+    let Some((folder, name)) = open_parent(path).map_err(UnreadablePolicy::Io)? else { return Ok(None) };
     // The time serves only to detect later changes, which this caller does not do.
     match policy_file::read_in(&folder, &name, None, SystemTime::UNIX_EPOCH)? {
         ReadingState::Text(text, _) => Ok(Some(text)),
@@ -292,7 +292,7 @@ fn read(path: &Path) -> Result<Option<String>, UnreadablePolicy> {
 
 /// Removes the file at `path` if it exists.
 fn remove(path: &Path) -> io::Result<()> {
-    let Some((folder, name)) = opened(path)? else { return Ok(()) };
+    let Some((folder, name)) = open_parent(path)? else { return Ok(()) };
     match folder.remove(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| folder.sync()),
@@ -301,7 +301,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// The constituencies that have files in `folder`.
 fn stored_names(folder: &Path) -> BTreeSet<ConstituencyName> {
-    let Ok(Some((folder, _))) = opened(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
+    let Ok(Some((folder, _))) = open_parent(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
     let name = |entry: Entry| {
         let name = entry.name.to_str()?;
         name.strip_suffix(IN_FORCE).or_else(|| name.strip_suffix(REMOVED))?.parse().ok()
@@ -330,7 +330,7 @@ mod tests {
         let name: ConstituencyName = "ote".parse().unwrap();
         state::write_private(&folder, b"a file in place of the folder").unwrap();
         let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
-        writer.note(LastGoodChange::Of(name.clone(), StoredPolicy::InForce("{}".to_owned())));
+        writer.note(LastGoodChange::Set(name.clone(), StoredPolicy::InForce("{}".to_owned())));
         writer.write_pending();
         assert_eq!((writer.pending.len(), writer.failure.is_some()), (1, true));
         let (sender, receiver) = channel();

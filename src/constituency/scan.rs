@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::absence::Absence;
 use super::folder::{FileIdentity, Folder, OpenFolders, identity};
-use super::last_good::{LastGood, RecallError};
+use super::last_good::{LastGood, LoadError};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, PolicyStamp, SeenPolicy};
 use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
@@ -70,7 +70,7 @@ struct CachedConstituency {
     listing: Option<PolicyStamp>,
     current: Option<Arc<Constituency>>,
     /// Why the stored policy from before the start does not replace the invalid one.
-    recall_error: Option<RecallError>,
+    recall_error: Option<LoadError>,
     /// The phones that the removed policy denied.
     lost_denials: BTreeSet<MacAddress>,
     faults: Vec<Fault>,
@@ -426,7 +426,7 @@ impl CachedConstituency {
             SeenPolicy::Broken => {
                 self.lost_denials.clear();
                 if is_first && self.source.policy().is_none() {
-                    match last_good.recall(name, file, bundles) {
+                    match last_good.load(name, file, bundles) {
                         Ok(policy) => self.source.fall_back_to(policy),
                         Err(reason) => self.recall_error = Some(reason),
                     }
@@ -510,7 +510,7 @@ impl CachedConstituency {
         if let Some(error) = self.source.error() {
             let consequence = match (self.source.policy(), &self.recall_error) {
                 (Some(_), _) => LAST_GOOD.to_owned(),
-                (None, None | Some(RecallError::Absent)) => NOT_SERVED.to_owned(),
+                (None, None | Some(LoadError::Absent)) => NOT_SERVED.to_owned(),
                 (None, Some(reason)) => format!("{NOT_SERVED}; {reason}"),
             };
             self.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));

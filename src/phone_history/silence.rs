@@ -1,22 +1,22 @@
 //! Detects phones of one constituency that fell silent together, as when a customer's network or power fails. Pure.
 //! Times are milliseconds.
 //!
-//! 1. Only phones with at least [`VISITS`] visits are considered: their usual pause is known.
-//! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause plus half an hour, while the server
+//! 1. Only phones with at least [`MIN_VISITS`] visits are considered: their usual pause is known.
+//! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause plus [`SHORTEST_PAUSE`], while the server
 //!    listened. After [`SILENT_AFTER`], it does not matter whether the server listened: a restart must not hide an
 //!    outage of days.
-//! 3. An outage at a time T explains the silence of a phone that came before T and was due after it.
-//! 4. Phones fell silent together if one T explains the silence of at least [`MIN_SILENT`] of them, and of more than
-//!    half of those that were not silent before T.
+//! 3. An outage at a time T fits an overdue phone if the phone was last seen at or before T and its next visit was due
+//!    at or after T. That visit is due after its usual pause, and not before [`SHORTEST_PAUSE`]: phones also visit out
+//!    of turn.
+//! 4. Phones fell silent together if one T fits at least [`MIN_SILENT`] of them, and more than half of the phones whose
+//!    next visit was not due before T.
 
 use super::summary::SILENT_AFTER;
 use super::visits::Visits;
 
-/// The least number of visits.
-const VISITS: u64 = 5;
-/// The least number of silent phones.
+const MIN_VISITS: u64 = 5;
 const MIN_SILENT: usize = 3;
-const HALF_HOUR: i64 = 1_800_000;
+const SHORTEST_PAUSE: i64 = 1_800_000;
 
 /// When a known phone was last seen, and how often it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,29 +39,29 @@ pub struct Silence {
 /// `listening`.
 #[must_use]
 pub fn silent_together(phones: &[VisitPattern], now: i64, listening: i64) -> Option<Silence> {
-    let (mut begins, mut ends, mut all_ends) = (Vec::new(), Vec::new(), Vec::new());
-    for phone in phones.iter().filter(|phone| phone.visits.count >= VISITS) {
+    let (mut last_seen_overdue, mut due_overdue, mut due_all) = (Vec::new(), Vec::new(), Vec::new());
+    for phone in phones.iter().filter(|phone| phone.visits.count >= MIN_VISITS) {
         let Some(usual) = phone.visits.usual_pause else { continue };
         let is_long_silent = now.saturating_sub(phone.last_seen) >= SILENT_AFTER;
         // The phone may have come while the server was down.
         let waited_since = if is_long_silent { phone.last_seen } else { phone.last_seen.max(listening) };
-        let due = waited_since.saturating_add(usual.max(HALF_HOUR));
-        all_ends.push(due);
-        let overdue_after = usual.saturating_mul(7).saturating_div(4).saturating_add(HALF_HOUR);
+        let due = waited_since.saturating_add(usual.max(SHORTEST_PAUSE));
+        due_all.push(due);
+        let overdue_after = usual.saturating_mul(7).saturating_div(4).saturating_add(SHORTEST_PAUSE);
         if now.saturating_sub(waited_since) >= overdue_after {
-            begins.push(phone.last_seen);
-            ends.push(due);
+            last_seen_overdue.push(phone.last_seen);
+            due_overdue.push(due);
         }
     }
-    begins.sort_unstable();
-    ends.sort_unstable();
-    all_ends.sort_unstable();
+    last_seen_overdue.sort_unstable();
+    due_overdue.sort_unstable();
+    due_all.sort_unstable();
     let before = |times: &[i64], time: i64| times.partition_point(|it| *it < time);
     let at = |time: i64| {
-        let silent = begins.partition_point(|begin| *begin <= time) - before(&ends, time);
-        Silence { silent, of: all_ends.len() - before(&all_ends, time), since: time }
+        let silent = last_seen_overdue.partition_point(|last_seen| *last_seen <= time) - before(&due_overdue, time);
+        Silence { silent, of: due_all.len() - before(&due_all, time), since: time }
     };
-    let candidates = begins.iter().map(|begin| at(*begin));
+    let candidates = last_seen_overdue.iter().map(|last_seen| at(*last_seen));
     let counts = candidates.filter(|it| it.silent >= MIN_SILENT && it.silent * 2 > it.of);
     counts.max_by_key(|silence| (silence.silent, silence.since))
 }
@@ -78,7 +78,7 @@ mod tests {
 
     /// Phones with the same usual pause, last seen `ago` before now.
     fn phones(usual: i64, ago: &[i64]) -> Vec<VisitPattern> {
-        let visits = Visits { count: VISITS, usual_pause: Some(usual) };
+        let visits = Visits { count: MIN_VISITS, usual_pause: Some(usual) };
         ago.iter().map(|ago| VisitPattern { last_seen: NOW - ago, visits }).collect()
     }
 
@@ -141,7 +141,7 @@ mod tests {
     fn phones_with_few_visits_are_ignored() {
         let mut few = phones(HOUR, &[9 * HOUR; 10]);
         for phone in &mut few {
-            phone.visits.count = VISITS - 1;
+            phone.visits.count = MIN_VISITS - 1;
         }
         assert_eq!(silent(&few), None);
     }

@@ -106,20 +106,20 @@ pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
 
 /// The constituencies most of whose phones fell silent together. The server has listened since `started`.
 pub(super) fn silences(summary: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
-    let mut rhythms: BTreeMap<&ConstituencyName, Vec<VisitPattern>> = BTreeMap::new();
+    let mut patterns: BTreeMap<&ConstituencyName, Vec<VisitPattern>> = BTreeMap::new();
     for ((constituency, _), known) in summary {
         if let (Some(PhoneStanding::Known), Some(seen)) = (known.standing, &known.seen) {
             let rhythm = VisitPattern { last_seen: seen.last_seen, visits: seen.visits };
-            rhythms.entry(constituency).or_default().push(rhythm);
+            patterns.entry(constituency).or_default().push(rhythm);
         }
     }
     let milliseconds = |seconds: i64| seconds.saturating_mul(1000);
-    let silence = |(constituency, rhythms): (&ConstituencyName, Vec<VisitPattern>)| {
-        let silence = silent_together(&rhythms, milliseconds(now), milliseconds(started))?;
+    let silence = |(constituency, patterns): (&ConstituencyName, Vec<VisitPattern>)| {
+        let silence = silent_together(&patterns, milliseconds(now), milliseconds(started))?;
         let (silent, of, since) = (silence.silent, silence.of, seconds(silence.since));
         Some(SilentTogether { constituency: constituency.clone(), silent, of, since })
     };
-    rhythms.into_iter().filter_map(silence).collect()
+    patterns.into_iter().filter_map(silence).collect()
 }
 
 /// The phones that wait for approval, the newest first.

@@ -15,20 +15,20 @@ use super::service::{ServiceUser, group_name, user_name};
 use super::{Finding, FindingLevel};
 use crate::config::Config;
 
-/// The most symlinks in a path.
-const LINKS: usize = 40;
+/// The kernel's limit of symlinks in a path (ELOOP).
+const MAX_SYMLINKS: usize = 40;
 
 /// A folder on the path to a file, or the file itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Step {
+struct PathComponent {
     path: PathBuf,
     wanted: NeededAccess,
 }
 
-/// The access that a step needs.
+/// The access that a component needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum NeededAccess {
-    Enter,
+    Search,
     Read,
     /// Read a folder and its files.
     List,
@@ -37,7 +37,7 @@ enum NeededAccess {
 impl NeededAccess {
     fn access(self) -> Access {
         match self {
-            Self::Enter => Access::EXEC_OK,
+            Self::Search => Access::EXEC_OK,
             Self::Read => Access::READ_OK,
             Self::List => Access::READ_OK | Access::EXEC_OK,
         }
@@ -46,7 +46,7 @@ impl NeededAccess {
     /// The access as mode bits.
     fn bits(self) -> u32 {
         match self {
-            Self::Enter => 0o1,
+            Self::Search => 0o1,
             Self::Read => 0o4,
             Self::List => 0o5,
         }
@@ -55,7 +55,7 @@ impl NeededAccess {
     /// The access in the notation of chmod(1).
     fn letters(self) -> &'static str {
         match self {
-            Self::Enter => "x",
+            Self::Search => "x",
             Self::Read => "r",
             Self::List => "rx",
         }
@@ -63,7 +63,7 @@ impl NeededAccess {
 
     fn words(self) -> &'static str {
         match self {
-            Self::Enter => "enter the folder",
+            Self::Search => "enter the folder",
             Self::Read => "read the file",
             Self::List => "read the folder",
         }
@@ -86,7 +86,7 @@ impl Unreachable {
 
 /// As root: the commands that let `user` read the files of `config`.
 pub(super) fn remedies(config: &Config, user: &ServiceUser) -> Remedies {
-    let remedy = |path: &Path| Some((path.to_owned(), commands(&steps_to(path), user)?));
+    let remedy = |path: &Path| Some((path.to_owned(), commands(&components_of(path), user)?));
     Remedies(config.files_named().into_iter().filter_map(remedy).collect())
 }
 
@@ -99,20 +99,22 @@ pub(super) fn check(
 ) -> Unreachable {
     let mut unreachable = Unreachable::default();
     for path in config.files_named().into_iter().chain([&*config.state]) {
-        if let Some((setting, folder)) = user.and_then(|user| hidden(&user.hidden, path)) {
-            let message = format!("the unit hides {folder} from the service ({setting})");
+        if let Some((setting, folder)) = user.and_then(|user| inaccessible_by_unit(&user.hidden, path)) {
+            let message = format!("the unit makes {folder} inaccessible to the service ({setting})");
             let remedy = "move it, for example to /etc/provost, and change the path in provost.json";
             findings.push(Finding::new(FindingLevel::Error, path.display(), message).with_remedy(remedy));
         }
     }
     for path in config.files_named() {
-        let Some(step) = steps_to(path).into_iter().find(|step| !is_passable(step)) else { continue };
+        let Some(component) = components_of(path).into_iter().find(|component| !is_passable(component)) else {
+            continue;
+        };
         let who = user.map_or("this user".to_owned(), |user| format!("the service's user {}", user.name));
         let message = format!(
             "permission denied: {who} may not {} {}{}",
-            step.wanted.words(),
-            step.path.display(),
-            owner(&step.path)
+            component.wanted.words(),
+            component.path.display(),
+            permissions_text(&component.path)
         );
         let found = remedies.0.iter().find(|(own, _)| own == path).map(|(_, commands)| commands.clone());
         let remedy =
@@ -124,18 +126,18 @@ pub(super) fn check(
     unreachable
 }
 
-fn hidden<'a>(hidden: &'a [(&'static str, String)], path: &Path) -> Option<(&'static str, &'a str)> {
+fn inaccessible_by_unit<'a>(hidden: &'a [(&'static str, String)], path: &Path) -> Option<(&'static str, &'a str)> {
     let real = path.canonicalize();
     let lies_in = |folder: &str| path.starts_with(folder) || real.as_ref().is_ok_and(|real| real.starts_with(folder));
     hidden.iter().find(|(_, folder)| lies_in(folder)).map(|(setting, folder)| (*setting, folder.as_str()))
 }
 
-/// The steps to `path` with symlinks resolved, as far as this process can see them.
-fn steps_to(path: &Path) -> Vec<Step> {
+/// The components to `path` with symlinks resolved, as far as this process can see them.
+fn components_of(path: &Path) -> Vec<PathComponent> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut rest: Vec<PathBuf> = parts(&absolute);
     let (mut at, mut links) = (PathBuf::from("/"), 0);
-    let mut steps = vec![Step { path: at.clone(), wanted: NeededAccess::Enter }];
+    let mut components = vec![PathComponent { path: at.clone(), wanted: NeededAccess::Search }];
     while let Some(part) = rest.pop() {
         if part == Path::new("..") {
             at.pop();
@@ -146,7 +148,7 @@ fn steps_to(path: &Path) -> Vec<Step> {
         if found.is_symlink() {
             links += 1;
             let Ok(target) = fs::read_link(&next) else { break };
-            if links > LINKS {
+            if links > MAX_SYMLINKS {
                 break;
             }
             if target.is_absolute() {
@@ -156,14 +158,14 @@ fn steps_to(path: &Path) -> Vec<Step> {
         } else {
             at = next;
             let wanted = match (found.is_dir(), rest.is_empty()) {
-                (true, false) => NeededAccess::Enter,
+                (true, false) => NeededAccess::Search,
                 (true, true) => NeededAccess::List,
                 (false, _) => NeededAccess::Read,
             };
-            steps.push(Step { path: at.clone(), wanted });
+            components.push(PathComponent { path: at.clone(), wanted });
         }
     }
-    steps
+    components
 }
 
 /// The segments of a path in reverse order.
@@ -172,17 +174,17 @@ fn parts(path: &Path) -> Vec<PathBuf> {
     names.map(|part| PathBuf::from(part.as_os_str())).collect::<Vec<_>>().into_iter().rev().collect()
 }
 
-fn is_passable(step: &Step) -> bool {
-    accessat(CWD, &step.path, step.wanted.access(), AtFlags::EACCESS).is_ok()
+fn is_passable(component: &PathComponent) -> bool {
+    accessat(CWD, &component.path, component.wanted.access(), AtFlags::EACCESS).is_ok()
 }
 
-/// The commands that give `user` access to all steps, by owner, group and mode; `None` if it has access.
-fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
+/// The commands that give `user` access to all components, by owner, group and mode; `None` if it has access.
+fn commands(components: &[PathComponent], user: &ServiceUser) -> Option<String> {
     let mut groups = BTreeSet::new();
     let mut given: BTreeMap<NeededAccess, Vec<String>> = BTreeMap::new();
-    for step in steps {
-        let Ok(found) = fs::metadata(&step.path) else { continue };
-        let wanted = step.wanted.bits();
+    for component in components {
+        let Ok(found) = fs::metadata(&component.path) else { continue };
+        let wanted = component.wanted.bits();
         if may(&found, user, wanted) {
             continue;
         }
@@ -190,7 +192,7 @@ fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
         if found.mode() >> 3 & wanted == wanted && found.gid() != 0 {
             groups.insert(group_name(found.gid()));
         } else {
-            given.entry(step.wanted).or_default().push(quoted(&step.path));
+            given.entry(component.wanted).or_default().push(quoted(&component.path));
         }
     }
     let mut commands = Vec::new();
@@ -203,7 +205,7 @@ fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
         let groups = groups.into_iter().collect::<Vec<_>>().join(",");
         commands.push(format!("usermod --append --groups {groups} {} && systemctl restart provost", user.name));
     }
-    let is_certbot = steps.iter().any(|step| step.path.starts_with("/etc/letsencrypt"));
+    let is_certbot = components.iter().any(|component| component.path.starts_with("/etc/letsencrypt"));
     let hook = if is_certbot { ", or let certbot copy them by the deploy hook in docs/operating.md" } else { "" };
     (!commands.is_empty()).then(|| format!("run {}{hook}", commands.join(" && ")))
 }
@@ -226,7 +228,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Mode, owner and group of a file for messages; empty if they are unknown.
-fn owner(path: &Path) -> String {
+fn permissions_text(path: &Path) -> String {
     let Ok(found) = fs::symlink_metadata(path) else { return String::new() };
     let mode = found.permissions().mode() & 0o7777;
     format!(" (mode {mode:04o}, {}:{})", user_name(found.uid()), group_name(found.gid()))

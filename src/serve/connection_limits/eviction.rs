@@ -1,9 +1,13 @@
 //! Selects the connection that is evicted when a limit is reached.
 //!
 //! Candidates are connections that wait for the rest of a ClientHello, refused ones that linger, and anonymous ones
-//! that wait for a request. The client prefix with the most candidates loses its oldest one first, so that a client with
-//! a thousand idle connections makes room for one with a few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has
-//! 65,536 of those. Prefixes from which a known phone recently authenticated come last.
+//! that wait for a request. A prefix is an IPv4 address, or an IPv6 /48 and a /64 in it: a client with a /48 has 65,536
+//! of those. The order of eviction:
+//!
+//! 1. Prefixes from which no known phone authenticated in the last 24 hours come first.
+//! 2. Of those, the address or /48 with the most candidates, so that a client with a thousand idle connections makes
+//!    room for one with a few.
+//! 3. In a /48, the /64 with the most candidates; in that, the oldest candidate.
 //!
 //! Pure: time is an argument. Each step costs O(log n).
 
@@ -21,16 +25,16 @@ use crate::serve::limits::client_prefix;
 /// would evict each other.
 pub(super) const EVICTION_GRACE: Duration = Duration::from_millis(100);
 /// How long a prefix is preferred after a known phone authenticated from it.
-const PROVEN_FOR: Duration = Duration::from_hours(24);
+const AUTHENTICATED_FOR: Duration = Duration::from_hours(24);
 /// How many such prefixes are kept. Beyond that, the one with the oldest authentication is dropped.
-const MAX_PROVEN: usize = 1 << 16;
+const MAX_AUTHENTICATED: usize = 1 << 16;
 
 /// The connections that may be evicted. Their IDs grow from the oldest to the newest. `N` notifies one of them.
 #[derive(Debug)]
 pub(super) struct Candidates<N> {
     entries: HashMap<u64, Candidate<N>>,
     /// Candidates that may be in their grace period, the oldest first. Some may have been removed since.
-    graced: VecDeque<(u64, Instant)>,
+    in_grace: VecDeque<(u64, Instant)>,
     rankings: [Ranking; 4],
     proven_prefixes: RecentPrefixes,
 }
@@ -48,10 +52,9 @@ struct Rank {
     /// Whether a known phone recently authenticated from the same prefix.
     is_proven: bool,
     /// Whether it is in its grace period.
-    is_young: bool,
+    in_grace_period: bool,
 }
 
-/// The connection that is to be evicted.
 #[derive(Debug)]
 pub(super) struct Victim<N> {
     pub(super) notice: N,
@@ -84,7 +87,7 @@ impl<N> Default for Candidates<N> {
     fn default() -> Self {
         Self {
             entries: HashMap::default(),
-            graced: VecDeque::default(),
+            in_grace: VecDeque::default(),
             rankings: Default::default(),
             proven_prefixes: RecentPrefixes::default(),
         }
@@ -92,7 +95,6 @@ impl<N> Default for Candidates<N> {
 }
 
 impl<N> Candidates<N> {
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -100,8 +102,8 @@ impl<N> Candidates<N> {
     /// Adds connection `id`, which begins to wait at `now`.
     pub(super) fn add(&mut self, id: u64, prefix: Prefix, notice: N, now: Instant) {
         self.insert(id, prefix, notice, true);
-        self.graced.push_back((id, now));
-        self.end_graces(now);
+        self.in_grace.push_back((id, now));
+        self.end_grace_periods(now);
     }
 
     /// Adds connection `id`, which has no grace period.
@@ -122,11 +124,11 @@ impl<N> Candidates<N> {
     /// Removes the connection that is to be evicted next. Those in their grace period are spared if `has_grace` is set.
     pub(super) fn evict(&mut self, now: Instant, has_grace: bool) -> Option<Victim<N>> {
         self.proven_prefixes.forget_old(now);
-        self.end_graces(now);
+        self.end_grace_periods(now);
         for is_proven in [false, true] {
             while let Some((rank, first)) = self.first(is_proven, has_grace) {
                 // Whether its prefix is proven may have changed since it was ranked.
-                if self.rank_again(first.id, rank.is_young) == Some(rank) {
+                if self.rank_again(first.id, rank.in_grace_period) == Some(rank) {
                     return self.take_victim(first);
                 }
             }
@@ -135,54 +137,55 @@ impl<N> Candidates<N> {
     }
 
     fn first(&self, is_proven: bool, has_grace: bool) -> Option<(Rank, Ranked)> {
-        let [young, grown] = [true, false].map(|is_young| {
-            let rank = Rank { is_proven, is_young };
+        let [in_grace, eligible] = [true, false].map(|in_grace_period| {
+            let rank = Rank { is_proven, in_grace_period };
             Some((rank, self.ranking(rank).first()?))
         });
-        let young = young.filter(|_| !has_grace);
-        young.into_iter().chain(grown).max_by_key(|(_, first)| first.weight)
+        let in_grace = in_grace.filter(|_| !has_grace);
+        in_grace.into_iter().chain(eligible).max_by_key(|(_, first)| first.weight)
     }
 
     /// Removes the oldest connection from the same IPv4 address or IPv6 /64 that is past its grace period.
     pub(super) fn evict_from(&mut self, prefix: Prefix, now: Instant) -> Option<Victim<N>> {
-        self.end_graces(now);
-        let grown = [false, true].map(|is_proven| self.ranking(Rank { is_proven, is_young: false }).oldest_of(prefix));
-        let oldest = grown.into_iter().flatten().min_by_key(|oldest| oldest.id)?;
+        self.end_grace_periods(now);
+        let eligible =
+            [false, true].map(|is_proven| self.ranking(Rank { is_proven, in_grace_period: false }).oldest_of(prefix));
+        let oldest = eligible.into_iter().flatten().min_by_key(|oldest| oldest.id)?;
         self.take_victim(oldest)
     }
 
     /// When the next grace period ends.
     pub(super) fn next_eligible(&self) -> Option<Instant> {
-        self.graced.front().map(|(_, since)| *since + EVICTION_GRACE)
+        self.in_grace.front().map(|(_, since)| *since + EVICTION_GRACE)
     }
 
     /// Whether no connection is left in any of the collections.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.graced.len() <= 1 && self.rankings.iter().all(|it| it.inner.is_empty())
+        self.entries.is_empty() && self.in_grace.len() <= 1 && self.rankings.iter().all(|it| it.inner.is_empty())
     }
 
-    fn end_graces(&mut self, now: Instant) {
-        while let Some((id, since)) = self.graced.front().copied() {
-            let is_young = self.entries.get(&id).is_some_and(|entry| entry.rank.is_young);
-            if is_young && now.duration_since(since) < EVICTION_GRACE {
+    fn end_grace_periods(&mut self, now: Instant) {
+        while let Some((id, since)) = self.in_grace.front().copied() {
+            let in_grace_period = self.entries.get(&id).is_some_and(|entry| entry.rank.in_grace_period);
+            if in_grace_period && now.duration_since(since) < EVICTION_GRACE {
                 return;
             }
             self.rank_again(id, false);
-            self.graced.pop_front();
+            self.in_grace.pop_front();
         }
     }
 
-    fn insert(&mut self, id: u64, prefix: Prefix, notice: N, is_young: bool) {
-        let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&prefix.inner) };
+    fn insert(&mut self, id: u64, prefix: Prefix, notice: N, in_grace_period: bool) {
+        let rank = Rank { in_grace_period, is_proven: self.proven_prefixes.contains(&prefix.inner) };
         self.entries.insert(id, Candidate { prefix, notice, rank });
         self.ranking_mut(rank).add(prefix, id);
     }
 
     /// Moves a connection to the ranking that it belongs to now.
-    fn rank_again(&mut self, id: u64, is_young: bool) -> Option<Rank> {
+    fn rank_again(&mut self, id: u64, in_grace_period: bool) -> Option<Rank> {
         let entry = self.entries.get_mut(&id)?;
-        let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&entry.prefix.inner) };
+        let rank = Rank { in_grace_period, is_proven: self.proven_prefixes.contains(&entry.prefix.inner) };
         let (prefix, before) = (entry.prefix, std::mem::replace(&mut entry.rank, rank));
         if rank != before {
             self.ranking_mut(before).remove(prefix, id);
@@ -192,22 +195,22 @@ impl<N> Candidates<N> {
     }
 
     fn ranking(&self, rank: Rank) -> &Ranking {
-        let [unproven_grown, unproven_young, proven_grown, proven_young] = &self.rankings;
-        match (rank.is_proven, rank.is_young) {
-            (false, false) => unproven_grown,
-            (false, true) => unproven_young,
-            (true, false) => proven_grown,
-            (true, true) => proven_young,
+        let [unproven_eligible, unproven_in_grace, proven_eligible, proven_in_grace] = &self.rankings;
+        match (rank.is_proven, rank.in_grace_period) {
+            (false, false) => unproven_eligible,
+            (false, true) => unproven_in_grace,
+            (true, false) => proven_eligible,
+            (true, true) => proven_in_grace,
         }
     }
 
     fn ranking_mut(&mut self, rank: Rank) -> &mut Ranking {
-        let [unproven_grown, unproven_young, proven_grown, proven_young] = &mut self.rankings;
-        match (rank.is_proven, rank.is_young) {
-            (false, false) => unproven_grown,
-            (false, true) => unproven_young,
-            (true, false) => proven_grown,
-            (true, true) => proven_young,
+        let [unproven_eligible, unproven_in_grace, proven_eligible, proven_in_grace] = &mut self.rankings;
+        match (rank.is_proven, rank.in_grace_period) {
+            (false, false) => unproven_eligible,
+            (false, true) => unproven_in_grace,
+            (true, false) => proven_eligible,
+            (true, true) => proven_in_grace,
         }
     }
 
@@ -224,7 +227,7 @@ impl<N> Candidates<N> {
     }
 }
 
-/// Connections by prefix, ordered by the weight of the prefix: how many connections it has.
+/// Connections by prefix, ordered by the number of connections of the prefix.
 #[derive(Debug, Default)]
 struct Ranking {
     outer: Groups,
@@ -256,7 +259,7 @@ impl Ranking {
         }
     }
 
-    /// The oldest of the heaviest inner prefix of the heaviest outer prefix.
+    /// The oldest connection of the inner prefix with the most connections, in the outer prefix with the most.
     fn first(&self) -> Option<Ranked> {
         let (weight, _, outer) = self.outer.order.last()?;
         let groups = self.inner.get(outer)?;
@@ -319,7 +322,7 @@ impl RecentPrefixes {
             self.by_time.remove(&(before, prefix));
         }
         self.by_time.insert((now, prefix));
-        if self.last.len() > MAX_PROVEN {
+        if self.last.len() > MAX_AUTHENTICATED {
             self.forget_first();
         }
         self.forget_old(now);
@@ -330,7 +333,7 @@ impl RecentPrefixes {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while self.by_time.first().is_some_and(|(last, _)| now.duration_since(*last) > PROVEN_FOR) {
+        while self.by_time.first().is_some_and(|(last, _)| now.duration_since(*last) > AUTHENTICATED_FOR) {
             self.forget_first();
         }
     }
