@@ -153,8 +153,7 @@ fn add(
         None => None,
         Some(from) => Some(
             registry
-                .served()
-                .find(|other| other.name == *from)
+                .by_folder(from.as_str())
                 .with_context(|| format!("constituency {from} not found, or not served"))?,
         ),
     };

@@ -9,7 +9,7 @@ use super::phones::{print_claim, print_denial, time};
 use super::{ConfigArg, code, note, print_foreign, print_json, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
-use crate::phone_history::{StoredClaim, StoredPhone, StoredRequest};
+use crate::phone_history::{StoredPhone, StoredRequest};
 use crate::serve::access_log::{escaped, without_controls};
 
 /// What `provost phone-log` takes.
@@ -30,14 +30,13 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
 
 fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
     let (requests, claims, phones) = match server::phone_history(config)? {
-        Some(history) => (history.requests(args.mac)?, history.claims()?, history.phones()?),
+        Some(history) => (history.requests(args.mac)?, history.claims_of(args.mac)?, history.phones_of(args.mac)?),
         None => Default::default(),
     };
     let denial = ServerDenials::read(&config.state)?.get(args.mac);
     if let Some(denial) = &denial {
         print_denial(args.mac, denial, args.json);
     }
-    let claims: Vec<StoredClaim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
     if requests.is_empty() && claims.is_empty() {
         let unseen = format!("no requests of {}: it was never seen, or its history has expired", args.mac);
         ensure!(denial.is_some(), unseen);

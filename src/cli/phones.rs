@@ -1,6 +1,6 @@
 //! `provost phones`: lists every phone that is known or was seen, and its problems.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,8 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         None => Default::default(),
     };
     let all = summarize(&registry, seen, &claims);
-    let unknown_lists = unknown_lists(config, &registry);
+    let folders = constituency::folders(&config.constituencies).unwrap_or_default();
+    let unknown_lists = unknown_lists(folders, &registry);
     if let Some(wanted) = &args.constituency
         && registry.find(wanted.as_str()).is_none()
         && !all.keys().any(|(name, _)| name == wanted)
@@ -116,13 +117,15 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
 /// Constituencies whose policy cannot be read, and why. A running server may still use the last good policy.
 type UnknownLists = BTreeMap<ConstituencyName, String>;
 
-fn unknown_lists(config: &Config, registry: &Registry) -> UnknownLists {
-    let folders = constituency::folders(&config.constituencies).unwrap_or_default();
-    let unserved = folders.into_iter().filter(|name| registry.served().all(|served| served.name != *name));
+fn unknown_lists(folders: Vec<ConstituencyName>, registry: &Registry) -> UnknownLists {
+    let mut messages: HashMap<&str, &str> = HashMap::new();
+    for fault in registry.faults() {
+        messages.entry(&fault.subject).or_insert(&fault.message);
+    }
+    let unserved = folders.into_iter().filter(|name| registry.by_folder(name.as_str()).is_none());
     let why = |name: ConstituencyName| {
-        let fault = registry.faults().iter().find(|fault| fault.subject == name.as_str())?;
         // Only a running server knows whether it is served.
-        let message = fault.message.split(&format!(" ({NOT_SERVED}")).next()?;
+        let message = messages.get(name.as_str())?.split(&format!(" ({NOT_SERVED}")).next()?;
         Some((name, shown(message)))
     };
     unserved.filter_map(why).collect()
@@ -333,4 +336,31 @@ fn claim_json(claim: &StoredClaim, accepted_at: Option<i64>) -> Value {
 /// A time of the phone history, to the second.
 pub(super) fn time(milliseconds: i64) -> String {
     rfc3339(milliseconds.div_euclid(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constituency::VISITED;
+    use crate::constituency::scan::Scanner;
+    use crate::state;
+
+    #[test]
+    fn unknown_lists_are_found_without_visiting_every_constituency() {
+        const EACH: usize = 50;
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..EACH {
+            for (name, policy) in [(format!("good{number}"), "{}"), (format!("bad{number}"), "{")] {
+                std::fs::create_dir(root.path().join(&name)).unwrap();
+                state::write_private(&root.path().join(&name).join("constituency.json"), policy.as_bytes()).unwrap();
+            }
+        }
+        let registry = Scanner::new(root.path().to_owned(), Vec::new()).scan(clock::now());
+        let before = VISITED.get();
+        let unknown = unknown_lists(constituency::folders(root.path()).unwrap(), &registry);
+        assert_eq!(VISITED.get(), before);
+        assert_eq!(unknown.len(), EACH);
+        assert!(unknown.keys().all(|name| name.as_str().starts_with("bad")), "{unknown:?}");
+        assert!(unknown.values().all(|why| !why.is_empty()), "{unknown:?}");
+    }
 }

@@ -36,13 +36,12 @@ pub(super) fn warn_of_unproven(
     mac: MacAddress,
 ) -> Result<(), ReadError> {
     let Some(history) = server::phone_history(config)? else { return Ok(()) };
-    let mut phones = history.phones()?;
-    phones.retain(|phone| phone.mac == mac);
-    let mut claims = history.claims()?;
-    claims.retain(|claim| claim.mac == mac && claim.fingerprint.is_some());
+    let mut phones = history.phones_of(mac)?;
+    let mut claims = history.claims_of(mac)?;
+    claims.retain(|claim| claim.fingerprint.is_some());
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     let pin = |name: &ConstituencyName| {
-        let served = registry.served().find(|served| served.name == *name);
+        let served = registry.by_folder(name.as_str());
         served.and_then(|served| served.policy.pins.get(&mac).copied())
     };
     let is_here = |name: &ConstituencyName| name == constituency;

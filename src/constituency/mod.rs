@@ -37,5 +37,7 @@ pub use phones::{Phones, Pins};
 pub use policy::{
     ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
+#[cfg(test)]
+pub(crate) use registry::VISITED;
 pub use registry::{Constituency, Fault, PhoneStanding, Registry, Severity};
 pub use tls_level::TlsLevel;

@@ -68,6 +68,12 @@ pub enum PhoneStanding {
     DeniedEverywhere,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many constituencies this thread has visited by [`Registry::served`]: tests count work by it.
+    pub(crate) static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl PhoneStanding {
     /// The reason for refusing a phone with this standing; `None` for a known phone.
     #[must_use]
@@ -114,9 +120,18 @@ impl Registry {
         self.served.get(label).or_else(|| self.served.get(self.aliases.get(label)?))
     }
 
+    /// The constituency whose folder has this name. Unlike [`Registry::find`], ignores aliases.
+    #[must_use]
+    pub fn by_folder(&self, name: &str) -> Option<&Arc<Constituency>> {
+        self.served.get(name)
+    }
+
     /// All constituencies that are served, sorted by name.
     pub fn served(&self) -> impl Iterator<Item = &Arc<Constituency>> {
-        self.served.values()
+        let served = self.served.values();
+        #[cfg(test)]
+        let served = served.inspect(|_| VISITED.set(VISITED.get() + 1));
+        served
     }
 
     /// All problems in the folders.

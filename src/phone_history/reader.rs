@@ -184,22 +184,35 @@ impl HistoryReader {
         self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
     }
 
+    /// The authenticated phone `mac` in each constituency where it was seen, sorted by constituency.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn phones_of(&self, mac: MacAddress) -> Result<Vec<StoredPhone>, ReadError> {
+        self.query("SELECT * FROM phone WHERE mac = ? ORDER BY constituency", [mac.to_string()], phone)
+    }
+
     /// Every claim, sorted by constituency, MAC address and time.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn claims(&self) -> Result<Vec<StoredClaim>, ReadError> {
-        let mut claims = self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)?;
+        let claims = self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)?;
         let sql = "SELECT * FROM claim_address ORDER BY last_seen DESC, address";
-        let mut addresses: HashMap<_, Vec<ClaimAddress>> = HashMap::new();
-        for (key, address) in self.query(sql, [], claim_address)? {
-            addresses.entry(key).or_default().push(address);
-        }
-        for claim in &mut claims {
-            let key = (claim.constituency.clone(), claim.mac, claim.fingerprint);
-            claim.addresses = addresses.remove(&key).unwrap_or_default();
-        }
-        Ok(claims)
+        Ok(with_addresses(claims, self.query(sql, [], claim_address)?))
+    }
+
+    /// The claims to be the phone `mac`, sorted by constituency and time.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn claims_of(&self, mac: MacAddress) -> Result<Vec<StoredClaim>, ReadError> {
+        let sql = "SELECT * FROM claim WHERE mac = ? ORDER BY constituency, last_seen";
+        let claims = self.query(sql, [mac.to_string()], claim)?;
+        // CROSS JOIN: SQLite takes the claims of this phone first, and their addresses by primary key.
+        let sql = "SELECT claim_address.* FROM claim CROSS JOIN claim_address USING (constituency, mac, fingerprint)
+                   WHERE claim.mac = ? ORDER BY claim_address.last_seen DESC, claim_address.address";
+        Ok(with_addresses(claims, self.query(sql, [mac.to_string()], claim_address)?))
     }
 
     /// The stored requests of a phone, in all constituencies, oldest first.
@@ -218,11 +231,36 @@ impl HistoryReader {
         values: impl rusqlite::Params,
         read: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, ReadError> {
-        let query = || self.connection.prepare(sql)?.query_map(values, read)?.collect();
+        let query = || {
+            let mut statement = self.connection.prepare(sql)?;
+            let rows = statement.query_map(values, read)?.collect();
+            #[cfg(test)]
+            STEPS.set(STEPS.get() + statement.get_status(rusqlite::StatementStatus::VmStep));
+            rows
+        };
         let rows: rusqlite::Result<_> =
             self.folder.act(|_| Ok(query())).map_err(|source| ReadError::File { path: self.path.clone(), source })?;
         rows.map_err(|source| ReadError::Database { path: self.path.clone(), source })
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many steps SQLite has taken for the queries of this thread: tests count work by it.
+    pub(super) static STEPS: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+}
+
+/// The `claims`, each with its addresses.
+fn with_addresses(mut claims: Vec<StoredClaim>, addresses: Vec<(ClaimKey, ClaimAddress)>) -> Vec<StoredClaim> {
+    let mut by_claim: HashMap<ClaimKey, Vec<ClaimAddress>> = HashMap::new();
+    for (key, address) in addresses {
+        by_claim.entry(key).or_default().push(address);
+    }
+    for claim in &mut claims {
+        let key = (claim.constituency.clone(), claim.mac, claim.fingerprint);
+        claim.addresses = by_claim.remove(&key).unwrap_or_default();
+    }
+    claims
 }
 
 /// The folder of the database at `path`, and whether no process writes the database (there is no WAL). `None` if there

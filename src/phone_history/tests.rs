@@ -471,3 +471,37 @@ proptest! {
         prop_assert_eq!(one.phones().iter().map(|phone| phone.requests).sum::<u64>(), proven);
     }
 }
+
+#[test]
+fn one_phone_is_read_by_index_among_many() {
+    /// The steps of SQLite for the phone 1 and its claims, among `phones` others with a claim each.
+    fn steps(phones: u64) -> i32 {
+        let mut bench = Bench::new();
+        let of = |number: u64| {
+            let network = u32::try_from(number).unwrap() << 8;
+            [
+                event(number, 10),
+                from(network, claimed(number, number, 20)),
+                from(network + 1, claimed(number, number, 30)),
+            ]
+        };
+        bench.write(&(1..=phones).flat_map(of).collect::<Vec<_>>());
+        let reader = bench.reader();
+        assert_eq!(reader.phones().unwrap().len(), usize::try_from(phones).unwrap());
+        let before = reader::STEPS.get();
+        let (seen, claims) = (reader.phones_of(mac(1)).unwrap(), reader.claims_of(mac(1)).unwrap());
+        let requests = reader.requests(mac(1)).unwrap();
+        let steps = reader::STEPS.get() - before;
+        assert_eq!((seen.len(), claims.len(), requests.len()), (1, 1, 1));
+        assert_eq!((seen[0].mac, claims[0].mac), (mac(1), mac(1)));
+        assert_eq!(claims[0].addresses.len(), 2);
+        assert_eq!(
+            claims,
+            reader.claims().unwrap().into_iter().filter(|claim| claim.mac == mac(1)).collect::<Vec<_>>()
+        );
+        steps
+    }
+    let few = steps(10);
+    assert!(few > 0);
+    assert_eq!(steps(1000), few);
+}

@@ -112,7 +112,7 @@ fn open_through_links(
     if owner == constituency.name.as_str() {
         grant.covers(real, &NameRules::reading(registry.listed(), constituency))?;
     } else {
-        let owner = registry.served().find(|other| other.name.as_str() == owner).ok_or_else(|| {
+        let owner = registry.by_folder(owner).ok_or_else(|| {
             Denial::Link(format!("the symlink leads to {owner}/{real}, and {owner} is not a served constituency"))
         })?;
         check_shared(real, grant.reader(), &NameRules::linked(registry.listed(), constituency, owner))?;
@@ -135,4 +135,58 @@ fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Den
 /// The path of an open handle, according to the kernel.
 fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use hyper::Method;
+
+    use super::*;
+    use crate::clock;
+    use crate::constituency::VISITED;
+    use crate::constituency::scan::Scanner;
+    use crate::serve::access_control::{ClientContext, Grant, RequestTarget, decide};
+    use crate::state;
+
+    /// Reads a file through a link into the shared folder of `ucs`, beside `others` constituencies. Returns how many
+    /// constituencies the read visits.
+    fn visited_beside(others: usize) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("constituencies");
+        for number in 0..others {
+            fs::create_dir_all(root.join(format!("c{number}"))).unwrap();
+        }
+        fs::create_dir_all(root.join("ote")).unwrap();
+        fs::create_dir_all(root.join("ucs/firmware")).unwrap();
+        state::write_private(&root.join("ucs/constituency.json"), br#"{ "shared": ["firmware"] }"#).unwrap();
+        state::write_private(&root.join("ucs/firmware/sip.ld"), b"sip").unwrap();
+        symlink("../ucs/firmware", root.join("ote/firmware")).unwrap();
+        let registry = Scanner::new(root, Vec::new()).scan(clock::now());
+        assert_eq!(registry.served().count(), others + 2);
+
+        let ote = registry.find("ote").unwrap();
+        let client = ClientContext {
+            constituency: Some(ote),
+            listed: registry.listed(),
+            is_plain: true,
+            tls_is_current: true,
+            device: None,
+            password: None,
+            now: 0,
+        };
+        let target = RequestTarget { host: Ok(()), method: &Method::GET, path: "/firmware/sip.ld" };
+        let Ok(Grant::Read(grant)) = decide(target, &client) else { panic!("refused") };
+        let uploads = UploadStore::new(folder.path().join("uploads"), Some(0));
+        let before = VISITED.get();
+        assert_eq!(open(&grant, ote, &registry, &uploads).unwrap().size, 3);
+        VISITED.get() - before
+    }
+
+    #[test]
+    fn link_into_a_shared_folder_visits_no_other_constituency() {
+        assert_eq!([10, 1000].map(visited_beside), [0, 0]);
+    }
 }

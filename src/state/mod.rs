@@ -254,7 +254,15 @@ pub fn remove_all(path: &Path) -> io::Result<()> {
 
 /// Syncs `folder`, so that created, renamed and removed entries survive a power failure.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    FOLDER_SYNCS.set(FOLDER_SYNCS.get() + 1);
     FolderHandle::open(folder)?.sync()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has called [`sync_folder`]: tests count work by it.
+    pub(crate) static FOLDER_SYNCS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]

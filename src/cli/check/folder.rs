@@ -133,7 +133,7 @@ impl Walk<'_> {
         if owner == self.view.constituency.name.as_str() {
             return Ok(());
         }
-        let Some(other) = self.view.registry.served().find(|other| other.name.as_str() == owner) else {
+        let Some(other) = self.view.registry.by_folder(&owner) else {
             return Err(format!("the link leads into {owner}, which is not a served constituency"));
         };
         let mut shared = parts.as_path().to_string_lossy().into_owned();

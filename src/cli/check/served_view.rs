@@ -157,7 +157,7 @@ impl ServedView<'_> {
             let leads = |foreign| format!("its symbolic link leads to {real}: {foreign}");
             return self.rules().check(real, reader).map_err(leads);
         }
-        let owner = self.registry.served().find(|other| other.name.as_str() == owner);
+        let owner = self.registry.by_folder(owner);
         let owner = owner.ok_or("its symbolic link does not lead into a served constituency")?;
         let rules = NameRules::linked(self.registry.listed(), self.constituency, owner);
         check_shared(real, reader, &rules).map_err(|denial| denial.to_string())

@@ -26,7 +26,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
     let Ok(uploads) = FolderHandle::open(&config.state.join(store::FOLDER)) else { return };
     let mut moved = Vec::new();
     for from in names(&uploads, |name| name.to_str()?.parse::<ConstituencyName>().ok()) {
-        let served = registry.served().find(|served| served.name == from);
+        let served = registry.by_folder(from.as_str());
         let place = match served {
             Some(_) => format!("{from}, which does not list it"),
             None if !folders.contains(&from) => format!("{from}, whose folder is missing"),

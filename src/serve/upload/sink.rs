@@ -43,9 +43,15 @@ impl Append {
     pub fn open(root: &Path, target: &Path, old_size: Option<u64>) -> Result<Self, Denial> {
         let folder = target.parent().unwrap_or(root);
         let open = || -> io::Result<File> {
+            // An append to an existing file does not change its folder, so there is nothing to sync there.
+            match File::options().append(true).open(target) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                opened => return opened,
+            }
             make_folders(root, folder)?;
             let file = File::options().create(true).append(true).mode(0o600).open(target)?;
-            state::sync_folder(folder)?;
+            // A later append relies on a durable entry. So a file without one is removed.
+            state::sync_folder(folder).inspect_err(|_| drop(fs::remove_file(target)))?;
             Ok(file)
         };
         let file = match open() {
@@ -178,5 +184,36 @@ pub(super) fn failed(what: &str, error: &io::Error) -> Denial {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Denial::DiskFull { reserve: 0 },
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => Denial::NameConflict,
         _ => Denial::Failed(format!("{what} cannot be stored: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::FOLDER_SYNCS;
+
+    /// Appends `bytes` to `target`. Returns how many folders were synced.
+    fn append(root: &Path, target: &Path, bytes: &[u8]) -> usize {
+        let before = FOLDER_SYNCS.get();
+        let old_size = fs::metadata(target).ok().map(|metadata| metadata.len());
+        let mut sink = UploadSink::Append(Append::open(root, target, old_size).unwrap());
+        sink.write(bytes).unwrap();
+        sink.finish(root, target).unwrap();
+        FOLDER_SYNCS.get() - before
+    }
+
+    #[test]
+    fn append_to_an_existing_file_syncs_no_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("ote/00005e00530c/00005e00530c-app.log");
+        // The entries of `ote`, of the phone's folder, and of the file are new.
+        assert_eq!(append(root.path(), &target, b"one "), 3);
+        assert_eq!(append(root.path(), &target, b"two "), 0);
+        assert_eq!(append(root.path(), &target, b"three"), 0);
+        assert_eq!(fs::read(&target).unwrap(), b"one two three");
+        // The file was removed meanwhile: its entry is new again.
+        fs::remove_file(&target).unwrap();
+        assert_eq!(append(root.path(), &target, b"four"), 1);
+        assert_eq!(fs::read(&target).unwrap(), b"four");
     }
 }
