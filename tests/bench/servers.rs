@@ -15,7 +15,7 @@ use super::site::{CHALLENGE, DOMAIN, HOST, Key, Site, phones};
 /// The state directory of the server with a responder.
 const RESPONDER_STATE: &str = "state-responder";
 /// The timeout of a server's start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -95,7 +95,7 @@ impl Server {
             .spawn()
             .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         let mut server = Self { child, program, address };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(address).is_err() {
             let ended = server.child.try_wait().unwrap();
             let is_hopeful = ended.is_none() && Instant::now() < deadline;
@@ -116,7 +116,7 @@ impl Drop for Server {
         // Only a master that is asked to stop also stops its workers.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 let _ = self.child.kill();

@@ -10,7 +10,7 @@ use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, device_params, 
 use crate::harness::site::{Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tls::Client;
-use crate::harness::{PATIENCE, STRANGER, VVX500, eventually};
+use crate::harness::{STRANGER, TIMEOUT, VVX500, eventually};
 
 const KEYS: [&str; 12] = [
     "time",
@@ -109,7 +109,7 @@ fn request_is_logged_as_one_json_line_with_every_key() {
     assert_eq!(line["address"], local.to_string());
     let time =
         time::OffsetDateTime::parse(line["time"].as_str().unwrap(), &time::format_description::well_known::Rfc3339);
-    assert!((time::OffsetDateTime::now_utc() - time.unwrap()).abs() < PATIENCE, "{line}");
+    assert!((time::OffsetDateTime::now_utc() - time.unwrap()).abs() < TIMEOUT, "{line}");
     assert!((0.0..20_000.0).contains(&line["duration_ms"].as_f64().unwrap()), "{line}");
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::Site;
 use crate::harness::tool::{Ended, provost, run};
-use crate::harness::{STRANGER, VVX500, VVX550, Watch};
+use crate::harness::{STRANGER, Stopwatch, VVX500, VVX550};
 use crate::uploads::phone;
 
 const MASTER: &str = r#"<?xml version="1.0"?>
@@ -383,7 +383,7 @@ fn hostile_files_do_not_stall_the_check() {
     let nested = (0..300).fold(site.served("ote"), |folder, _| folder.join("d"));
     std::fs::create_dir_all(nested).unwrap();
     site.file("ote/escape\u{1b}[31m.cfg", "<\u{1b}[2J");
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let found = findings(&site);
     watch.at_most(Duration::from_secs(20), "the look");
     for part in [
@@ -415,7 +415,7 @@ fn check_of_a_thousand_phones_finishes_within_its_deadline() {
             site.file(&format!("ote/{}-user.cfg", mac(number + 0x1000)), "<x/>");
         }
     }
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let found = findings(&site);
     watch.at_most(Duration::from_secs(10), "the look");
     assert!(

@@ -11,7 +11,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::socket::Socket;
 use crate::harness::tls::Connection;
-use crate::harness::{VVX500, VVX550, Watch, eventually};
+use crate::harness::{Stopwatch, VVX500, VVX550, eventually};
 
 const UPLOAD: &str = "/00005e00530c-app.log";
 
@@ -110,7 +110,7 @@ fn transfers_past_the_drain_timeout_are_cut_and_logged() {
     let mut download = connect(&server);
     download.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     download.read_some().unwrap();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     stop(&server, Signal::TERM);
     assert!(upload.is_closed());
     assert!(watch.elapsed() >= Duration::from_millis(900), "{:?}", watch.elapsed());

@@ -13,7 +13,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{Lines, Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tls::Connection;
-use crate::harness::{PATIENCE, VVX500, VVX550, eventually, tool};
+use crate::harness::{TIMEOUT, VVX500, VVX550, eventually, tool};
 
 fn site_with(limits: serde_json::Value) -> Site {
     let mut site = Site::with_ote();
@@ -329,7 +329,7 @@ fn unread_access_log_blocks_no_request_and_loss_is_logged() {
     let mut phone = answered(&server, 1).pop().unwrap();
     // More lines than a pipe and the queue hold, from concurrent connections.
     let burst = format!("HEAD /site.cfg HTTP/1.1\r\nHost: ote.{}\r\n\r\n", crate::harness::site::DOMAIN).repeat(100);
-    let deadline = Instant::now() + PATIENCE * 3;
+    let deadline = Instant::now() + TIMEOUT * 3;
     while !server.stderr().iter().any(|line| line.contains("access-log lines are being lost")) {
         phone.send(burst.as_bytes()).unwrap();
         for _ in 0..100 {

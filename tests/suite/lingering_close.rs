@@ -15,7 +15,7 @@ use crate::harness::pki::{Identity, OTHER_FACTORY, device_params};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert};
-use crate::harness::{VVX500, Watch};
+use crate::harness::{Stopwatch, VVX500};
 
 /// The logged reason of these refusals.
 const REASON: &str = "is not trusted here";
@@ -126,7 +126,7 @@ fn refused_client_is_closed_at_the_handshake_timeout() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "handshake_s": 2, "free_space_bytes": 0 });
     let server = site.start();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let mut refused = refused(&server);
     // It reads the end of the server's side at once. The server reads what it sends until the server closes.
     while refused.write_all(&[0]).is_ok() {
@@ -141,7 +141,7 @@ fn refused_client_that_floods_is_closed_early() {
     let site = Site::with_ote();
     let server = site.start();
     let mut refused = refused(&server);
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     while refused.write_all(&[0; 8 << 10]).is_ok() {
         assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());
     }
@@ -152,7 +152,7 @@ fn shutdown_does_not_wait_for_lingering_clients() {
     let site = Site::with_ote();
     let server = site.start();
     let refused = refused(&server);
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     server.signal(Signal::TERM);
     assert!(server.wait().success());
     assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());

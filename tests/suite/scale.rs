@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
-use crate::harness::{VVX500, VVX550, Watch, eventually, not_run, within_a_second};
+use crate::harness::{Stopwatch, VVX500, VVX550, eventually, not_run, within_a_second};
 
 /// A policy that lists 20 000 phones, and `more`.
 fn many_phones(more: &[&str]) -> String {
@@ -87,7 +87,7 @@ fn continuous_writes_do_not_delay_a_reload() {
     let mut is_seen = false;
     let mut number = 0;
     site.constituency("new", &policy(&[VVX500]));
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     while !watch.is_past(Duration::from_secs(2)) || !is_seen && !watch.is_over() {
         site.file(&format!("ote/noise-{}.xml", number % 50), "noise");
         number += 1;
@@ -111,7 +111,7 @@ fn missing_inotify_falls_back_to_polling_and_names_the_sysctl() {
     };
     server.says("raise the sysctl fs.inotify.max_user_instances");
     for round in 0..3 {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         site.constituency("ote", &policy(&[VVX500, VVX550]));
         eventually("the phone", || gives(&server, "ote", VVX550, 200));
         watch.at_most(Duration::from_secs(2), &format!("the phone of round {round}"));
@@ -160,7 +160,7 @@ fn too_few_inotify_watches_fall_back_to_polling() {
     };
     server.says("raise the sysctl fs.inotify.max_user_watches");
     for number in 0..4 {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         site.constituency(&format!("c{number}"), &policy(&[VVX500]));
         eventually("the phone", || gives(&server, &format!("c{number}"), VVX500, 404));
         watch.at_most(Duration::from_secs(2), &format!("the phone of c{number}"));

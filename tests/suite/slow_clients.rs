@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::socket::Socket;
-use crate::harness::{PATIENCE, VVX500, Watch};
+use crate::harness::{Stopwatch, TIMEOUT, VVX500};
 
 /// Each timeout has another length, so that the elapsed time shows which one applied.
 fn site_with_short_timeouts() -> Site {
@@ -24,7 +24,7 @@ fn site_with_short_timeouts() -> Site {
 
 /// Asserts that about `seconds` have passed since the start of `watch`: not less, and not much more.
 #[track_caller]
-fn assert_took_about(watch: &Watch, seconds: u64) {
+fn assert_took_about(watch: &Stopwatch, seconds: u64) {
     let took = watch.elapsed();
     assert!(took >= Duration::from_millis(seconds * 1000 - 50), "{took:?} instead of {seconds} s");
     watch.at_most(Duration::from_secs(seconds + 2), &format!("what ends after {seconds} s"));
@@ -76,7 +76,7 @@ fn unfinished_handshake_times_out_and_is_logged() {
     let hello = client_hello();
     let beginnings: [&[u8]; 4] = [&[], &hello[..1], &hello[..hello.len() / 2], &hello];
     for (number, beginning) in beginnings.iter().enumerate() {
-        let (watch, before) = (Watch::start(), OffsetDateTime::now_utc());
+        let (watch, before) = (Stopwatch::start(), OffsetDateTime::now_utc());
         let mut stream = stranger(&server);
         stream.write_all(beginning).unwrap();
         wait_for_end(&mut stream);
@@ -95,7 +95,7 @@ fn dripping_client_hello_does_not_extend_the_timeout() {
     let server = site.start();
     let hello = client_hello();
     let mut stream = stranger(&server);
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     for byte in hello.chunks(2) {
         if stream.write_all(byte).is_err() {
             break;
@@ -120,11 +120,11 @@ fn unfinished_or_dripping_header_times_out_and_is_logged() {
         let mut connection = client.connect().unwrap();
         // The timeout does not include an earlier request.
         connection.get("/site.cfg").unwrap();
-        let (watch, before) = (Watch::start(), OffsetDateTime::now_utc());
+        let (watch, before) = (Stopwatch::start(), OffsetDateTime::now_utc());
         connection.send(b"GET /site.cfg HTTP/1.1\r\nX: ").unwrap();
         let port = connection.tcp().local_addr().unwrap().to_string();
         if drips {
-            while connection.send(b"x").is_ok() && watch.elapsed() < PATIENCE {
+            while connection.send(b"x").is_ok() && watch.elapsed() < TIMEOUT {
                 thread::sleep(Duration::from_millis(50));
             }
         }
@@ -143,17 +143,17 @@ fn idle_connection_is_closed_without_a_log_line() {
     let site = site_with_short_timeouts();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let mut fresh = client.connect().unwrap();
     assert!(fresh.is_closed());
     // Before its first request, a connection has the header timeout.
     assert_took_about(&watch, 1);
     let mut used = client.connect().unwrap();
-    let mut watch = Watch::start();
+    let mut watch = Stopwatch::start();
     for _ in 0..5 {
         // The timeout starts again after each response.
         thread::sleep(Duration::from_millis(500));
-        watch = Watch::start();
+        watch = Stopwatch::start();
         assert_eq!(used.get("/site.cfg").unwrap().status, 200);
     }
     assert!(used.is_closed());
@@ -171,7 +171,7 @@ fn stalled_upload_is_aborted_and_leaves_no_file() {
     let path = format!("/{VVX500}-app.log");
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     let head = format!("PUT {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 100000\r\n\r\n");
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     connection.send(head.as_bytes()).unwrap();
     connection.send(&[b'x'; 5000]).unwrap();
     assert!(connection.is_closed());
@@ -191,7 +191,7 @@ fn client_that_does_not_read_is_aborted_and_logged() {
     site.file("ote/firmware.ld", vec![0; whole]);
     let server = site.start();
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let line = server.access("the download", |line| line["path"] == "/firmware.ld");
     assert_took_about(&watch, 1);

@@ -11,7 +11,7 @@ use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, Connection};
 use crate::harness::tool::{Ended, run, s_client};
-use crate::harness::{STRANGER, VVX500, VVX550, Watch, eventually};
+use crate::harness::{STRANGER, Stopwatch, VVX500, VVX550, eventually};
 use crate::uploads::{LOG, begin_put, content, files_below, incomplete_uploads, phone};
 
 /// More than the server reads of a refused body, and less than the free space of the disk.
@@ -266,7 +266,7 @@ fn client_flooding_after_its_refusal_is_closed() {
         let mut connection = begin_put(&phone(&server), target, "", usize::try_from(HUGE).unwrap(), b"");
         assert_eq!(connection.response("PUT").unwrap().status, status);
         connection.tcp().set_write_timeout(Some(Duration::from_secs(30))).unwrap();
-        let (watch, mut sent) = (Watch::start(), 0);
+        let (watch, mut sent) = (Stopwatch::start(), 0);
         let piece = content(64 << 10, 5);
         while connection.send(&piece).is_ok() {
             sent += piece.len();

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use super::{CHALLENGE, Public, primary, usual};
-use crate::harness::PATIENCE;
+use crate::harness::TIMEOUT;
 use crate::harness::bind;
 use crate::harness::pebble::{Behavior, Pebble};
 
@@ -36,7 +36,7 @@ impl Public {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let reader = std::thread::spawn(move || lines.for_each(|line| drop(tell.send(line))));
         let mut said: Vec<String> = Vec::new();
-        while let Ok(line) = reported.recv_timeout(PATIENCE) {
+        while let Ok(line) = reported.recv_timeout(TIMEOUT) {
             said.push(line);
             if said.iter().any(|line| line.contains(step)) {
                 break;

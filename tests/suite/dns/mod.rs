@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use provost::dns::{Dns, DnsSettings, PropagationTimeouts, RecordLocation};
 
-use crate::harness::PATIENCE;
+use crate::harness::TIMEOUT;
 use crate::harness::bind::{Bind, BindConfig};
 
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
@@ -45,7 +45,7 @@ fn open(settings: &DnsSettings) -> Dns {
 fn quick() -> PropagationTimeouts {
     PropagationTimeouts {
         between_looks: Duration::from_millis(20),
-        for_lagging: PATIENCE,
+        for_lagging: TIMEOUT,
         for_silent: Duration::from_secs(3),
         to_settle: Duration::ZERO,
     }

@@ -8,7 +8,7 @@ use hickory_net::proto::op::{Message, ResponseCode};
 use provost::dns::{Dns, DnsError, DnsSettings, PropagationTimeouts};
 
 use super::{CHALLENGE, FOREIGN_VALUE, example, ignore, open, place, quick, values};
-use crate::harness::PATIENCE;
+use crate::harness::TIMEOUT;
 use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::relay::{Relay, Tcp, Udp};
 
@@ -157,7 +157,7 @@ async fn propagation_fails_if_no_authority_answers() {
     let began = Instant::now();
     let error = dns.wait_until_visible(&place(), &values(&["one"]), &ignore).await.unwrap_err();
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
-    assert!(began.elapsed() < PATIENCE / 2);
+    assert!(began.elapsed() < TIMEOUT / 2);
 }
 
 /// Answers everything with `code`.
@@ -241,7 +241,7 @@ async fn settle_time_follows_the_agreement_of_all_authorities() {
     let primary = example();
     let settings = DnsSettings { settle_s: 1, ..primary.settings("provost.") };
     let dns = open(&settings);
-    assert_eq!(dns.patience().for_silent, PATIENCE, "within the timeout for all of them");
+    assert_eq!(dns.patience().for_silent, TIMEOUT, "within the timeout for all of them");
     let patient = DnsSettings { propagation_timeout_s: 120, ..settings };
     assert_eq!(open(&patient).patience().for_silent, Duration::from_secs(30));
     let one = values(&["one"]);

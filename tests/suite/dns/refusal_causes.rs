@@ -127,11 +127,11 @@ async fn powerdns_takes_updates_and_its_one_refusal_has_its_causes() {
 /// Updates until one is refused.
 async fn eventually_refused(settings: &DnsSettings) -> DnsError {
     let dns = open(settings);
-    let watch = crate::harness::Watch::start();
+    let watch = crate::harness::Stopwatch::start();
     loop {
         match dns.add(&place(), &values(&["one"])).await {
             Err(error) => return error,
-            Ok(()) => assert!(!watch.is_past(crate::harness::PATIENCE), "never refused"),
+            Ok(()) => assert!(!watch.is_past(crate::harness::TIMEOUT), "never refused"),
         }
     }
 }

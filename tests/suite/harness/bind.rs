@@ -12,7 +12,7 @@ use provost::dns::DnsSettings;
 use socket2::{Domain, Socket, Type};
 
 use super::site::Lines;
-use super::{PATIENCE, eventually, tool};
+use super::{TIMEOUT, eventually, tool};
 
 /// The configuration of a server.
 #[derive(Default)]
@@ -398,7 +398,7 @@ pub fn settings(address: SocketAddr, key_file: &Path) -> DnsSettings {
         resolvers: vec![address.to_string()],
         authorities: vec![address.to_string()],
         ttl_s: 1,
-        propagation_timeout_s: PATIENCE.as_secs(),
+        propagation_timeout_s: TIMEOUT.as_secs(),
         settle_s: 0,
     }
 }

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::bind::program;
 use super::site::Lines;
-use super::{Watch, eventually, not_run};
+use super::{Stopwatch, eventually, not_run};
 
 /// The key of an element's identifier in `WebDriver` answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -182,7 +182,7 @@ impl Browser {
     /// Retries `attempt` until it succeeds, because a page may still load or be redrawn.
     #[track_caller]
     fn retry<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         loop {
             match attempt() {
                 Ok(done) => return done,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Watch;
+use super::Stopwatch;
 use super::tool::run;
 
 /// If this variable is 1, the files are written instead of compared.
@@ -40,7 +40,7 @@ impl Golden {
     /// repeated until its lines equal the file's.
     pub fn check_eventually<T: IntoIterator<Item = String>>(&mut self, name: &str, mut find: impl FnMut() -> T) {
         let expected = expected(&file_of(name));
-        let (mut last, mut stable, watch) = (None, 0, Watch::start());
+        let (mut last, mut stable, watch) = (None, 0, Stopwatch::start());
         let lines = loop {
             let found: Vec<String> = find().into_iter().collect();
             stable = if last.as_ref() == Some(&found) { stable + 1 } else { 0 };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::Watch;
+use super::Stopwatch;
 use super::tool::{copy_program, run};
 
 /// The server's end, with the address [`SERVER`]/24.
@@ -108,7 +108,7 @@ impl DhcpServer {
     pub fn offer_for(&mut self, mac: &str, wanted: &[u8], lease: Option<u32>) -> Offer {
         let socket = client_socket();
         let discover = discover(mac, wanted, lease);
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         while !watch.is_over() {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the DHCP server ended with {status}:\n{}", self.log());

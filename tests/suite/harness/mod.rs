@@ -12,7 +12,6 @@
 //! - [`namespace`]: a network and a file system of a test.
 //! - [`operators`]: an operator with curl.
 //! - [`pages`]: the manual.
-//! - [`patience`]: timeouts, and time limits on a machine that is overloaded or suspended.
 //! - [`pdns`]: the server `PowerDNS`.
 //! - [`pebble`]: a test CA as a process.
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
@@ -21,6 +20,7 @@
 //! - [`site`]: folders and `provost.json`; the server as a process.
 //! - [`socket`]: a TCP connection with timeouts.
 //! - [`systemd`]: a service started as its unit states, and its notifications.
+//! - [`timing`]: timeouts, and time limits on a machine that is overloaded or suspended.
 //! - [`tls`]: a client with full control of TLS and HTTP/1.1.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
 //! - [`unbound`]: a caching and validating resolver.
@@ -38,7 +38,6 @@ pub mod lan;
 pub mod namespace;
 pub mod operators;
 pub mod pages;
-pub mod patience;
 pub mod pdns;
 pub mod pebble;
 pub mod pki;
@@ -47,11 +46,12 @@ pub mod relay;
 pub mod site;
 pub mod socket;
 pub mod systemd;
+pub mod timing;
 pub mod tls;
 pub mod tool;
 pub mod unbound;
 
-pub use patience::{PATIENCE, Watch, eventually, patience, within_a_second};
+pub use timing::{Stopwatch, TIMEOUT, eventually, scaled_timeout, within_a_second};
 
 /// Phones of the documentation range: the first two are listed in policies, the third is not.
 pub const VVX500: &str = "00005e00530c";

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::pki::{FACTORY, Identity, server_certificate};
 use super::tls::Client;
-use super::{Watch, eventually};
+use super::{Stopwatch, eventually};
 
 pub const DOMAIN: &str = "phones.example.com";
 
@@ -198,7 +198,7 @@ impl Running {
     #[track_caller]
     pub fn access(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = || self.access_lines().into_iter().find(|line| is_it(line));
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         loop {
             if let Some(line) = find() {
                 return line;

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, IoSlice, Read, Result, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Deref;
 
-use super::patience;
+use super::scaled_timeout;
 
 /// A connection whose reads and writes fail only after the timeout.
 pub struct Socket(TcpStream);
@@ -22,19 +22,19 @@ pub fn uninterrupted<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
 
 impl Socket {
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        Self::of(TcpStream::connect_timeout(&address, patience())?)
+        Self::of(TcpStream::connect_timeout(&address, scaled_timeout())?)
     }
 
     /// Connects from an address of this machine, any of 127.0.0.0/8 for example.
     pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
-        socket.connect_timeout(&address.into(), patience())?;
+        socket.connect_timeout(&address.into(), scaled_timeout())?;
         Self::of(socket.into())
     }
 
     pub fn of(stream: TcpStream) -> Result<Self> {
-        let timeout = patience();
+        let timeout = scaled_timeout();
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         stream.set_nodelay(true)?;

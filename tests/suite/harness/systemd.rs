@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use super::site::{Running, Site};
 use super::socket::uninterrupted;
 use super::tool::{self, copy_program, run};
-use super::{Watch, patience};
+use super::{Stopwatch, scaled_timeout};
 
 /// A user ID that owns nothing, so that other users' files are closed to it.
 const USER: u32 = 64_123;
@@ -43,7 +43,7 @@ impl NotifySocket {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(patience())).unwrap();
+        socket.set_read_timeout(Some(scaled_timeout())).unwrap();
         for (path, mode) in [(folder.path(), 0o755), (&*path, 0o777)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -61,7 +61,7 @@ impl NotifySocket {
     /// Waits for a notification line that begins with `start`; returns the whole notification.
     #[track_caller]
     pub fn receives(&self, start: &str) -> Vec<String> {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         loop {
             let reported = self.next();
             assert!(!watch.is_over(), "no {start}, but {reported:?}");
@@ -74,7 +74,7 @@ impl NotifySocket {
     /// Waits for notification lines that begin with each of `starts`, in any order; returns all of them.
     #[track_caller]
     pub fn receives_all(&self, starts: &[&str]) -> Vec<String> {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         let mut reported = Vec::new();
         while !starts.iter().all(|start| reported.iter().any(|line: &String| line.starts_with(start))) {
             assert!(!watch.is_over(), "not all of {starts:?}, but {reported:?}");

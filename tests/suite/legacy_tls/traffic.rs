@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::harness::Watch;
+use crate::harness::Stopwatch;
 use crate::harness::eventually;
 use crate::harness::operators::Operators;
 use crate::harness::site::holds;
@@ -156,7 +156,7 @@ fn legacy_tls_answers_are_not_delayed() {
     let site = site_with_each_setting();
     let server = site.start();
     let paths = ["site.cfg"; 50];
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let answered = curl(&site, &server, &[], &paths);
     assert_eq!(answered.stdout, "<legacy/>".repeat(50));
     watch.at_most(Duration::from_secs(2), "50 requests");

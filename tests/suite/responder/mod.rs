@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::harness::bind::{dig, program};
 use crate::harness::site::{Lines, Running, Site};
-use crate::harness::{PATIENCE, eventually, namespace, not_run, tool};
+use crate::harness::{TIMEOUT, eventually, namespace, not_run, tool};
 
 const APEX: &str = "_acme-challenge.phones.example.com";
 /// How many TCP connections the responder keeps.
@@ -63,7 +63,7 @@ fn over_tcp(stream: &mut TcpStream, query: &[u8]) -> Message {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -138,7 +138,7 @@ fn udp_over_the_rate_is_truncated_and_refusals_are_dropped() {
     };
     let (soa, refused) = (query(APEX, RecordType::SOA), query("example.net.", RecordType::A));
     socket.send(&refused).unwrap();
-    let first = receive(PATIENCE).expect("an answer below the rate");
+    let first = receive(TIMEOUT).expect("an answer below the rate");
     assert_eq!((first.response_code, first.truncation), (ResponseCode::Refused, false));
     eventually("truncated answers, and none to a refusal", || {
         for _ in 0..300 {

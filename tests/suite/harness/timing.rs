@@ -4,7 +4,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 /// The timeout of everything that a test waits for, on a machine that is not overloaded.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Added to every limit on the server's own slowness. Other virtual machines on the same host take processors and disks
 /// away, and no counter here shows it.
@@ -40,9 +40,9 @@ static LIVENESS: LazyLock<Mutex<Liveness>> = LazyLock::new(|| {
 });
 
 /// A stopwatch that knows when this process was suspended.
-pub struct Watch(Instant);
+pub struct Stopwatch(Instant);
 
-impl Watch {
+impl Stopwatch {
     pub fn start() -> Self {
         LazyLock::force(&LIVENESS);
         Self(Instant::now())
@@ -75,7 +75,7 @@ impl Watch {
     /// Whether everything that a test waits for should have happened. On an overloaded machine the limit grows with the
     /// number of waiting processes.
     pub fn is_over(&self) -> bool {
-        self.is_past(PATIENCE) && self.is_past(patience())
+        self.is_past(TIMEOUT) && self.is_past(scaled_timeout())
     }
 
     /// Fails the test if `what` took longer than `time` and some slack, suspensions excluded. On an overloaded machine the
@@ -91,7 +91,7 @@ impl Watch {
 /// Repeats `probe` until it returns a value; fails the test, naming `what`, after the timeout.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     loop {
         let is_over = watch.is_over();
         if let Some(found) = probe() {
@@ -104,11 +104,11 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Repeats `probe` until it returns a value, and fails the test if that took much more than the second that a change may
-/// take to apply (see [`Watch::at_most`]). The limit is shorter than the ten seconds after which the server scans anyway.
+/// take to apply (see [`Stopwatch::at_most`]). The limit is shorter than the ten seconds after which the server scans anyway.
 /// Returns the time too.
 #[track_caller]
 pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, Duration) {
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let found = eventually(what, probe);
     let took = watch.elapsed();
     watch.at_most(Duration::from_secs(1), what);
@@ -116,8 +116,8 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
 }
 
 /// The timeout of everything that a test waits for, on the machine as it is now.
-pub fn patience() -> Duration {
-    PATIENCE.mul_f64(crowding())
+pub fn scaled_timeout() -> Duration {
+    TIMEOUT.mul_f64(crowding())
 }
 
 /// How many processes there are per processor, at least 1: the factor for time limits.
