@@ -143,7 +143,7 @@ fn fleet_site(phones: &[String]) -> Site {
 #[test]
 fn twenty_deploys_during_400_boots_refuse_no_request() {
     const PHONES: usize = 400;
-    const SWAPS: usize = 20;
+    const DEPLOYS: usize = 20;
     let macs: Vec<String> = (0..PHONES).map(|number| format!("00005e03{number:04x}")).collect();
     let site = Arc::new(fleet_site(&macs));
     let server = site.start();
@@ -171,7 +171,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
         let mut lost = Vec::new();
         for (number, outcome) in ended.into_iter().enumerate() {
             lost.extend(outcome);
-            if number % (PHONES / SWAPS) == PHONES / SWAPS / 2 {
+            if number % (PHONES / DEPLOYS) == PHONES / DEPLOYS / 2 {
                 deploy(&swapping, |_| ());
             }
         }
@@ -181,7 +181,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
     let summaries = runtime.block_on(async {
         let [one, other] = racks.map(|(rack, target)| {
             let booted = booted.clone();
-            async move { boot_fleet(rack, &target, 12, |_| Counting(booted.clone())).await }
+            async move { boot_fleet(rack, &target, 12, |_| FailureReporter(booted.clone())).await }
         });
         let both = tokio::join!(one, other);
         [both.0, both.1]
@@ -190,7 +190,7 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
     let lost = swapper.join().unwrap();
     let count = |of: fn(&FleetSummary) -> u64| summaries.iter().map(of).sum::<u64>();
     let swaps = fs::read_link(site.path("constituencies")).unwrap();
-    assert_eq!(swaps, Path::new(&format!("release-{}", SWAPS + 1)));
+    assert_eq!(swaps, Path::new(&format!("release-{}", DEPLOYS + 1)));
     let refused = refusals(&server);
     assert_eq!(
         (count(|it| it.phones), count(|it| it.provisioned), refused.len()),
@@ -212,9 +212,9 @@ fn twenty_deploys_during_400_boots_refuse_no_request() {
 }
 
 /// Sends the outcome of each failed boot.
-struct Counting(mpsc::Sender<Option<String>>);
+struct FailureReporter(mpsc::Sender<Option<String>>);
 
-impl BootObserver for Counting {
+impl BootObserver for FailureReporter {
     fn ended(&mut self, report: &BootReport) {
         let failure = (!report.is_provisioned()).then(|| format!("{:?}", report.outcome));
         self.0.send(failure).unwrap();

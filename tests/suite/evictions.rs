@@ -57,7 +57,7 @@ enum Idle {
 }
 
 /// Keeps `count` connections from `addresses` open while `act` runs: each that the server closes is replaced.
-fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle, act: impl FnOnce() -> T) -> T {
+fn under_attack<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle, act: impl FnOnce() -> T) -> T {
     let hello = phone(server).hello();
     let is_over = AtomicBool::new(false);
     let (rounds, reported) = std::sync::mpsc::channel();
@@ -115,7 +115,7 @@ fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
         // The others behind the same address are idle too, and count for the same address as the phone.
         let others: Vec<Socket> =
             (0..300 * SLOTS / 8_192).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
-        attacked(&server, &sources, CROWD, idle, || {
+        under_attack(&server, &sources, CROWD, idle, || {
             first_boot(&phone(&server));
             // From now on, its prefix is evicted last.
             for _ in 0..10 {
@@ -142,7 +142,7 @@ fn prefix_of_a_proven_phone_is_evicted_last() {
         let mut others: Vec<Socket> =
             (0..OTHERS).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
         // One connection per address, far fewer than the phone's address has.
-        attacked(&server, &addresses(2 * SLOTS), 2 * SLOTS, Idle::Silent, || {
+        under_attack(&server, &addresses(2 * SLOTS), 2 * SLOTS, Idle::Silent, || {
             eventually("evictions", || (evicted(&server).len() > SLOTS).then_some(()));
         });
         let open = others.iter_mut().filter_map(|socket| is_open(socket).then_some(())).count();
@@ -347,7 +347,7 @@ fn unlimited_networks_are_never_evicted() {
     let server = site.start();
     let mut trusted: Vec<Socket> =
         (0..4).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
-    attacked(&server, &addresses(50), 50, Idle::Silent, || {
+    under_attack(&server, &addresses(50), 50, Idle::Silent, || {
         eventually("evictions", || (evicted(&server).len() > 50).then_some(()));
         assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
     });
@@ -383,7 +383,7 @@ fn many_ipv6_prefixes_of_an_attacker_do_not_block_phones() {
         // More connections than each of the attacker's /64, fewer than its /48.
         let from = address(ipv6(2, 1));
         let mut idle: Vec<Socket> = (0..8).map(|_| Socket::connect_from(from, server.address()).unwrap()).collect();
-        attacked(&server, &attackers, 200, Idle::Silent, || {
+        under_attack(&server, &attackers, 200, Idle::Silent, || {
             for from in [from, address(ipv6(1, 0xffff))] {
                 first_boot(&server.client("ote", &FACTORY.device(VVX500)).from(from));
             }

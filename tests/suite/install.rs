@@ -79,7 +79,7 @@ impl Root {
 }
 
 /// The lines with the outcome `outcome`.
-fn saying<'a>(text: &'a str, outcome: &str) -> Vec<&'a str> {
+fn lines_with<'a>(text: &'a str, outcome: &str) -> Vec<&'a str> {
     let lines = text.split("\n\n").next().unwrap().lines();
     lines
         .filter_map(|line| line.split_once(": ").filter(|(_, said)| said.starts_with(outcome)).map(|it| it.0))
@@ -108,7 +108,7 @@ fn install_creates_everything_once_with_owner_and_mode() {
     let dry = root.install(&["--dry-run"]);
     assert!(root.all().is_empty(), "{:?}", root.all().keys());
     let said = root.install(&[]);
-    assert_eq!(saying(&dry, "would be made"), saying(&said, "made"));
+    assert_eq!(lines_with(&dry, "would be made"), lines_with(&said, "made"));
     let (user, group) = root.service();
     assert!(user != 0 && group != 0);
     for (path, expected) in [
@@ -134,7 +134,7 @@ fn install_creates_everything_once_with_owner_and_mode() {
 
     let before = root.all();
     let again = root.install(&[]);
-    assert_eq!(saying(&again, "as it is"), saying(&said, "made"), "{again}");
+    assert_eq!(lines_with(&again, "as it is"), lines_with(&said, "made"), "{again}");
     assert!(root.all() == before, "the second time changes nothing");
 }
 
@@ -161,11 +161,11 @@ fn install_keeps_edited_files_and_renews_the_others() {
     fs::write(&key, tsig.replace("c2Vj", "YW5v")).unwrap();
     let said = root.install(&["--tsig-key", key.to_str().unwrap()]);
     assert_eq!(
-        saying(&said, "left"),
+        lines_with(&said, "left"),
         ["/etc/provost/provost.json", "/etc/provost/tsig.key", "/etc/systemd/system/provost.service"]
     );
-    assert_eq!(saying(&said, "renewed"), ["/usr/local/bin/provost", "/etc/systemd/system/provost.socket"]);
-    assert_eq!(saying(&said, "made"), [""; 0], "{said}");
+    assert_eq!(lines_with(&said, "renewed"), ["/usr/local/bin/provost", "/etc/systemd/system/provost.socket"]);
+    assert_eq!(lines_with(&said, "made"), [""; 0], "{said}");
     assert_eq!(
         (root.read(CONFIG), root.read(SERVICE), root.read("etc/provost/tsig.key")),
         (config, mine, tsig.to_owned())
@@ -186,8 +186,8 @@ fn uninstall_removes_installed_files_but_no_data() {
     assert!(root.all() == before);
     let ended = root.run("uninstall", &[]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
-    assert_eq!(saying(&dry, "would be removed"), saying(&ended.stdout, "removed"));
-    assert!(saying(&ended.stdout, "removed").len() > 30, "{}", ended.stdout);
+    assert_eq!(lines_with(&dry, "would be removed"), lines_with(&ended.stdout, "removed"));
+    assert!(lines_with(&ended.stdout, "removed").len() > 30, "{}", ended.stdout);
     for left in [
         "/etc/systemd/system/provost.socket",
         "/etc/provost",
@@ -195,7 +195,7 @@ fn uninstall_removes_installed_files_but_no_data() {
         "/var/lib/provost",
         "user provost",
     ] {
-        assert!(saying(&ended.stdout, "left").contains(&left), "{left} in {}", ended.stdout);
+        assert!(lines_with(&ended.stdout, "left").contains(&left), "{left} in {}", ended.stdout);
     }
     let files = root.all().into_iter().filter(|(path, found)| !path.is_dir() && !found.3.is_empty());
     let names: Vec<String> =
@@ -204,7 +204,7 @@ fn uninstall_removes_installed_files_but_no_data() {
         names.iter().filter(|name| !name.starts_with("etc/") || name.contains("provost")).collect();
     assert_eq!(ours, [CONFIG, SOCKET, "srv/provost/constituencies/site.cfg"], "{names:?}");
     let nothing = root.run("uninstall", &[]);
-    assert_eq!((nothing.code, saying(&nothing.stdout, "removed")), (0, vec![]));
+    assert_eq!((nothing.code, lines_with(&nothing.stdout, "removed")), (0, vec![]));
 }
 
 #[test]

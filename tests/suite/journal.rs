@@ -65,8 +65,8 @@ fn journal_entries_carry_priority_and_fields() {
         let all = journal(&["SYSLOG_IDENTIFIER=provost"]);
         all.into_iter().find_map(|entry| Some(entry["MESSAGE"].as_str()?.strip_prefix("listening on ")?.to_owned()))
     });
-    let colourless = |entry: &Value| !entry["MESSAGE"].to_string().contains("\\u001b");
-    assert!(journal(&["SYSLOG_IDENTIFIER=provost"]).iter().all(colourless));
+    let colorless = |entry: &Value| !entry["MESSAGE"].to_string().contains("\\u001b");
+    assert!(journal(&["SYSLOG_IDENTIFIER=provost"]).iter().all(colorless));
 
     drop(std::net::TcpStream::connect(&listening).unwrap());
     let line = eventually("the access log's line", || {

@@ -21,7 +21,7 @@ use crate::harness::{Stopwatch, VVX500};
 const REASON: &str = "is not trusted here";
 
 /// Less than the lingering time of five seconds.
-const LONGER: Duration = Duration::from_millis(4500);
+const BELOW_LINGERING_TIME: Duration = Duration::from_millis(4500);
 
 /// A client that sends one record at a time, and pauses after the second, which begins with its certificate, until the
 /// server has refused it.
@@ -130,7 +130,7 @@ fn refused_client_is_closed_at_the_handshake_timeout() {
     let mut refused = refused(&server);
     // It reads the end of the server's side at once. The server reads what it sends until the server closes.
     while refused.write_all(&[0]).is_ok() {
-        assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());
+        assert!(!watch.is_past(BELOW_LINGERING_TIME), "{:?}", watch.elapsed());
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(watch.elapsed() > Duration::from_millis(1900), "{:?}", watch.elapsed());
@@ -143,7 +143,7 @@ fn refused_client_that_floods_is_closed_early() {
     let mut refused = refused(&server);
     let watch = Stopwatch::start();
     while refused.write_all(&[0; 8 << 10]).is_ok() {
-        assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());
+        assert!(!watch.is_past(BELOW_LINGERING_TIME), "{:?}", watch.elapsed());
     }
 }
 
@@ -155,7 +155,7 @@ fn shutdown_does_not_wait_for_lingering_clients() {
     let watch = Stopwatch::start();
     server.signal(Signal::TERM);
     assert!(server.wait().success());
-    assert!(!watch.is_past(LONGER), "{:?}", watch.elapsed());
+    assert!(!watch.is_past(BELOW_LINGERING_TIME), "{:?}", watch.elapsed());
     drop(refused);
 }
 

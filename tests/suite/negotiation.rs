@@ -13,11 +13,11 @@ static RSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&dev
 static ECDSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.device(VVX500));
 
 /// openssl's report of a connection, with the content of `site.cfg` if it succeeded.
-struct Agreed {
+struct Negotiated {
     text: String,
 }
 
-impl Agreed {
+impl Negotiated {
     fn is_served(&self) -> bool {
         self.text.contains("<site/>")
     }
@@ -38,7 +38,7 @@ impl Agreed {
 }
 
 /// Connects as the phone VVX500 with the `arguments` of `openssl s_client` to a server whose certificate must verify.
-fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
+fn connect(site: &Site, server: &Running, arguments: &str) -> Negotiated {
     // openssl shows no certificate of a type whose signatures it does not offer to verify.
     let takes_rsa = !arguments.contains("-sigalgs") || arguments.to_lowercase().contains("rsa");
     let device = if takes_rsa { &*RSA } else { &*ECDSA };
@@ -58,7 +58,7 @@ fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
     all.extend(arguments.split_whitespace());
     let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
     let ended = s_client(server.address(), &all, &request);
-    Agreed { text: ended.stdout + &ended.stderr }
+    Negotiated { text: ended.stdout + &ended.stderr }
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn certificate_fits_the_signature_schemes_and_suites() {
         ("-cipher ECDHE-RSA-AES128-GCM-SHA256 -sigalgs rsa_pss_rsae_sha256:ECDSA+SHA256", "ECDSA"),
     ];
     for (arguments, signature) in cases {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
         assert_eq!(agreed.signature(), signature, "{arguments}");
     }
@@ -94,13 +94,13 @@ fn client_without_a_usable_certificate_is_refused_and_logged() {
     site.config["certificate"]["files"].as_array_mut().unwrap().pop();
     let server = site.start();
     for arguments in ["-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", "-tls1_3 -sigalgs ECDSA+SHA256"] {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(!agreed.is_served(), "{arguments}");
         assert!(agreed.text.contains("alert handshake failure"), "{}", agreed.text);
     }
     server.reason("offered TLS 1.2 with ECDHE-ECDSA key exchange");
     server.reason("offered TLS 1.3");
-    let agreed = agree(&site, &server, "-tls1_2");
+    let agreed = connect(&site, &server, "-tls1_2");
     assert_eq!((agreed.is_served(), agreed.signature()), (true, "RSA-PSS"));
 }
 
@@ -120,7 +120,7 @@ fn aes_128_is_preferred_over_the_client_order() {
         ("-tls1_2 -cipher ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
     ];
     for (arguments, suite) in cases {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
         assert_eq!(agreed.suite(), suite, "{arguments}");
     }
@@ -133,7 +133,7 @@ fn newest_tls_version_is_negotiated() {
     let site = Site::with_ote();
     let server = site.start();
     for (arguments, version) in [("", "TLSv1.3"), ("-no_tls1_3", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
         assert!(agreed.text.contains(&format!("New, {version}")), "{arguments}: {}", agreed.text);
     }
@@ -151,7 +151,7 @@ fn alpn_negotiates_http_1_1_or_http_1_0() {
         ("-alpn http/1.0,http/1.1", "ALPN protocol: http/1.1"),
         ("", "No ALPN negotiated"),
     ] {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(agreed.is_served() && agreed.text.contains(said), "{arguments}: {}", agreed.text);
     }
     for (arguments, reason) in [
@@ -159,7 +159,7 @@ fn alpn_negotiates_http_1_1_or_http_1_0() {
         ("-alpn http/0.9 -tls1_2", "offered only http/0.9 as application protocol"),
         ("-alpn h2,h3", "offered only h2 and h3 as application protocol"),
     ] {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
         server.reason(reason);
     }
@@ -187,10 +187,10 @@ fn unsupported_key_share_gets_a_hello_retry_request() {
         ("-tls1_3 -groups P-384", "ECDH, secp384r1, 384 bits"),
         ("-tls1_2 -groups P-521:P-256", "ECDH, prime256v1, 256 bits"),
     ] {
-        let agreed = agree(&site, &server, arguments);
+        let agreed = connect(&site, &server, arguments);
         assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
         assert_eq!(agreed.after("Server Temp Key: "), group, "{arguments}");
     }
-    assert!(!agree(&site, &server, "-tls1_3 -groups P-521").is_served());
+    assert!(!connect(&site, &server, "-tls1_3 -groups P-521").is_served());
     server.reason("offered no group that is served (secp521r1)");
 }

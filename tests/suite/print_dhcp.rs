@@ -47,7 +47,7 @@ fn site() -> Site {
     site
 }
 
-const EVERYTHING: [&str; 8] =
+const ALL_OPTIONS: [&str; 8] =
     ["--vlan", "10", "--timezone", "Europe/Berlin", "--offset", "-05:30", "--ntp", "192.0.2.1"];
 
 fn print(site: &Site, format: &str, more: &[&str]) -> Ended {
@@ -56,7 +56,7 @@ fn print(site: &Site, format: &str, more: &[&str]) -> Ended {
 
 /// The output with every option.
 fn printed(site: &Site, format: &str) -> String {
-    let ended = print(site, format, &EVERYTHING);
+    let ended = print(site, format, &ALL_OPTIONS);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
     ended.stdout
 }
@@ -394,7 +394,7 @@ fn lan(test: &str, program: &str) -> bool {
 }
 
 /// The output of `print dhcp` for `constituency`, which must succeed.
-fn taken(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String {
+fn printed_for(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String {
     let words = [&["print", "dhcp", "--format", format, "--constituency", constituency], more].concat();
     let ended = provost(&site.path("."), &words);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -402,7 +402,7 @@ fn taken(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String
 }
 
 /// Kea's configuration of the LAN, with the lists of the output appended to the lists of the same names.
-fn merged(mut config: Value, printed: &[String]) -> String {
+fn merge(mut config: Value, printed: &[String]) -> String {
     for text in printed {
         let printed: Value = serde_json::from_str(text).unwrap();
         for (key, value) in printed["Dhcp4"].as_object().unwrap() {
@@ -460,8 +460,8 @@ fn dhcpd_adds_options_to_reservations() {
         host a { hardware ethernet 00:00:5e:00:53:0c; fixed-address 192.0.2.30; }
         group { host b { hardware ethernet 00:00:5e:00:53:ee; fixed-address 192.0.2.32; } }
         host printer { hardware ethernet 00:00:5e:00:53:fe; fixed-address 192.0.2.33; }";
-    let ote = |more: &[&str]| taken(&site, "isc", "ote", &[&EVERYTHING, more].concat());
-    let prod = |more: &[&str]| taken(&site, "isc", "prod", more);
+    let ote = |more: &[&str]| printed_for(&site, "isc", "ote", &[&ALL_OPTIONS, more].concat());
+    let prod = |more: &[&str]| printed_for(&site, "isc", "prod", more);
     let without = &["--without-definitions"][..];
     for (own, ote, prod) in [
         // The site's own definitions, with and without ours besides, in either order.
@@ -502,8 +502,8 @@ fn kea_adds_options_to_reservations() {
         { "hw-address": "00:00:5e:00:53:ee", "ip-address": "192.0.2.32" },
         { "hw-address": "00:00:5e:00:53:fe", "ip-address": "192.0.2.33" },
     ]);
-    let ote = |more: &[&str]| taken(&site, "kea", "ote", &[&EVERYTHING, more].concat());
-    let prod = |more: &[&str]| taken(&site, "kea", "prod", more);
+    let ote = |more: &[&str]| printed_for(&site, "kea", "ote", &[&ALL_OPTIONS, more].concat());
+    let prod = |more: &[&str]| printed_for(&site, "kea", "prod", more);
     let without = &["--without-definitions"][..];
     let mut defined = own.clone();
     defined["Dhcp4"]["option-def"] = json!([
@@ -511,7 +511,7 @@ fn kea_adds_options_to_reservations() {
         { "name": "polycom-vlan", "code": 128, "type": "string", "space": "dhcp4" },
     ]);
     for (own, printed) in [(&own, [ote(&[]), prod(without)]), (&defined, [prod(without), ote(without)])] {
-        let text = merged(own.clone(), &printed);
+        let text = merge(own.clone(), &printed);
         assert_adds_options(DhcpServer::start(Program::Kea, &text));
     }
     assert!(!ote(without).contains("option-def"), "{}", ote(without));
@@ -523,13 +523,13 @@ fn kea_adds_options_to_reservations() {
         "option-data": [{ "code": 160, "csv-format": false, "data": "'https://old/'", "always-send": true }],
     });
     for (place, url) in [(0, "https://old/"), (1, "https://ote.phones.example.com/")] {
-        let mut config: Value = serde_json::from_str(&merged(own.clone(), &[ote(&[])])).unwrap();
+        let mut config: Value = serde_json::from_str(&merge(own.clone(), &[ote(&[])])).unwrap();
         config["Dhcp4"]["client-classes"].as_array_mut().unwrap().insert(place, class.clone());
         let mut server = DhcpServer::start(Program::Kea, &config.to_string());
         assert_eq!(server.offer(VVX500, &ASKED).text(160).unwrap(), url);
     }
     own["Dhcp4"]["subnet4"][0]["option-data"] = json!([{ "name": "time-offset", "data": "3600" }]);
-    let mut server = DhcpServer::start(Program::Kea, &merged(own, &[ote(&[])]));
+    let mut server = DhcpServer::start(Program::Kea, &merge(own, &[ote(&[])]));
     assert_eq!(server.offer(VVX500, &ASKED).options[&2], 3600_i32.to_be_bytes());
 }
 
@@ -543,8 +543,8 @@ fn dnsmasq_adds_options_to_reservations() {
 dhcp-host=00:00:5e:00:53:ee,set:lab,192.0.2.32
 dhcp-host=00:00:5e:00:53:fe,192.0.2.33,set:lab
 dhcp-option=tag:lab,3";
-    let ote = taken(&site, "dnsmasq", "ote", &EVERYTHING);
-    let prod = taken(&site, "dnsmasq", "prod", &["--without-definitions"]);
+    let ote = printed_for(&site, "dnsmasq", "ote", &ALL_OPTIONS);
+    let prod = printed_for(&site, "dnsmasq", "prod", &["--without-definitions"]);
     for text in [format!("{own}\n{ote}\n{prod}"), format!("{prod}\n{ote}\n{own}")] {
         assert_adds_options(DhcpServer::start(Program::Dnsmasq, &lan::config(Program::Dnsmasq, &text)));
     }
@@ -590,14 +590,14 @@ fn printed_dhcp_reserves_addresses_and_sets_lease_times() {
         [(&[][..], "https://ote.phones.example.com/"), (&["--plain-http"], "http://ote.phones.example.com/")]
     {
         let words = [&common, &["--address", &addresses[0], "--address", &addresses[1]][..], more].concat();
-        let print = |format: &str| taken(&site, format, "ote", &words);
+        let print = |format: &str| printed_for(&site, format, "ote", &words);
         for format in FORMATS {
             let said = "Reserved addresses: 2. These phones must have no other reservation at the site.";
             assert!(print(format).contains(said), "{format}");
         }
         let dhcpd = lan::config(Program::Dhcpd, &print("isc"));
         reserves_addresses(DhcpServer::start(Program::Dhcpd, &dhcpd), url, Some(604_800));
-        let kea = merged(lan::kea_config(), &[print("kea")]);
+        let kea = merge(lan::kea_config(), &[print("kea")]);
         reserves_addresses(DhcpServer::start(Program::Kea, &kea), url, Some(604_800));
         let dnsmasq = lan::config(Program::Dnsmasq, &print("dnsmasq"));
         reserves_addresses(DhcpServer::start(Program::Dnsmasq, &dnsmasq), url, None);

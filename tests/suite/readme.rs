@@ -261,14 +261,14 @@ fn first_phone_boots_as_documented() {
     }
     let shell = readme_commands();
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
-    let (phone, let_in) = (shell[3].trim(), shell[4]);
+    let (phone, allow) = (shell[3].trim(), shell[4]);
     let stranger = phone.replace(VVX500, "00005e0053aa");
     let script = format!(
         "{setup}\nprovost serve >access.log 2>diagnostics.log & server=$!
          until grep -q 'listening on' diagnostics.log; do kill -0 $server; done
          {phone} >known.txt; {stranger} >unknown.txt || echo \"unknown: $?\"
          until provost phones --refused | grep -q 00005e0053aa; do kill -0 $server; done
-         {let_in}
+         {allow}
          until {stranger} >let-in.txt; do kill -0 $server; done
          kill $server; wait $server"
     );

@@ -22,12 +22,12 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 /// A client's session store that offers the sessions of any server to any other, and counts them.
 #[derive(Debug)]
-struct Careless {
+struct SharedStore {
     sessions: ClientSessionMemoryCache,
     given: AtomicUsize,
 }
 
-impl Careless {
+impl SharedStore {
     fn new() -> Arc<Self> {
         Arc::new(Self { sessions: ClientSessionMemoryCache::new(64), given: AtomicUsize::new(0) })
     }
@@ -46,7 +46,7 @@ fn any_server() -> ServerName<'static> {
     ServerName::try_from("anybody.example").unwrap()
 }
 
-impl ClientSessionStore for Careless {
+impl ClientSessionStore for SharedStore {
     fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
         self.sessions.set_kx_hint(any_server(), group);
     }
@@ -85,8 +85,8 @@ fn client(
     name: &str,
     version: &'static SupportedProtocolVersion,
     identity: Option<&Identity>,
-) -> (Client, Arc<Careless>) {
-    let memory = Careless::new();
+) -> (Client, Arc<SharedStore>) {
+    let memory = SharedStore::new();
     let client = Client::new(server.address(), Some(&format!("{name}.{DOMAIN}"))).only(version, identity);
     (client.with_sessions(memory.clone()), memory)
 }

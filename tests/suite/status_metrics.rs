@@ -123,7 +123,7 @@ pub fn cannot_renew(site: &mut Site) {
 }
 
 /// The metrics of a server after requests, and of one that cannot renew.
-fn everything() -> String {
+fn all_metrics() -> String {
     let plain = site();
     let server = plain.start();
     send_various_requests(&server);
@@ -150,7 +150,7 @@ fn alerts_and_dashboard_name_only_existing_metrics() {
         assert_eq!(ended.code, 0, "{ended:?}");
         ended.stdout
     };
-    let there = names(&everything());
+    let there = names(&all_metrics());
     assert!(there.len() >= 20, "{there:?}");
     let alerts = printed("prometheus-alerts");
     check("rules", &alerts);

@@ -30,7 +30,7 @@ const POWER_CUT: u32 = 6;
 /// When the operator acts.
 const NOON: u32 = 24;
 /// The phone that boots all the time.
-const RESTLESS: u32 = 5;
+const ALWAYS_BOOTING: u32 = 5;
 /// The number of requests that the history keeps individually per phone: for an accepted one, and for an unknown one.
 const HISTORY: usize = 200;
 const HISTORY_OF_STRANGER: usize = 20;
@@ -56,7 +56,7 @@ enum Role {
 }
 
 /// The number of phones per role.
-const CREW: [(Role, u32); 6] = [
+const PHONES_PER_ROLE: [(Role, u32); 6] = [
     (Role::Ote, 110),
     (Role::Ucs, 90),
     (Role::Anybody, 50),
@@ -71,12 +71,12 @@ struct Member {
     number: u32,
     phone: VirtualPhone,
     identity: Identity,
-    diary: Arc<Mutex<Diary>>,
+    record: Arc<Mutex<Record>>,
 }
 
 /// The record of a phone.
 #[derive(Debug, Default)]
-struct Diary {
+struct Record {
     entries: Vec<Entry>,
     /// The times of boots without any answer.
     shut_out: Vec<u32>,
@@ -110,17 +110,17 @@ impl Entry {
 }
 
 /// Records the requests of a booting phone.
-struct Writing {
+struct Recorder {
     tick: u32,
     phone: VirtualPhone,
-    diary: Arc<Mutex<Diary>>,
+    record: Arc<Mutex<Record>>,
 }
 
-impl BootObserver for Writing {
+impl BootObserver for Recorder {
     fn exchanged(&mut self, exchange: &RequestReport) {
         let Some(status) = exchange.status else { return };
         let is_updater = exchange.program == provost::virtual_phone::Program::Updater;
-        self.diary.lock().unwrap().entries.push(Entry {
+        self.record.lock().unwrap().entries.push(Entry {
             tick: self.tick,
             method: exchange.method.to_string(),
             path: exchange.path.clone(),
@@ -132,12 +132,12 @@ impl BootObserver for Writing {
     }
 
     fn ended(&mut self, report: &BootReport) {
-        let mut diary = self.diary.lock().unwrap();
+        let mut record = self.record.lock().unwrap();
         if report.exchanges.iter().all(|exchange| exchange.status.is_none()) {
-            diary.shut_out.push(self.tick);
+            record.shut_out.push(self.tick);
         } else {
             let facts = report.tls.as_ref().unwrap();
-            diary.tls = Some((facts.version.replace('_', "."), facts.suite.clone()));
+            record.tls = Some((facts.version.replace('_', "."), facts.suite.clone()));
         }
     }
 }
@@ -151,7 +151,7 @@ impl Member {
         }
         let identity =
             if role == Role::Impostor { Identity::self_signed(&device_params(mac)) } else { FACTORY.device(mac) };
-        Self { role, number, phone, identity, diary: Arc::default() }
+        Self { role, number, phone, identity, record: Arc::default() }
     }
 
     fn mac(&self) -> String {
@@ -170,13 +170,13 @@ impl Member {
     fn boots_at(&self, tick: u32) -> bool {
         let own = self.number.wrapping_mul(2_654_435_761) >> 16;
         let is_its_time = tick == own % TICKS || self.number.is_multiple_of(4) && tick == (own / TICKS) % TICKS;
-        is_its_time || self.number == RESTLESS || tick == POWER_CUT && self.role == Role::Ote
+        is_its_time || self.number == ALWAYS_BOOTING || tick == POWER_CUT && self.role == Role::Ote
     }
 
     /// Requests a file outside of a boot and records it; returns whether the answer is `status`.
     fn ask(&self, server: &Running, status: u16) -> bool {
         let answer = server.client("ote", &self.identity).get("/site.cfg").unwrap();
-        self.diary.lock().unwrap().entries.push(Entry {
+        self.record.lock().unwrap().entries.push(Entry {
             tick: NOON,
             method: "GET".to_owned(),
             path: "/site.cfg".to_owned(),
@@ -189,7 +189,7 @@ impl Member {
 
     async fn boot(&self, tick: u32, target: BootTarget) {
         let certificate = DeviceCertificate { chain: self.identity.chain.clone(), key: self.identity.key() };
-        let mut writing = Writing { tick, phone: self.phone.clone(), diary: Arc::clone(&self.diary) };
+        let mut writing = Recorder { tick, phone: self.phone.clone(), record: Arc::clone(&self.record) };
         let report = boot(&self.phone, &target, Some(&certificate), &mut writing).await;
         // An incomplete record is useless.
         let is_whole = |report: &BootReport| report.exchanges.iter().all(|exchange| exchange.status.is_some());
@@ -316,7 +316,7 @@ impl Day {
 
 /// All phones, numbered; impostors claim the MACs of the first phones.
 fn members() -> impl Iterator<Item = Member> {
-    let roles = CREW.into_iter().flat_map(|(role, count)| (0..count).map(move |_| role));
+    let roles = PHONES_PER_ROLE.into_iter().flat_map(|(role, count)| (0..count).map(move |_| role));
     roles.zip(0..).map(|(role, number)| {
         let claimed = if role == Role::Impostor { number - 290 } else { number };
         Member::new(role, number, &format!("00005e02{claimed:04x}"))
@@ -331,8 +331,8 @@ fn libfaketime() -> PathBuf {
 
 /// The expected history of a phone by its record.
 fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequest]) {
-    let diary = member.diary.lock().unwrap();
-    let (mac, entries) = (member.mac(), &diary.entries);
+    let record = member.record.lock().unwrap();
+    let (mac, entries) = (member.mac(), &record.entries);
     let last = |is_one: fn(&Entry) -> bool| entries.iter().rev().find(|entry| is_one(entry));
     let count = |is_one: fn(&Entry) -> bool| entries.iter().filter(|entry| is_one(entry)).count() as u64;
     assert_eq!(known.requests, entries.len() as u64, "{mac}");
@@ -345,9 +345,9 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequ
         assert!((0..60_000).contains(&late), "{mac}: {late} ms after {entry:?}");
     };
     at(known.last_seen, entries.last().unwrap());
-    let let_in = last(|entry| !entry.is_refused());
-    assert_eq!(known.last_accepted.is_some(), let_in.is_some(), "{mac}");
-    known.last_accepted.into_iter().zip(let_in).for_each(|(time, entry)| at(time, entry));
+    let accepted = last(|entry| !entry.is_refused());
+    assert_eq!(known.last_accepted.is_some(), accepted.is_some(), "{mac}");
+    known.last_accepted.into_iter().zip(accepted).for_each(|(time, entry)| at(time, entry));
     assert_eq!(known.is_refused, entries.last().unwrap().is_refused(), "{mac}");
     for (event, entry) in [
         (&known.configuration, last(Entry::is_configuration)),
@@ -370,16 +370,16 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequ
     }
     assert_eq!(known.model.as_deref(), Some(member.phone.model.as_str()), "{mac}");
     assert_eq!(known.firmware, entries.iter().rev().find_map(|entry| entry.firmware.clone()), "{mac}");
-    assert_eq!(known.tls, diary.tls, "{mac}");
+    assert_eq!(known.tls, record.tls, "{mac}");
     assert_eq!(known.address, "127.0.0.1", "{mac}");
     let (_, certificate) = x509_parser::parse_x509_certificate(&member.identity.chain[0]).unwrap();
     assert_eq!(known.certificate_not_after, Some(certificate.validity().not_after.timestamp()), "{mac}");
-    check_history(day, member, entries, let_in.is_some(), requests);
+    check_history(day, member, entries, accepted.is_some(), requests);
 }
 
 /// The last requests are stored individually.
-fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool, requests: &[StoredRequest]) {
-    let kept = if was_let_in { HISTORY } else { HISTORY_OF_STRANGER };
+fn check_history(day: &Day, member: &Member, entries: &[Entry], was_accepted: bool, requests: &[StoredRequest]) {
+    let kept = if was_accepted { HISTORY } else { HISTORY_OF_STRANGER };
     let expected = &entries[entries.len().saturating_sub(kept)..];
     let reported: Vec<_> = expected
         .iter()
@@ -397,14 +397,14 @@ fn check_claims(day: &Day, claims: &[StoredClaim]) {
     let impostors: Vec<_> = day.crew.iter().filter(|member| member.role == Role::Impostor).collect();
     assert_eq!(claims.len(), impostors.len());
     for member in impostors {
-        let diary = member.diary.lock().unwrap();
+        let record = member.record.lock().unwrap();
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &member.identity.chain[0]);
         let claim =
             claims.iter().find(|claim| claim.fingerprint.is_some_and(|bytes| bytes == digest.as_ref())).unwrap();
-        assert!(diary.entries.is_empty() && !diary.shut_out.is_empty(), "{diary:?}");
+        assert!(record.entries.is_empty() && !record.shut_out.is_empty(), "{record:?}");
         assert_eq!((claim.mac, claim.constituency.as_str()), (member.phone.mac, "ote"));
-        assert_eq!(claim.count, diary.shut_out.len() as u64, "{}", member.mac());
-        assert_eq!(claim.first_seen, day.milliseconds(diary.shut_out[0]), "{}", member.mac());
+        assert_eq!(claim.count, record.shut_out.len() as u64, "{}", member.mac());
+        assert_eq!(claim.first_seen, day.milliseconds(record.shut_out[0]), "{}", member.mac());
         assert!(claim.refusal.as_ref().unwrap().contains("self-signed"), "{claim:?}");
     }
 }
@@ -418,18 +418,18 @@ fn check_command(day: &Day, folder: &Path) {
     let (refused, all) = (lines(&printed.stdout), lines(&all.stdout));
     assert_eq!(all.len(), 290, "each phone once, without impostors");
     for member in day.crew.iter().filter(|member| member.role != Role::Impostor) {
-        let diary = member.diary.lock().unwrap();
+        let record = member.record.lock().unwrap();
         let line = all.iter().find(|line| line["mac"] == member.mac()).unwrap();
-        let last = diary.entries.last().unwrap();
-        assert_eq!(line["requests"], diary.entries.len(), "{line}");
-        assert_eq!(line["bytes"], diary.entries.iter().map(|entry| entry.bytes).sum::<u64>(), "{line}");
+        let last = record.entries.last().unwrap();
+        assert_eq!(line["requests"], record.entries.len(), "{line}");
+        assert_eq!(line["bytes"], record.entries.iter().map(|entry| entry.bytes).sum::<u64>(), "{line}");
         assert_eq!(line["refused"], last.is_refused(), "{line}");
-        assert_eq!(line["first_seen"], day.at(diary.entries[0].tick).format(&Rfc3339).unwrap(), "{line}");
+        assert_eq!(line["first_seen"], day.at(record.entries[0].tick).format(&Rfc3339).unwrap(), "{line}");
         assert_eq!(line["constituency"], member.constituency(), "{line}");
     }
     let is_refused = |member: &&Arc<Member>| {
-        let diary = member.diary.lock().unwrap();
-        diary.entries.last().is_none_or(Entry::is_refused)
+        let record = member.record.lock().unwrap();
+        record.entries.last().is_none_or(Entry::is_refused)
     };
     let expected: BTreeSet<(String, bool)> =
         day.crew.iter().filter(is_refused).map(|member| (member.mac(), member.role != Role::Impostor)).collect();
@@ -444,14 +444,14 @@ fn check_command(day: &Day, folder: &Path) {
 /// Compares `provost phone-log` for the phone with the most requests, and for one that was denied.
 fn check_log(day: &Day, folder: &Path) {
     let denied = day.crew.iter().find(|member| member.role == Role::Denied).unwrap();
-    for member in [&day.crew[RESTLESS as usize], denied] {
+    for member in [&day.crew[ALWAYS_BOOTING as usize], denied] {
         let printed = provost(folder, &["phone-log", &member.mac(), "--json"]);
         assert_eq!(printed.code, 0, "{}", printed.stderr);
         let lines: Vec<Value> = printed.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let (claims, requests): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line["proven"] == false);
-        let diary = member.diary.lock().unwrap();
+        let record = member.record.lock().unwrap();
         let kept = if member.role == Role::Denied { HISTORY_OF_STRANGER } else { HISTORY };
-        let expected = &diary.entries[diary.entries.len().saturating_sub(kept)..];
+        let expected = &record.entries[record.entries.len().saturating_sub(kept)..];
         assert_eq!(requests.len(), expected.len());
         for (line, entry) in requests.iter().zip(expected) {
             assert_eq!(
@@ -472,17 +472,17 @@ fn check_database(day: &Day, file: &Path) {
     let (mut requests, mut refusals, mut kept, mut shut_out) = (0, 0, 0, 0);
     let mut steps: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
     for member in &day.crew {
-        let diary = member.diary.lock().unwrap();
-        let was_let_in = diary.entries.iter().any(|entry| !entry.is_refused());
-        requests += diary.entries.len();
-        refusals += diary.entries.iter().filter(|entry| entry.is_refused()).count();
-        kept += diary.entries.len().min(if was_let_in { HISTORY } else { HISTORY_OF_STRANGER });
-        shut_out += diary.shut_out.len();
-        for (tick, is_refused) in diary
+        let record = member.record.lock().unwrap();
+        let was_accepted = record.entries.iter().any(|entry| !entry.is_refused());
+        requests += record.entries.len();
+        refusals += record.entries.iter().filter(|entry| entry.is_refused()).count();
+        kept += record.entries.len().min(if was_accepted { HISTORY } else { HISTORY_OF_STRANGER });
+        shut_out += record.shut_out.len();
+        for (tick, is_refused) in record
             .entries
             .iter()
             .map(|entry| (entry.tick, entry.is_refused()))
-            .chain(diary.shut_out.iter().map(|tick| (*tick, true)))
+            .chain(record.shut_out.iter().map(|tick| (*tick, true)))
         {
             let step = steps.entry(day.at(tick).unix_timestamp() / 600).or_default();
             *(if is_refused { &mut step.1 } else { &mut step.0 }) += 1;
@@ -508,7 +508,7 @@ fn phone_history_matches_a_day_of_300_phones() {
     let server = day.start();
     let boots = day.pass(&server);
     assert!(boots > 500, "{boots}");
-    assert!(day.crew[RESTLESS as usize].diary.lock().unwrap().entries.len() > 2 * HISTORY);
+    assert!(day.crew[ALWAYS_BOOTING as usize].record.lock().unwrap().entries.len() > 2 * HISTORY);
     assert!(day.crew.iter().any(|member| member.phone.boot_order() == BootOrder::UcSoftware4));
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());

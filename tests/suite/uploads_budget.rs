@@ -12,7 +12,7 @@ use crate::harness::{VVX500, VVX550, eventually, not_run};
 use crate::uploads::{LOG, begin_put, content, files_below, incomplete_uploads, phone, site_with};
 
 /// Sends a PUT of `length` bytes with `Expect: 100-continue`; returns the status and the connection.
-fn offered(client: &Client, path: &str, length: usize) -> (u16, Connection) {
+fn begin_with_expect(client: &Client, path: &str, length: usize) -> (u16, Connection) {
     let mut connection = client.connect().unwrap();
     let headers = format!("Content-Length: {length}\r\nExpect: 100-continue\r\n");
     connection.send_head("PUT", path, &headers).unwrap();
@@ -41,7 +41,7 @@ fn second_writer_of_a_file_gets_409() {
         // A request as a probe might lock the file itself.
         let has_grown = || length() > before;
         eventually("the first to begin", || (incomplete_uploads(&site) == 1 || has_grown()).then_some(()));
-        assert_eq!(offered(&phone, LOG, 10).0, 409);
+        assert_eq!(begin_with_expect(&phone, LOG, 10).0, 409);
         assert_eq!(phone.put(LOG, "", b"second").unwrap().status, 409);
         assert_eq!(phone.put(&LOG.replace("0c-", "0C-").replace("5e", "5E"), "", b"second").unwrap().status, 409);
         assert_eq!(phone.put("/00005e00530c-boot.log", "", b"other").unwrap().status / 100, 2, "another file");
@@ -135,7 +135,7 @@ fn concurrent_uploads_do_not_exceed_a_quota() {
         let server = site.start();
         let phone = phone(&server);
         // All of them have their answers before the first sends a byte.
-        let offers: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30)).collect();
+        let offers: Vec<_> = (0..8).map(|kind| begin_with_expect(&phone, &name(kind), 30)).collect();
         let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
         assert_eq!(statuses.iter().filter(|status| **status == 100).count(), allowed, "{limits} {statuses:?}");
         assert_eq!(statuses.iter().filter(|status| **status == 507).count(), 8 - allowed, "{limits} {statuses:?}");
@@ -153,9 +153,9 @@ fn ninth_concurrent_upload_of_a_phone_gets_503() {
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
     let server = site.start();
     let phone = phone(&server);
-    let mut under_way: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30)).collect();
+    let mut under_way: Vec<_> = (0..8).map(|kind| begin_with_expect(&phone, &name(kind), 30)).collect();
     assert_eq!(under_way.iter().filter(|(status, _)| *status == 100).count(), 8);
-    assert_eq!(offered(&phone, &name(8), 30).0, 503);
+    assert_eq!(begin_with_expect(&phone, &name(8), 30).0, 503);
     server.reason("8 uploads of this phone are under way already");
     let other = server.client("ote", &FACTORY.device(VVX550));
     assert_eq!(status(&other, "/00005e0053c7-app.log", 30), 201);
@@ -250,7 +250,7 @@ fn concurrent_uploads_do_not_exceed_the_write_quota() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 100_000 }));
     let server = site.start();
     let phone = phone(&server);
-    let offers: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30_000)).collect();
+    let offers: Vec<_> = (0..8).map(|kind| begin_with_expect(&phone, &name(kind), 30_000)).collect();
     let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [100, 100, 100, 429, 429, 429, 429, 429]);
     drop(offers);

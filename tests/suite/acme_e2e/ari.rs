@@ -61,7 +61,7 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
     let Some((_bind, public)) = with_profiles(test) else { return };
     let server = public.start();
     public.obtains();
-    let status = &public.knows_the_window();
+    let status = &public.wait_for_window();
     let (window, next) = (&status["window"], status["next_attempt"].as_i64().unwrap());
     let bounds = window["start"].as_i64().unwrap()..=window["end"].as_i64().unwrap();
     assert!(bounds.contains(&next) && next > OffsetDateTime::now_utc().unix_timestamp(), "{status}");
@@ -71,12 +71,12 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
     // The CA moves the window to the present. It is not queried before its Retry-After, six hours, has passed.
     let before = std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap();
     let leaf = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
-    let (start, end) = now_at_once();
+    let (start, end) = current_window();
     public.pebble.set_renewal_window(leaf, start, end);
     let server = public.start();
     assert_eq!(public.status()["certificates"][0]["next_attempt"], next);
     server.kill();
-    public.forget_when_to_look_again();
+    public.expire_retry_after();
     let server = public.start();
     server.says("a new certificate is in use");
     assert_ne!(std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap(), before);
@@ -114,7 +114,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
     let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
     let _server = public.start();
     public.obtains();
-    public.knows_the_window();
+    public.wait_for_window();
     let asked = ca.queried_certificates().len();
     let early = public.certificate(&["renew"]);
     assert_eq!(early.code, 0, "{early:?}");
@@ -123,7 +123,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
     assert_eq!(ca.queried_certificates().len(), asked + 1);
 
     // The CA moves the window to the present. Its Retry-After, six hours, does not bind an operator's command.
-    let (start, end) = now_at_once();
+    let (start, end) = current_window();
     ca.set_renewal_window(start, end);
     let renewed = public.certificate(&["renew"]);
     assert!(renewed.code == 0 && renewed.stdout.contains("ecdsa-p256: a new certificate is in use"), "{renewed:?}");
@@ -146,7 +146,7 @@ pub(super) fn with_ari_proxy(test: &str, echoes_replaces: bool) -> Option<(Bind,
 }
 
 /// A window that began long ago and ends soon, so that almost any time in it is past.
-fn now_at_once() -> (OffsetDateTime, OffsetDateTime) {
+fn current_window() -> (OffsetDateTime, OffsetDateTime) {
     let now = OffsetDateTime::now_utc();
     (now - Duration::days(10), now + Duration::minutes(5))
 }
@@ -156,18 +156,18 @@ impl Public {
     fn renew_in_a_window(&self, ca: &AriProxy) -> Running {
         let server = self.start();
         self.obtains();
-        self.knows_the_window();
+        self.wait_for_window();
         server.kill();
-        let (start, end) = now_at_once();
+        let (start, end) = current_window();
         ca.set_renewal_window(start, end);
-        self.forget_when_to_look_again();
+        self.expire_retry_after();
         let server = self.start();
         server.says("a new certificate is in use");
         server
     }
 
     /// Waits until the window is queried and stored; returns the certificate's status.
-    fn knows_the_window(&self) -> Value {
+    fn wait_for_window(&self) -> Value {
         eventually("a window", || {
             let certificate = self.status()["certificates"][0].clone();
             certificate["window"].is_object().then_some(certificate)
@@ -175,7 +175,7 @@ impl Public {
     }
 
     /// Changes the state as if the CA's Retry-After had passed.
-    fn forget_when_to_look_again(&self) {
+    fn expire_retry_after(&self) {
         let mut memory = self.memory();
         let recheck = memory["certificates"]["ecdsa-p256"].as_object_mut().unwrap().remove("recheck");
         assert!(recheck.is_some_and(|recheck| recheck.is_object()), "{memory}");

@@ -79,7 +79,7 @@ impl Public {
 
     /// Waits until `ote` presents a certificate for exactly these names.
     #[track_caller]
-    fn shows_exactly(&self, server: &Running, names: &[&str]) -> Shown {
+    fn wait_for_names(&self, server: &Running, names: &[&str]) -> Shown {
         let mut names = names.to_vec();
         names.sort_unstable();
         eventually(&format!("a certificate for {names:?}"), || {
@@ -121,7 +121,7 @@ fn exact_constituency_is_served_with_its_own_certificate() {
     assert!(public.is_wildcard(&server, "ote"));
     public.want_exact(&["older"]);
     server.says("certificate (exact/ote): wanted for ote.phones.example.com, older.phones.example.com");
-    let shown = public.shows_exactly(&server, &NAMES);
+    let shown = public.wait_for_names(&server, &NAMES);
     // Firmware that refuses wildcards may read only the common name.
     assert_eq!(shown.common_name, NAMES[0]);
     assert_eq!(public.shown(&server, "older"), shown);
@@ -170,7 +170,7 @@ fn exact_and_wildcard_are_renewed_and_revoked_separately() {
     assert_eq!(revoked.code, 0, "{revoked:?}");
     eventually("another certificate", || (read()[1] != third[1]).then_some(()));
     assert_eq!(read()[0], third[0]);
-    public.shows_exactly(&server, &NAMES[..1]);
+    public.wait_for_names(&server, &NAMES[..1]);
     let both = public.certificate(&["revoke", "--constituency", "ote", "--key", "ecdsa-p256"]);
     assert!(both.code != 0 && public.certificate(&["revoke"]).code != 0, "{both:?}");
 }
@@ -236,7 +236,7 @@ fn no_challenge_is_published_where_it_would_hide_the_address() {
     bind.nsupdate("operator.", "update add ote.phones.example.com. 60 A 127.0.0.1");
     let renewed = public.certificate(&["renew", "--constituency", "ote"]);
     assert!(renewed.code == 0 && renewed.stdout.contains("exact/ote: a new certificate is in use"), "{renewed:?}");
-    public.shows_exactly(&server, &NAMES[..1]);
+    public.wait_for_names(&server, &NAMES[..1]);
     assert!(bind::dig(bind.address, &["+short", NAMES[0], "A"]).contains("127.0.0.1"));
     assert_eq!(public.run(&["check", "--live"]).code, 0);
 }
@@ -248,21 +248,21 @@ fn exact_turned_off_serves_wildcard_and_back_needs_no_order() {
     public.want_exact(&[]);
     let server = public.start();
     public.obtains();
-    let shown = public.shows_exactly(&server, &NAMES[..1]);
+    let shown = public.wait_for_names(&server, &NAMES[..1]);
     public.site.constituency("ote", &json!({ "client_auth": "none" }));
     within_a_second("the wildcard", || public.is_wildcard(&server, "ote").then_some(()));
     server.says("certificate (exact/ote): not wanted any more");
     assert_eq!(public.status()["certificates"].as_array().unwrap().len(), 1);
     assert!(public.exact_folder().join("current/chain.pem").exists());
     public.want_exact(&[]);
-    assert_eq!(public.shows_exactly(&server, &NAMES[..1]), shown);
+    assert_eq!(public.wait_for_names(&server, &NAMES[..1]), shown);
     std::fs::rename(public.site.served("ote"), public.site.path("away")).unwrap();
     server.says("ote was removed");
     eventually("one certificate", || (public.status()["certificates"].as_array()?.len() == 1).then_some(()));
     std::fs::rename(public.site.path("away"), public.site.served("ote")).unwrap();
     let client = public.client(&server);
     eventually("ote again", || client.connect().ok());
-    assert_eq!(public.shows_exactly(&server, &NAMES[..1]), shown);
+    assert_eq!(public.wait_for_names(&server, &NAMES[..1]), shown);
     assert_eq!(public.pebble.logged("Added order"), 2);
 }
 
@@ -273,7 +273,7 @@ fn new_alias_is_served_by_the_wildcard_until_certified() {
     public.want_exact(&[]);
     let server = public.start();
     public.obtains();
-    public.shows_exactly(&server, &NAMES[..1]);
+    public.wait_for_names(&server, &NAMES[..1]);
     let folder = public.exact_folder();
     // Storing fails for a moment, so that the state in between can be observed.
     let aside = public.site.path("aside");
@@ -282,12 +282,12 @@ fn new_alias_is_served_by_the_wildcard_until_certified() {
     public.want_exact(&["older"]);
     server.says("no new certificate (exact/ote)");
     assert!(public.is_wildcard(&server, "older"));
-    public.shows_exactly(&server, &NAMES[..1]);
+    public.wait_for_names(&server, &NAMES[..1]);
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(aside, &folder).unwrap();
     let renewed = public.certificate(&["renew", "--constituency", "ote"]);
     assert_eq!(renewed.code, 0, "{renewed:?}");
-    let shown = public.shows_exactly(&server, &NAMES);
+    let shown = public.wait_for_names(&server, &NAMES);
     assert_eq!(public.shown(&server, "older"), shown);
 }
 
@@ -307,7 +307,7 @@ fn exact_order_is_finished_after_a_kill_at_any_step() {
         let server = public.start();
         let status = public.obtains();
         assert_eq!(status["certificates"][1]["failures"], 0, "{step}: {status}");
-        public.shows_exactly(&server, &NAMES[..1]);
+        public.wait_for_names(&server, &NAMES[..1]);
         let used = std::fs::read(folder.join("current/key.pem")).unwrap();
         assert!(key.is_none_or(|key| key == used), "{step}: not the order's certificate");
         assert_eq!(bind.txt(EXACT_CHALLENGE), Vec::<String>::new(), "{step}");
@@ -328,7 +328,7 @@ fn delegated_challenge_is_followed_for_an_exact_name() {
     let server = public.start();
     server.says("certificate (exact/ote): publishing 1 record at ote.acme.example.com");
     public.obtains();
-    public.shows_exactly(&server, &NAMES[..1]);
+    public.wait_for_names(&server, &NAMES[..1]);
     assert_eq!(bind.txt("ote.acme.example.com"), Vec::<String>::new());
 }
 

@@ -54,7 +54,7 @@ fn ask(server: &Running, name: &str, state: &str, path: &str, status: u16) {
 }
 
 /// A site that has phones in every state, and its server.
-fn in_every_state() -> (Site, Running) {
+fn site_with_every_state() -> (Site, Running) {
     let site = site_with_operators();
     for name in ["ote", "lab"] {
         list(&site, name, &["well", "silent", "never", "refused", "denied", "removed", "locked_out"], &[]);
@@ -115,7 +115,7 @@ const SHOWN: &str = "
 #[test]
 fn every_linked_figure_opens_the_phones_that_it_counts() {
     let Some(browser) = Browser::start("every_linked_figure_opens_the_phones_that_it_counts") else { return };
-    let (_site, server) = in_every_state();
+    let (_site, server) = site_with_every_state();
     let operators = Operators::of(&server);
     let counts = operators.json("/api/overview")["counts"].clone();
     let known = ["well", "silent", "never", "allowed", "refused", "locked_out"];

@@ -44,7 +44,7 @@ fn send_requests(server: &Running) {
 
 /// A browser, a site whose operators may sign in, its server after these requests, and the page's URL; `None` without a
 /// browser.
-fn opened(test: &str) -> Option<(Browser, Site, Running, String)> {
+fn open_page(test: &str) -> Option<(Browser, Site, Running, String)> {
     let browser = Browser::start(test)?;
     let site = site_with_operators();
     let server = site.start();
@@ -189,7 +189,7 @@ fn page_searches_sorts_and_pages_fifty_thousand_phones() {
 
 #[test]
 fn phone_allowed_on_the_page_is_served_within_a_second() {
-    let Some((browser, site, server, base)) = opened("phone_allowed_on_the_page_is_served_within_a_second") else {
+    let Some((browser, site, server, base)) = open_page("phone_allowed_on_the_page_is_served_within_a_second") else {
         return;
     };
     sign_in(&browser, &base);
@@ -215,7 +215,7 @@ fn phone_allowed_on_the_page_is_served_within_a_second() {
 #[test]
 fn failed_page_action_shows_the_reason_or_the_command() {
     let test = "failed_page_action_shows_the_reason_or_the_command";
-    let Some((browser, site, _server, base)) = opened(test) else { return };
+    let Some((browser, site, _server, base)) = open_page(test) else { return };
     let command = |site: &Site| {
         let config = site.path("provost.json");
         format!("provost allow {STRANGER} --constituency ote --note \"…\" --config {}", config.display())
@@ -242,7 +242,7 @@ fn failed_page_action_shows_the_reason_or_the_command() {
 
 #[test]
 fn open_page_updates_live_and_keeps_typed_text() {
-    let Some((browser, site, server, base)) = opened("open_page_updates_live_and_keeps_typed_text") else {
+    let Some((browser, site, server, base)) = open_page("open_page_updates_live_and_keeps_typed_text") else {
         return;
     };
     sign_in(&browser, &base);
@@ -273,7 +273,7 @@ fn open_page_updates_live_and_keeps_typed_text() {
 
 #[test]
 fn page_works_without_scripts() {
-    let Some((browser, _site, server, base)) = opened("page_works_without_scripts") else {
+    let Some((browser, _site, server, base)) = open_page("page_works_without_scripts") else {
         return;
     };
     browser.forbid_scripts();

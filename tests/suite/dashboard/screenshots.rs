@@ -17,7 +17,7 @@ use crate::harness::site::{DOMAIN, Running, Site};
 /// request.
 type Phone = (&'static str, &'static str, &'static str, &'static str, &'static str, i64);
 
-const VISITORS: [Phone; 11] = [
+const PHONES: [Phone; 11] = [
     ("ucs-5-9", "00005e00530c", "the kitchen", "PolycomVVX-VVX_500-UA/5.9.7.4477", "198.51.100.12", 42),
     ("ucs-5-9", "00005e0053c7", "front desk", "PolycomVVX-VVX_550-UA/5.9.7.4477", "198.51.100.12", 190),
     (
@@ -52,7 +52,7 @@ fn site_with_history() -> Site {
         ("ucs-5-9", "UC Software 5.9, production"),
     ];
     for (name, description) in described {
-        let known = VISITORS.iter().filter(|visitor| visitor.0 == name && !visitor.2.is_empty());
+        let known = PHONES.iter().filter(|visitor| visitor.0 == name && !visitor.2.is_empty());
         let mut phones: serde_json::Map<String, Value> =
             known.map(|visitor| (visitor.1.to_owned(), visitor.2.into())).collect();
         if name == "ucs-5-9" {
@@ -74,7 +74,7 @@ fn site_with_history() -> Site {
 /// Lets every phone send a request, then changes times and source addresses in the history.
 fn with_requests(site: &Site) -> Running {
     let server = site.start();
-    for (constituency, mac, note, agent, _, _) in VISITORS {
+    for (constituency, mac, note, agent, _, _) in PHONES {
         let phone = server.client(constituency, &FACTORY.device(mac));
         let agent = format!("User-Agent: FileTransport {agent} Type/Application\r\n");
         let status = phone.request("GET", "/site.cfg", &agent, b"").unwrap().status;
@@ -94,7 +94,7 @@ fn with_requests(site: &Site) -> Running {
     assert!(server.wait().success());
 
     let ledger = Connection::open(site.path("state/ledger/ledger.sqlite")).unwrap();
-    for (_, mac, _, _, address, ago) in VISITORS {
+    for (_, mac, _, _, address, ago) in PHONES {
         let seen = (now() - ago) * 1000;
         let sql = "UPDATE phone SET last_seen = ?1, refusal_at = iif(refusal IS NULL, NULL, ?1), address = ?2,
                    first_seen = ?1 - 8640000000 WHERE mac = ?3";
@@ -129,18 +129,18 @@ fn fill_day(ledger: &Connection) {
 
 /// Texts whose contrast is below WCAG 2.2 AA.
 const LOW_CONTRAST: &str = "
-    const channels = (colour) => {
-        const parts = colour.match(/[\\d.]+/g).map(Number);
-        return colour.startsWith('color(') ? [...parts.slice(0, 3).map((part) => part * 255), parts[3] ?? 1]
+    const channels = (color) => {
+        const parts = color.match(/[\\d.]+/g).map(Number);
+        return color.startsWith('color(') ? [...parts.slice(0, 3).map((part) => part * 255), parts[3] ?? 1]
             : [...parts.slice(0, 3), parts[3] ?? 1];
     };
-    const luminance = (colour) => colour.slice(0, 3).map((part) => part / 255)
+    const luminance = (color) => color.slice(0, 3).map((part) => part / 255)
         .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
         .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
     const ground = (element) => {
         for (let at = element; at; at = at.parentElement) {
-            const colour = channels(getComputedStyle(at).backgroundColor);
-            if (colour[3] === 1) return colour;
+            const color = channels(getComputedStyle(at).backgroundColor);
+            if (color[3] === 1) return color;
         }
         return [255, 255, 255, 1];
     };
@@ -151,8 +151,8 @@ const LOW_CONTRAST: &str = "
         const element = walker.currentNode.parentElement;
         if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest('title')) continue;
         const style = getComputedStyle(element);
-        const colour = channels(element.closest('svg') ? style.fill : style.color);
-        const pair = [luminance(colour), luminance(ground(element.closest('svg') ?? element))].sort((a, b) => b - a);
+        const color = channels(element.closest('svg') ? style.fill : style.color);
+        const pair = [luminance(color), luminance(ground(element.closest('svg') ?? element))].sort((a, b) => b - a);
         const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
         seen += 1;
         if (contrast < 4.5) faint.push(`${walker.currentNode.data.trim()}: ${contrast.toFixed(2)}`);
@@ -175,16 +175,16 @@ fn page_fits_and_has_contrast_on_desktop_and_mobile() {
     let server = with_requests(&site);
     let base = Operators::of(&server).base;
     sign_in(&browser, &base);
-    assert_eq!(rows(&browser).len(), VISITORS.len() + 1);
+    assert_eq!(rows(&browser).len(), PHONES.len() + 1);
     eventually("the day before the restart", || (browser.texts(".legend li").len() == 4).then_some(()));
     let looks = [Viewport::DESK, Viewport::DESK.dark(), Viewport::TELEPHONE, Viewport::TELEPHONE.dark()];
     for (page, path) in [("overview", "/"), ("phone", "/phones/ote/00005e0053aa"), ("sign-in", "/sign-in")] {
-        for look in looks {
-            browser.set_viewport(look);
+        for viewport in looks {
+            browser.set_viewport(viewport);
             browser.open(&format!("{base}{path}"));
-            let name = format!("{page}-{}-{}", look.width, if look.is_dark { "dark" } else { "light" });
-            let colour = browser.run("return getComputedStyle(document.documentElement).backgroundColor");
-            assert_eq!(colour == "rgb(18, 21, 23)", look.is_dark, "{name}: {colour}");
+            let name = format!("{page}-{}-{}", viewport.width, if viewport.is_dark { "dark" } else { "light" });
+            let color = browser.run("return getComputedStyle(document.documentElement).backgroundColor");
+            assert_eq!(color == "rgb(18, 21, 23)", viewport.is_dark, "{name}: {color}");
             assert_eq!(browser.run(OVERFLOWING), json!([0, []]), "{name} is wider than its screen");
             let contrast = browser.run(LOW_CONTRAST);
             assert!(contrast[0].as_u64().unwrap() > if page == "sign-in" { 5 } else { 50 }, "{name}: {contrast}");

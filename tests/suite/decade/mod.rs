@@ -62,9 +62,9 @@ impl Env for VirtualEnv {
 }
 
 /// The labels of the constituencies that always have exact names.
-const STEADY: [&[&str]; 2] = [&["ucs-3"], &["old", "older"]];
+const PERMANENT: [&[&str]; 2] = [&["ucs-3"], &["old", "older"]];
 /// The constituency that is added and removed repeatedly.
-const GUEST: &[&str] = &["guest"];
+const TEMPORARY: &[&str] = &["guest"];
 
 /// The exact names, with or without those of the guest.
 fn wanted(with_guest: bool) -> Arc<ExactNames> {
@@ -72,7 +72,7 @@ fn wanted(with_guest: bool) -> Arc<ExactNames> {
         let names = labels.iter().map(|label| format!("{label}.phones.example.com")).collect();
         (labels[0].parse().unwrap(), names)
     };
-    Arc::new(STEADY.iter().chain(with_guest.then_some(&GUEST)).map(names).collect())
+    Arc::new(PERMANENT.iter().chain(with_guest.then_some(&TEMPORARY)).map(names).collect())
 }
 
 /// The result of ten years.
@@ -135,14 +135,14 @@ async fn decade(seed: u64, is_served: bool) -> String {
         let span = Duration::from_secs(u64::try_from(random.between(HOUR, 60 * DAY)).unwrap());
         let is_orderly = random.chance(0.5);
         if is_orderly {
-            renewer.run(commands, look(span, &world, &outages, &live, &wanting, &mut figures)).await;
+            renewer.run(commands, check_certificates(span, &world, &outages, &live, &wanting, &mut figures)).await;
         } else {
             // The process is killed at any point, also between two requests to CA or DNS.
             let run = renewer.run(commands, std::future::pending());
             let killed = ca.killed();
             tokio::select! {
                 () = run => unreachable!("it runs until it is stopped"),
-                () = look(span, &world, &outages, &live, &wanting, &mut figures) => {}
+                () = check_certificates(span, &world, &outages, &live, &wanting, &mut figures) => {}
                 () = killed => figures.kills += 1,
             }
         }
@@ -190,7 +190,7 @@ fn parts(
 }
 
 /// Checks for `span` whether there is a valid certificate of each kind: at each expiry and every hour.
-async fn look(
+async fn check_certificates(
     span: Duration,
     world: &VirtualEnv,
     outages: &Outages,
@@ -217,7 +217,7 @@ async fn look(
             );
             figures.gaps_excused += pause;
         }
-        for labels in STEADY {
+        for labels in PERMANENT {
             let name: ConstituencyName = labels[0].parse().unwrap();
             let is_shown = live.exact().get(&name).is_some_and(|shown| shown[0].not_after >= now);
             let calm = UNDISTURBED_FOR_EXACT.min(now - START);
@@ -226,7 +226,7 @@ async fn look(
             figures.exact_missing += if is_shown { 0 } else { pause };
         }
         if world.random.chance(0.01) {
-            let is_here = wanting.borrow().iter().any(|(name, _)| name.as_str() == GUEST[0]);
+            let is_here = wanting.borrow().iter().any(|(name, _)| name.as_str() == TEMPORARY[0]);
             wanting.send_replace(wanted(!is_here));
         }
         tokio::time::sleep(Duration::from_secs(pause.unsigned_abs())).await;

@@ -45,7 +45,7 @@ const SWITCHES: [&str; 13] = [
     "--force-color-profile=srgb",
 ];
 
-static TURN: Mutex<()> = Mutex::new(());
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A browser with one page. Dropped, it is killed with all its child processes.
 pub struct Browser {
@@ -83,7 +83,7 @@ impl Browser {
             not_run(test, "no chromium and chromedriver (Debian: chromium, chromium-driver)");
             return None;
         }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").env("PROVOST_TEST_BROWSER", profile.path()).env("TZ", "UTC").process_group(0);

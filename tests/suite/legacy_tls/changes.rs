@@ -8,7 +8,7 @@ use crate::harness::{VVX550, within_a_second};
 use crate::revocation::{issuing, pem_of};
 
 /// For each setting with legacy TLS, the offer of an old phone.
-const OLDS: [(&str, &str); 4] = [
+const OLD_OFFERS: [(&str, &str); 4] = [
     ("legacy", OLD),
     ("legacy", "-tls1_1 -cipher DHE-RSA-AES128-SHA:@SECLEVEL=0"),
     ("legacy", "-tls1_2 -cipher AES128-SHA:@SECLEVEL=0"),
@@ -34,7 +34,7 @@ fn new_certificate_is_used_within_a_second_by_legacy_tls() {
         let (_, rest) = found.text.split_once("-----BEGIN CERTIFICATE-----").unwrap();
         rest.split("-----END").next().unwrap().to_owned()
     };
-    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
+    let mut open = OLD_OFFERS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
     assert_eq!(open.each_mut().map(OpenConnection::ask), [200; 4]);
     let before = shown();
     assert_eq!(shown(), before);
@@ -55,7 +55,7 @@ fn new_certificate_is_used_within_a_second_by_legacy_tls() {
 fn changed_tls_setting_ends_earlier_legacy_connections() {
     let site = site_with_each_setting();
     let server = site.start();
-    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
+    let mut open = OLD_OFFERS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &PHONE, arguments));
     assert_eq!(open.each_mut().map(OpenConnection::ask), [200; 4]);
     site.constituency("legacy", &policy("modern"));
     let mut seen = 0;
@@ -66,7 +66,7 @@ fn changed_tls_setting_ends_earlier_legacy_connections() {
     });
     // Connections of an unchanged constituency stay open.
     assert_eq!(open.each_mut().map(OpenConnection::ask), [403, 403, 403, 200]);
-    open[..3].iter().for_each(OpenConnection::ends);
+    open[..3].iter().for_each(OpenConnection::wait_for_close);
     server.says("legacy: the TLS part of the policy changed");
     all_are_old(&server, 8 + seen);
 }
@@ -100,7 +100,7 @@ fn default_tls_setting_applies_on_sighup_where_unset() {
         (server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count() == 2).then_some(())
     });
     assert_eq!((old.ask(), other.ask()), (403, 200));
-    old.ends();
+    old.wait_for_close();
     assert_eq!(attempt(&site, &server, "silent", Some(&PHONE), OLD).alert(), Some("protocol version"));
     assert_eq!(stays.get("/site.cfg").unwrap().status, 200);
 }
@@ -148,10 +148,10 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
     site.file("unlisted/site.cfg", "<unlisted/>");
     let (revoked, lost, good) = (numbered(VVX500, 5), numbered(VVX500, 6), numbered(VVX550, 7));
     let server = site.start();
-    let are = |identity: &Identity| OLDS.map(|old| is_revoked(&site, &server, identity, old));
+    let are = |identity: &Identity| OLD_OFFERS.map(|old| is_revoked(&site, &server, identity, old));
     assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [false; 4], [false; 4]));
 
-    let mut open = OLDS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &lost, arguments));
+    let mut open = OLD_OFFERS.map(|(name, arguments)| OpenConnection::start(&site, &server, name, &lost, arguments));
     let mut unlisted = OpenConnection::start(&site, &server, "unlisted", &lost, OLD);
     assert_eq!((open.each_mut().map(OpenConnection::ask), unlisted.ask()), ([200; 4], 200));
     std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5, 6]))).unwrap();
@@ -165,7 +165,7 @@ fn revocation_applies_to_legacy_handshakes_and_connections() {
     });
     // A phone that is not revoked can reconnect.
     assert_eq!((open.each_mut().map(OpenConnection::ask), unlisted.ask()), ([403; 4], 200));
-    open.iter().for_each(OpenConnection::ends);
+    open.iter().for_each(OpenConnection::wait_for_close);
     assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [true; 4], [false; 4]));
     let refused: Vec<Value> = server.access_lines().into_iter().filter(|line| line["status"] == 403).collect();
     assert_eq!(refused.len(), 4 + overtaken);

@@ -154,7 +154,7 @@ impl OpenConnection {
     }
 
     /// Waits until the server has closed.
-    fn ends(&self) {
+    fn wait_for_close(&self) {
         eventually("the end", || self.heard.all().iter().any(|line| line.ends_with("closed")).then_some(()));
     }
 }

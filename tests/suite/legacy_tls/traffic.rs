@@ -98,7 +98,7 @@ fn shutdown_closes_idle_and_active_legacy_connections() {
     assert_eq!(awake.ask(), 200);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
-    awake.ends();
+    awake.wait_for_close();
 }
 
 #[test]
