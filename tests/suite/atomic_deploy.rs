@@ -515,7 +515,7 @@ fn folder_with_invalid_name_or_symlink_is_reported() {
 fn unreadable_folder_is_reported_and_affects_no_other() {
     use std::os::unix::fs::PermissionsExt;
     if rustix::process::geteuid().is_root() {
-        return not_run("unreadable_folder_is_reported_and_affects_no_other", "root reads every folder");
+        return not_run("unreadable_folder_is_reported_and_affects_no_other", "root can read every folder");
     }
     let site = Site::with_ote();
     let server = site.start();

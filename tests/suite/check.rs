@@ -170,7 +170,7 @@ const SERVICE: u32 = 64_123;
 /// A site whose state belongs to another user, who may enter its folder; `None`, after NOT RUN, without root.
 fn site_of_a_service(test: &str) -> Option<Site> {
     if !rustix::process::geteuid().is_root() {
-        not_run(test, "only root can give files away");
+        not_run(test, "it needs root to change owners");
         return None;
     }
     let site = Site::with_ote();

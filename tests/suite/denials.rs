@@ -370,7 +370,7 @@ fn concurrent_denials_are_all_kept() {
 fn denial_file_written_by_root_keeps_the_state_owner() {
     let test = "denial_file_written_by_root_keeps_the_state_owner";
     if !rustix::process::geteuid().is_root() {
-        return not_run(test, "only root can be root");
+        return not_run(test, "it needs root");
     }
     let site = site();
     fs::create_dir(site.path("state")).unwrap();

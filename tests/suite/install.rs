@@ -24,7 +24,7 @@ impl Root {
     /// A root folder where the test may create users and change owners; `None`, after NOT RUN, without root.
     fn of(test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            not_run(test, "only root can make a user");
+            not_run(test, "it needs root to create a user");
             return None;
         }
         let root = Self(tempfile::tempdir().unwrap());
@@ -267,7 +267,7 @@ fn installed_service_serves_as_its_user() {
         command
     };
     if run(&mut start(&["/usr/local/bin/provost", "--version"])).code != 0 {
-        return not_run(test, "no file system of its own can be made here (unshare -m, chroot)");
+        return not_run(test, "mount namespaces are not available (unshare -m, chroot)");
     }
     let checked = run(&mut start(&["/usr/local/bin/provost", "check", "--config", "/etc/provost/provost.json"]));
     assert_eq!(checked.code, 0, "{checked:?}");

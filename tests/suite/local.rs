@@ -136,7 +136,7 @@ fn serve_locally(test: &str, site: &Site, environment: &str) -> Option<Running> 
         command
     };
     if alone("true").output().map_or(true, |output| !output.status.success()) {
-        not_run(test, "no network namespace can be made (unshare --net)");
+        not_run(test, "network namespaces are not available (unshare --net)");
         return None;
     }
     Some(Running::start(alone(&format!("env {environment} '{}' serve", env!("CARGO_BIN_EXE_provost"))), 1))

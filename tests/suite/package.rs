@@ -28,7 +28,7 @@ fn package(test: &str) -> Option<PathBuf> {
     }
     let built = BUILT.clone();
     if built.is_none() {
-        not_run(test, "cargo-deb is not here (tests/run fetches it)");
+        not_run(test, "cargo-deb is not installed (tests/run builds it)");
     }
     built
 }
@@ -83,7 +83,7 @@ fn debian_package_is_built_installed_and_removed_by_dpkg() {
         let folder = tempfile::tempdir().unwrap();
         install_and_remove(&package, folder.path());
     } else {
-        not_run(test, "only root can install a package");
+        not_run(test, "it needs root to install a package");
     }
 }
 

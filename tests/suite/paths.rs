@@ -238,7 +238,7 @@ fn never_served(site: &Site) -> (Vec<&'static str>, UnixListener) {
     paths.extend(hidden.map(|name| &*format!("/{name}").leak()));
     match mkfifo("ote/zero", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 5)) {
         Ok(()) => paths.push("/zero"),
-        Err(error) => not_run("device files are never served", &format!("no device file can be made: {error}")),
+        Err(error) => not_run("device files are never served", &format!("no device file can be created: {error}")),
     }
     (paths, socket)
 }

@@ -228,7 +228,7 @@ fn phones_of_the_policy_are_listed_without_a_history() {
 #[test]
 fn commands_run_by_root_keep_the_owner_of_state_files() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("commands_run_by_root_keep_the_owner_of_state_files", "only root can be root");
+        return not_run("commands_run_by_root_keep_the_owner_of_state_files", "it needs root");
     }
     let site = Site::with_ote();
     site.write_config();

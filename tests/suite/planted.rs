@@ -116,7 +116,7 @@ fn state_of(folder: &Path) -> Vec<(String, u64, u32, u32, Vec<u8>)> {
 #[test]
 fn root_commands_neither_print_nor_change_planted_files() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("root_commands_neither_print_nor_change_planted_files", "only root can be root");
+        return not_run("root_commands_neither_print_nor_change_planted_files", "it needs root");
     }
     let mut count = 0;
     for (place, commands) in PLACES {
@@ -171,7 +171,7 @@ fn files_of(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn planted_uploads_are_not_followed_by_root_commands() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("planted_uploads_are_not_followed_by_root_commands", "only root can be root");
+        return not_run("planted_uploads_are_not_followed_by_root_commands", "it needs root");
     }
     let (site, roots) = site_of_service_user(UPLOAD, false);
     let own = site.uploads("ote", VVX500).join("00005e00530c-boot.log");

@@ -180,7 +180,7 @@ fn concurrent_allow_commands_are_all_kept() {
 fn files_changed_by_root_keep_the_owner_of_their_folder() {
     let test = "files_changed_by_root_keep_the_owner_of_their_folder";
     if !rustix::process::geteuid().is_root() {
-        return not_run(test, "only root can be root");
+        return not_run(test, "it needs root");
     }
     let site = Site::with_ote();
     site.write_config();

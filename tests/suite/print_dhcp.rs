@@ -387,7 +387,7 @@ fn lan(test: &str, program: &str) -> bool {
         return false;
     }
     if !lan::create() {
-        not_run(test, "there are no virtual Ethernet devices here (ip link add … type veth)");
+        not_run(test, "virtual Ethernet devices are not available (ip link add … type veth)");
         return false;
     }
     is_here(test, program)

@@ -257,7 +257,7 @@ fn first_phone_boots_as_documented() {
     };
     let folder = tempfile::tempdir().unwrap();
     if isolated("true", folder.path()).code != 0 {
-        return not_run("first_phone_boots_as_documented", "no network namespace can be made here");
+        return not_run("first_phone_boots_as_documented", "network namespaces are not available");
     }
     let shell = readme_commands();
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
@@ -379,7 +379,7 @@ fn bare_machine_goes_public_as_documented() {
         return;
     }
     if !namespace::has_users() {
-        return not_run(test, "only root can make a user");
+        return not_run(test, "it needs root to create a user");
     }
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::bare(folder.path());
@@ -550,7 +550,7 @@ fn certbot_files_reach_the_service_as_documented() {
         return;
     }
     if !namespace::has_users() {
-        return not_run(test, "only root can make a user");
+        return not_run(test, "it needs root to create a user");
     }
     let folder = tempfile::tempdir().unwrap();
     ["/run", "/srv", "/var/lib"].into_iter().for_each(namespace::mount_empty);

@@ -106,7 +106,7 @@ fn continuous_writes_do_not_delay_a_reload() {
 fn missing_inotify_falls_back_to_polling_and_names_the_sysctl() {
     let site = Site::with_ote();
     let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
-        let reason = "no user namespace in which inotify could be taken away";
+        let reason = "no user namespace in which inotify can be limited";
         return not_run("missing_inotify_falls_back_to_polling_and_names_the_sysctl", reason);
     };
     server.says("raise the sysctl fs.inotify.max_user_instances");
@@ -125,7 +125,7 @@ fn inotify_missing_at_start_is_used_once_available() {
     let test = "inotify_missing_at_start_is_used_once_available";
     let site = Site::with_ote();
     let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
-        return not_run(test, "no user namespace in which inotify could be taken away");
+        return not_run(test, "no user namespace in which inotify can be limited");
     };
     server.says("raise the sysctl fs.inotify.max_user_instances");
     let pid = server.pid().to_string();

@@ -390,7 +390,7 @@ fn tls12_session_without_extended_master_secret_is_not_resumed() {
     let server = site.start();
     assert_eq!(by_openssl(&site, &server, "ExtendedMasterSecret"), (true, true));
     match by_openssl(&site, &server, "-ExtendedMasterSecret") {
-        (true, _) => not_run("sessions without extended master secret", "this openssl cannot do without it"),
+        (true, _) => not_run("sessions without extended master secret", "this openssl cannot disable it"),
         (false, is_resumed) => assert!(!is_resumed),
     }
 }

@@ -128,7 +128,7 @@ struct Curl {
 impl Curl {
     fn new(test: &str, server: &Running) -> Option<Self> {
         if Command::new("curl").arg("--version").output().is_err() {
-            not_run(test, "there is no curl");
+            not_run(test, "curl is not installed");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -222,7 +222,7 @@ fn uploads_on_another_file_system_are_reported() {
     let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return not_run(test, "there is no /dev/shm") };
     let device = |path: &std::path::Path| std::fs::metadata(path).unwrap().dev();
     if device(elsewhere.path()) == device(&site.path(".")) {
-        return not_run(test, "/dev/shm is no other file system");
+        return not_run(test, "/dev/shm is on the same file system");
     }
     std::fs::create_dir_all(site.path("state/uploads")).unwrap();
     symlink(elsewhere.path(), site.path("state/uploads/ote")).unwrap();

@@ -236,7 +236,7 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
 fn root_moves_uploads_as_their_owner_without_symlinks() {
     let test = "root_moves_uploads_as_their_owner_without_symlinks";
     if !rustix::process::geteuid().is_root() {
-        return not_run(test, "only root can be root");
+        return not_run(test, "it needs root");
     }
     let (site, server) = site();
     server.kill();

@@ -28,7 +28,7 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
         command
     };
     if inside(Path::new("true")).output().map_or(true, |output| !output.status.success()) {
-        not_run(test, "no network and file system of its own can be made here (unshare -rnm)");
+        not_run(test, "network and mount namespaces are not available (unshare -rnm)");
         return false;
     }
     let again = std::env::current_exe().unwrap();

@@ -84,7 +84,10 @@ impl Pebble {
     pub fn fetched(test: &str) -> Option<PathBuf> {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("pebble").join("usr/bin/pebble");
         if !file.is_file() {
-            not_run(test, "the installed Pebble knows no ARI and no profiles, and tests/run has fetched no newer one");
+            not_run(
+                test,
+                "the installed Pebble supports neither ARI nor profiles, and tests/run has downloaded no newer one",
+            );
             return None;
         }
         Some(file)
