@@ -72,7 +72,7 @@ impl Server {
         } });
         let command = provost(site, RESPONDER_STATE, &acme, TlsLevel::Modern, address);
         let server = Self::spawn(Program::Provost, site, &command, address);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let log = std::fs::read_to_string(site.path("provost.errors")).unwrap();
             let line = log.split_once("DNS responder on ").map(|(_, rest)| rest.split(' ').next().unwrap_or_default());

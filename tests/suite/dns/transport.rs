@@ -58,7 +58,7 @@ async fn server_that_answers_only_by_tcp_works() {
     for udp in [Udp::Closed, Udp::Dropped] {
         let relay = Relay::start(udp, Tcp::Passed(vec![primary.address]));
         let dns =
-            through(&relay, &primary).with_patience(PropagationTimeouts { for_silent: super::PATIENCE, ..quick() });
+            through(&relay, &primary).with_patience(PropagationTimeouts { for_silent: super::TIMEOUT, ..quick() });
         works(&dns, &primary, &place()).await;
     }
 }

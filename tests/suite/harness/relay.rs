@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::bind::free_address;
 
 /// The datagrams that answer a datagram.
@@ -52,7 +52,7 @@ pub fn passed(servers: &[SocketAddr]) -> Udp {
 /// What the server at `server` answers by UDP.
 pub fn exchange(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket.connect(server).unwrap();
     socket.send(question).ok()?;
     let mut answer = vec![0; 65_535];
