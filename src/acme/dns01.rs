@@ -1,7 +1,7 @@
 //! Publishes challenges through our DNS client, and converts its errors.
 
 use super::failure::AcmeFailure;
-use super::ports::{ChallengeDns, PortFuture, Say};
+use super::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::dns::{CaaRecords, Dns, DnsError, RecordLocation};
 
 impl ChallengeDns for Dns {
@@ -29,10 +29,10 @@ impl ChallengeDns for Dns {
         &'a self,
         location: &'a RecordLocation,
         values: &'a [String],
-        say: Say<'a>,
+        report: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
         Box::pin(async move {
-            Self::wait_until_visible(self, location, values, say).await.map(drop).map_err(|error| failure(&error))
+            Self::wait_until_visible(self, location, values, report).await.map(drop).map_err(|error| failure(&error))
         })
     }
 }

@@ -12,7 +12,7 @@ pub enum Retry {
     /// After this many seconds: the CA's Retry-After, or our own rate limit.
     Wait(i64),
     /// With backoff, but an operator must change something first.
-    Human,
+    ActionRequired,
 }
 
 /// What the failure means for the order.
@@ -52,7 +52,7 @@ impl AcmeFailure {
 
     /// A failure that an operator must solve.
     pub fn action_required(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: Retry::Human, sign: FailureKind::Unclear }
+        Self { message: message.into(), cure: Retry::ActionRequired, sign: FailureKind::Unclear }
     }
 
     /// Replaces the kind.

@@ -29,11 +29,11 @@ pub(super) struct OrderInProgress {
 impl Renewer {
     /// Connects to the CA and opens our account, or registers it. Fails if the clocks differ too much.
     pub(super) async fn open_account(&mut self, lineage: &Lineage, ca: &dyn Ca) -> Result<(), AcmeFailure> {
-        self.board.say(lineage, &format!("asking {}", ca.directory()));
+        self.board.report_step(lineage, &format!("asking {}", ca.directory()));
         let has_account = ca.open().await?;
         check_clock(ca)?;
         if !has_account {
-            self.board.say(lineage, "registering an account");
+            self.board.report_step(lineage, "registering an account");
             self.register(lineage, ca).await?;
         }
         Ok(())
@@ -88,7 +88,7 @@ impl Renewer {
         self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))?;
         let aside = ca.put_account_aside()?;
         let account = old.map_or_else(|| "our account".to_owned(), |url| format!("our account {url}"));
-        self.board.say(lineage, &format!("{account} is deactivated ({deactivated}); registering a new one"));
+        self.board.report_step(lineage, &format!("{account} is deactivated ({deactivated}); registering a new one"));
         tracing::warn!("{account} at {directory} is deactivated; its key was renamed to {}", aside.display());
         ca.register().await
     }
@@ -105,7 +105,7 @@ impl Renewer {
                 match ca.order_at(&record.url).await {
                     Ok(mut order) => {
                         if order.status() != OrderStatus::Invalid {
-                            self.board.say(lineage, "taking up the order that was under way");
+                            self.board.report_step(lineage, "taking up the order that was under way");
                             return Ok(OrderInProgress { lineage: lineage.clone(), record, key, order });
                         }
                     }
@@ -116,7 +116,7 @@ impl Renewer {
                         ) => {}
                     Err(failure) => return Err(failure.during("the order that is under way")),
                 }
-                self.board.say(lineage, "the order that was under way is gone");
+                self.board.report_step(lineage, "the order that was under way is gone");
             }
             self.forget_order(lineage)?;
         }
@@ -141,7 +141,7 @@ impl Renewer {
             .new_key(lineage.key())
             .map_err(|error| AcmeFailure::retry(format!("no new key: {error}")))?;
         self.store.keep_key(lineage, &key).map_err(|error| AcmeFailure::disk("the new key", &error))?;
-        self.board.say(lineage, &format!("ordering a certificate for {}", names.join(", ")));
+        self.board.report_step(lineage, &format!("ordering a certificate for {}", names.join(", ")));
         let (order, is_wanted) = self.order_with_account(lineage, &**ca, &names, is_wanted).await?;
         let record = PendingOrder {
             directory: ca.directory().to_owned(),
@@ -170,7 +170,7 @@ impl Renewer {
         let mut result = ca.order(names, replaces.as_ref()).await;
         match &result {
             Err(failure) if failure.sign == FailureKind::AccountUnknown => {
-                self.board.say(lineage, "the CA does not know our account; registering it again");
+                self.board.report_step(lineage, "the CA does not know our account; registering it again");
                 self.register(lineage, ca).await?;
                 result = ca.order(names, replaces.as_ref()).await;
             }
@@ -183,7 +183,7 @@ impl Renewer {
         match result {
             Ok(order) => Ok((order, replaces.is_some())),
             Err(failure) if failure.sign == FailureKind::Refused && replaces.is_some() => {
-                self.board.say(lineage, &format!("the CA replaces nothing ({failure}); ordering anew"));
+                self.board.report_step(lineage, &format!("the CA replaces nothing ({failure}); ordering anew"));
                 for limit in certificate_limits(lineage, false) {
                     self.may_spend(ca.directory(), lineage, *limit, 1)?;
                 }
@@ -214,12 +214,12 @@ impl Renewer {
         let mut by_location: BTreeMap<RecordLocation, Vec<String>> = BTreeMap::new();
         if lineage.constituency().is_some() {
             for name in under_way.record.names.clone() {
-                self.board.say(lineage, &format!("looking whether {name} has an address of its own"));
+                self.board.report_step(lineage, &format!("looking whether {name} has an address of its own"));
                 dns.stands_alone(&name).await?;
             }
         }
         for (name, values) in by_name {
-            self.board.say(lineage, &format!("looking where {name} leads"));
+            self.board.report_step(lineage, &format!("looking where {name} leads"));
             by_location.entry(dns.locate(&name).await?).or_default().extend(values);
         }
         for (location, values) in &by_location {
@@ -227,13 +227,13 @@ impl Renewer {
                 .note(location, values)
                 .map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))?;
             let records = counted(values.len(), "record");
-            self.board.say(lineage, &format!("publishing {records} at {}", location.name));
+            self.board.report_step(lineage, &format!("publishing {records} at {}", location.name));
             dns.add(location, values).await?;
         }
         for (location, values) in &by_location {
-            self.board.say(lineage, "waiting until all authorities have them");
+            self.board.report_step(lineage, "waiting until all authorities have them");
             let (board, lineage) = (Arc::clone(&self.board), lineage.clone());
-            dns.wait_until_visible(location, values, &move |text| board.say(&lineage, &text)).await?;
+            dns.wait_until_visible(location, values, &move |text| board.report_step(&lineage, &text)).await?;
         }
         self.validate(under_way, needed).await
     }
@@ -248,7 +248,7 @@ impl Renewer {
             under_way.record.spent_validations += needed;
             self.keep(under_way)?;
         }
-        self.board.say(lineage, "telling the CA");
+        self.board.report_step(lineage, "telling the CA");
         under_way.order.validate(self.parts.dns.method()).await?;
         for limit in [Limit::Validations, Limit::DailyValidations] {
             self.give_back(&directory, lineage, limit, under_way.record.spent_validations);
@@ -276,7 +276,7 @@ impl Renewer {
                 under_way.record.spent_certificate = true;
                 self.keep(under_way)?;
             }
-            self.board.say(lineage, "sending the certificate request");
+            self.board.report_step(lineage, "sending the certificate request");
             let finalized = under_way.order.finalize(&csr).await;
             if matches!(&finalized, Err(failure) if failure.sign == FailureKind::Refused) {
                 // Refused, so no certificate was issued.
@@ -286,7 +286,7 @@ impl Renewer {
             }
             finalized?;
         }
-        self.board.say(lineage, "fetching the certificate");
+        self.board.report_step(lineage, "fetching the certificate");
         under_way.order.chains(self.parts.preferred_chain.is_some()).await
     }
 
@@ -337,7 +337,7 @@ impl Renewer {
         };
         self.held.insert(lineage.clone(), stored);
         self.publish();
-        self.board.say(lineage, &step);
+        self.board.report_step(lineage, &step);
     }
 
     /// Removes our records from DNS. Failures are retried later.

@@ -41,7 +41,8 @@ pub(super) struct OrderAttempts {
     pub(super) failing_since: Option<i64>,
     pub(super) last_failure: Option<i64>,
     pub(super) last_error: Option<String>,
-    pub(super) needs_human: bool,
+    #[serde(rename = "needs_human")]
+    pub(super) action_required: bool,
     pub(super) last_success: Option<i64>,
     /// The certificate in use was revoked, so it is due whatever its dates say.
     pub(super) revoked: bool,

@@ -19,7 +19,7 @@ use crate::dns::responder::challenge_name;
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AcmeFailure>> + Send + 'a>>;
 
 /// Reports the progress of a long operation.
-pub type Say<'a> = &'a (dyn Fn(String) + Send + Sync);
+pub type StepReporter<'a> = &'a (dyn Fn(String) + Send + Sync);
 
 /// Clock, randomness and new keys.
 pub trait Env: Send + Sync {
@@ -61,7 +61,7 @@ pub trait ChallengeDns: Send + Sync {
         &'a self,
         location: &'a RecordLocation,
         values: &'a [String],
-        say: Say<'a>,
+        report: StepReporter<'a>,
     ) -> PortFuture<'a, ()>;
 }
 

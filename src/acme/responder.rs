@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::dns01::{account_binding, failure};
-use super::ports::{ChallengeDns, PortFuture, Say};
+use super::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::dns::{RecordLocation, Responder};
 
 /// How long a resolver may keep an answer about a challenge. Its TTL is one second, and resolvers count whole seconds.
@@ -41,7 +41,7 @@ impl ChallengeDns for Responder {
         &'a self,
         _location: &'a RecordLocation,
         _values: &'a [String],
-        _say: Say<'a>,
+        _report: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
         Box::pin(async {
             tokio::time::sleep(CACHED_FOR).await;

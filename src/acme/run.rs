@@ -186,7 +186,7 @@ impl Renewer {
                 "failed: the CA does not say when to renew: {failure}; by its last answer it is not due; next attempt at {next}"
             ),
         };
-        self.board.say(lineage, &message);
+        self.board.report_step(lineage, &message);
     }
 
     /// Reports and drops requests that may not run now, since a Retry-After may last for days. Closes the listeners
@@ -204,13 +204,13 @@ impl Renewer {
                     format!("is not due; no CA can be asked about it; next attempt at {next}")
                 }
             };
-            self.board.say(&lineage, &message);
+            self.board.report_step(&lineage, &message);
             self.to_ask.remove(&lineage);
         }
         for lineage in self.forced.clone() {
             let wait = self.attempt_time(&lineage, now) - now;
             if wait > 0 {
-                self.board.say(&lineage, &format!("may be tried only in {wait} s"));
+                self.board.report_step(&lineage, &format!("may be tried only in {wait} s"));
                 self.forced.remove(&lineage);
             }
         }

@@ -216,7 +216,7 @@ impl Renewer {
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
-                attempts.needs_human = failure.cure == Retry::Human;
+                attempts.action_required = failure.cure == Retry::ActionRequired;
                 let pause = backoff(attempts.failures, at_stake.as_ref(), now, random);
                 attempts.pause = Some(Deadline::after(now, pause));
                 failed = Some(failure);
@@ -224,7 +224,7 @@ impl Renewer {
         }
         self.remember();
         if let Some(waits) = waits {
-            self.board.say(lineage, &waits);
+            self.board.report_step(lineage, &waits);
         }
         if let Some(failure) = failed {
             self.board.count_failure(lineage);
@@ -260,8 +260,8 @@ impl Renewer {
 
     fn report_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
         let wait = (self.attempt_time(lineage, now) - now).max(0);
-        let hint = if failure.cure == Retry::Human { "; action required" } else { "" };
-        self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
+        let hint = if failure.cure == Retry::ActionRequired { "; action required" } else { "" };
+        self.board.report_step(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {
             Some(days) => format!("the one in use has {} left", counted(days, "day")),
@@ -373,7 +373,7 @@ impl Renewer {
             window: attempts.window.map(|window| window.window),
             failures: attempts.failures.max(u32::from(is_faulty)),
             last_error: fault.or_else(|| attempts.last_error.clone()),
-            needs_human: attempts.needs_human || is_faulty,
+            action_required: attempts.action_required || is_faulty,
             last_success: attempts.last_success,
         }
     }

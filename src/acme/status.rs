@@ -53,7 +53,8 @@ pub struct CertificateStatus {
     /// The reason of the last failure.
     pub last_error: Option<String>,
     /// Whether an operator must change something.
-    pub needs_human: bool,
+    #[serde(rename = "needs_human")]
+    pub action_required: bool,
     /// When a renewal last succeeded.
     pub last_success: Option<i64>,
 }
@@ -78,7 +79,7 @@ impl CertificateStatus {
             renewal: self.planned.unwrap_or(now),
             // New settings reset `failures`; an error from before does not apply to them.
             failure: self.last_error.as_deref().filter(|_| self.failures > 0),
-            action_required: self.needs_human,
+            action_required: self.action_required,
         };
         Condition::of(now, &facts, Some(plan))
     }
@@ -174,7 +175,7 @@ impl StatusBoard {
     }
 
     /// Reports a step for `lineage` to the log, the status and the listeners.
-    pub(super) fn say(&self, lineage: &Lineage, step: &str) {
+    pub(super) fn report_step(&self, lineage: &Lineage, step: &str) {
         tracing::info!("certificate ({lineage}): {step}");
         if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.lineage() == *lineage) {
             status.step = Some(step.to_owned());

@@ -50,7 +50,7 @@ pub fn stored_certificates(
         let plan = RenewalSchedule {
             renewal: planned(stored.as_ref(), &names, &attempts, now).unwrap_or(now),
             failure: attempts.last_error.as_deref().filter(|_| attempts.failures > 0),
-            action_required: attempts.needs_human,
+            action_required: attempts.action_required,
         };
         let certificate = stored.as_ref().map(|stored| &stored.checked.certificate);
         let facts = CertificateFacts {

@@ -40,7 +40,8 @@ pub struct Overview {
     /// The activity of the last day, in steps of equal length, oldest first. The last step is not over.
     pub activity: ActivityView,
     /// Current problems for the operator, such as an unwritable phone history or lost log lines.
-    pub troubles: Vec<String>,
+    #[serde(rename = "troubles")]
+    pub problems: Vec<String>,
 }
 
 /// Phones of one constituency that fell silent at the same time.
@@ -83,7 +84,8 @@ pub struct CertificateView {
     /// The error of the last attempt, if it failed.
     pub last_error: Option<String>,
     /// Whether an operator must act.
-    pub needs_human: bool,
+    #[serde(rename = "needs_human")]
+    pub action_required: bool,
 }
 
 /// A folder of a constituency.

@@ -82,7 +82,7 @@ impl BootTable {
             }));
         }
         let style = if summary.all_provisioned() { GOOD } else { BAD };
-        let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", shown(took)));
+        let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", format_duration(took)));
         let incomplete = match incomplete {
             0 => String::new(),
             1 => ", 1 of them with missing files".to_owned(),
@@ -90,7 +90,7 @@ impl BootTable {
         };
         self.line(&format!(
             "{style}{provisioned} of {phones} provisioned{incomplete}{style:#} in {}: {}, {} sent, {received} received{}",
-            shown(*duration),
+            format_duration(*duration),
             counted(*requests, "request"),
             counted(*sent, "byte"),
             slowest.unwrap_or_default()
@@ -163,7 +163,7 @@ fn row(exchange: &RequestReport) -> String {
     format!(
         "{:<20}  {request:<48} {style}{status:>6}{style:#} {bytes:>11} {:>9}{remark}",
         step.name(),
-        shown(*duration)
+        format_duration(*duration)
     )
 }
 
@@ -172,7 +172,7 @@ fn verdict(report: &BootReport) -> String {
     let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
     let BootReport { outcome, exchanges, duration, .. } = report;
     let requests = counted(exchanges.len(), "request");
-    format!("{style}{outcome}{style:#} ({requests} in {}{tls})", shown(*duration))
+    format!("{style}{outcome}{style:#} ({requests} in {}{tls})", format_duration(*duration))
 }
 
 fn exchange_json(mac: MacAddress, exchange: &RequestReport) -> Value {
@@ -221,7 +221,7 @@ fn firmware_bar(expected: Option<u64>) -> ProgressBar {
     }
 }
 
-fn shown(duration: Duration) -> String {
+fn format_duration(duration: Duration) -> String {
     match duration.as_millis() {
         milliseconds @ 0..10_000 => format!("{milliseconds} ms"),
         _ => format!("{:.1} s", duration.as_secs_f64()),

@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use super::{ConfigArg, escaped_json, print_error, print_foreign, runtime, say, server};
-use crate::acme::ports::{ChallengeDns, PortFuture, Say};
+use super::{ConfigArg, escaped_json, print_error, print_foreign, print_line, runtime, server};
+use crate::acme::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::acme::{AcmeFailure, AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::app::control::{ControlReply, ControlRequest};
 use crate::app::{Solver, exact_names, renewal_parts};
@@ -192,7 +192,7 @@ fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
         None => Renewer::peek(site.parts(site.state())?, site.state())?,
     };
     if is_json {
-        say(&escaped_json(&serde_json::to_string_pretty(&with_conditions(&status)?)?));
+        print_line(&escaped_json(&serde_json::to_string_pretty(&with_conditions(&status)?)?));
     } else {
         print(&status, is_running);
     }
@@ -224,7 +224,7 @@ fn show_files(pairs: &[CertificateFiles], config: &Config, is_json: bool) -> Exi
     let mut source = FilesSource::new(pairs.to_vec(), &config.domain);
     let errors = source.refresh(&LiveCertificates::default(), &exact_names(config)).errors;
     let mut is_good = errors.is_empty();
-    let mut shown = Vec::new();
+    let mut certificates = Vec::new();
     for pair in source.pairs() {
         let Some(certificate) = &pair.certificate else { continue };
         let (files, condition) = (&pair.files, pair.condition(now));
@@ -237,13 +237,13 @@ fn show_files(pairs: &[CertificateFiles], config: &Config, is_json: bool) -> Exi
                 "days_left": validity.left(now).div_euclid(DAY_S),
             });
             add_condition(&mut object, &condition);
-            shown.push(object);
+            certificates.push(object);
         } else {
             print_pair(files, certificate, &condition, now);
         }
     }
     if is_json {
-        say(&escaped_json(&format!("{:#}", json!({ "now": now, "certificates": shown }))));
+        print_line(&escaped_json(&format!("{:#}", json!({ "now": now, "certificates": certificates }))));
     }
     for error in &errors {
         print_error(error);
@@ -271,7 +271,7 @@ fn print_condition(condition: &Condition) {
 
 fn print(status: &AcmeStatus, is_running: bool) {
     if !is_running {
-        say(&"no server is running; showing the stored certificates");
+        print_line(&"no server is running; showing the stored certificates");
     }
     for certificate in &status.certificates {
         print_foreign(&certificate.lineage());
@@ -282,7 +282,7 @@ fn print(status: &AcmeStatus, is_running: bool) {
                     "  certificate:  none yet for {names}; phones get the wildcard certificate"
                 ));
             }
-            None => say(&"  certificate:  none yet"),
+            None => print_line(&"  certificate:  none yet"),
             Some(held) => {
                 print_foreign(&format_args!("  names:        {}", held.names.join(", ")));
                 print_foreign(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
@@ -302,13 +302,13 @@ fn print(status: &AcmeStatus, is_running: bool) {
             if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
         print_foreign(&format_args!("  next attempt: {next}, at {}", certificate.directory));
         if let Some(error) = &certificate.last_error {
-            let hint = if certificate.needs_human { " (action required)" } else { "" };
+            let hint = if certificate.action_required { " (action required)" } else { "" };
             print_foreign(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
         }
     }
     match status.leftover_records {
         0 => {}
-        1 => say(&"1 challenge record is not yet removed from DNS"),
+        1 => print_line(&"1 challenge record is not yet removed from DNS"),
         count => print_foreign(&format_args!("{count} challenge records are not yet removed from DNS")),
     }
     if let Some(skew) = status.clock_skew_s {
@@ -354,7 +354,7 @@ fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> an
                 |it: &CertificateStatus| it.held.as_ref().map_or(String::new(), |held| held.issuers.join(" ← "));
             let issuers: Vec<String> = status.certificates.iter().map(names).collect();
             let count = counted(issuers.len(), "certificate");
-            say(&format_args!("dry run successful: {count}, issued by {}", issuers.join("; ")));
+            print_line(&format_args!("dry run successful: {count}, issued by {}", issuers.join("; ")));
             Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {
@@ -419,9 +419,9 @@ impl ChallengeDns for RunningResponder {
         &'a self,
         location: &'a RecordLocation,
         values: &'a [String],
-        say: Say<'a>,
+        report: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
-        ChallengeDns::wait_until_visible(&self.responder, location, values, say)
+        ChallengeDns::wait_until_visible(&self.responder, location, values, report)
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FileType, Stat};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, print_error, print_json, registry_of, say, shown};
+use super::{ConfigArg, code, print_error, print_json, print_line, registry_of, replace_controls};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::file_names::NameRules;
@@ -79,10 +79,13 @@ fn list_text(registry: &Registry) {
             Phones::Listed(_) => counted(constituency.known_phones().len(), "phone"),
         };
         let name = constituency.name.as_str();
-        say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
+        print_line(&format_args!(
+            "{}",
+            format!("{name:<width$}  {phones:>12}  {}", replace_controls(&policy.description)).trim_end()
+        ));
     }
     for fault in registry.faults() {
-        print_error(&shown(&format!("{}: {}", fault.subject, explained(fault))));
+        print_error(&replace_controls(&format!("{}: {}", fault.subject, explained(fault))));
     }
 }
 
@@ -181,7 +184,7 @@ fn add(
     let count = finished.inspect_err(|_| drop(all.remove_all(&staging)))?;
     let files = counted(count, "file");
     let url = config.url(name.as_str());
-    say(&format_args!("{url} has {files}; to allow a phone, run provost allow MAC --constituency {name}"));
+    print_line(&format_args!("{url} has {files}; to allow a phone, run provost allow MAC --constituency {name}"));
     Ok(())
 }
 
@@ -260,5 +263,5 @@ fn kind_of(stat: &Stat) -> FileType {
 
 /// Adds `path` to an error.
 fn within(path: &str) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", shown(path)))
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", replace_controls(path)))
 }

@@ -15,7 +15,7 @@ use rustls::RootCertStore;
 use super::boot_table::{BootTable, OutputFormat};
 use super::local::LocalCas;
 use super::phone::DeviceCertificates;
-use super::{ConfigArg, diagnostics, runtime, say};
+use super::{ConfigArg, diagnostics, print_line, runtime};
 use crate::app::socket_activation::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
@@ -161,7 +161,7 @@ async fn boot_all(
     let mut summary = FleetSummary::default();
     for (constituency, phone) in demo_phones {
         let url = url(constituency, address);
-        say(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
+        print_line(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
         let target = BootTarget {
             url: url.parse()?,
             server_roots: Arc::clone(&server_roots),
@@ -172,11 +172,11 @@ async fn boot_all(
         let mut watch = printer.for_one_phone(phone);
         summary.add(&boot(phone, &target, Some(&certificate), &mut watch).await);
     }
-    say(&"");
+    print_line(&"");
     if demo_phones.is_empty() {
         bail!("no constituency here has a known phone; add one to \"phones\" in a constituency.json");
     }
-    say(&format_args!("{} of {} phones provisioned", summary.provisioned, summary.phones));
+    print_line(&format_args!("{} of {} phones provisioned", summary.provisioned, summary.phones));
     Ok(summary)
 }
 
@@ -184,7 +184,7 @@ async fn boot_all(
 fn explain(demo_phones: &[(ConstituencyName, VirtualPhone)], address: SocketAddr, constituencies: &Path, state: &Path) {
     let Some((constituency, phone)) = demo_phones.first() else { return };
     let url = url(constituency, address);
-    say(&format_args!(
+    print_line(&format_args!(
         "\nThe server runs until Ctrl-C; its access log follows. In another terminal:\n  \
          provost phone --url {url} --mac {} --state {}\n  \
          curl --cacert {}/server-ca/ca.pem --resolve '*:{}:127.0.0.1' {url}   (no device certificate: refused)\n\

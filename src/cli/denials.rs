@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail, ensure};
 use rustix::process::{geteuid, getuid};
 
-use super::{code, note, print_error, registry_of, say, shown, waiting};
+use super::{code, note, print_error, print_line, registry_of, replace_controls, waiting};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Registry, ServerDenial, ServerDenials, denials};
@@ -24,8 +24,8 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     let at = Some(clock::unix_seconds(clock::now()));
     let denial = ServerDenial { by: operator(), at, note: why.unwrap_or_default().to_owned() };
     match denials::deny(&config.state, mac, denial, &waiting) {
-        Ok(true) => say(&format_args!("{mac} is denied everywhere within a second")),
-        Ok(false) => say(&format_args!("{mac} is already denied everywhere")),
+        Ok(true) => print_line(&format_args!("{mac} is denied everywhere within a second")),
+        Ok(false) => print_line(&format_args!("{mac} is already denied everywhere")),
         Err(error) => return code(Err(error.into())),
     }
     for (name, reason) in without_effect(config, &registry_of(config, Arc::default())) {
@@ -64,7 +64,7 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     let Some(denial) = denials::lift(&config.state, mac, &waiting)? else {
         bail!("{mac} is no longer denied everywhere: another command has just lifted the denial");
     };
-    say(&format_args!("{mac} is no longer denied everywhere; it was denied {}", denial.explained()));
+    print_line(&format_args!("{mac} is no longer denied everywhere; it was denied {}", denial.explained()));
     for constituency in &still {
         note(constituency);
     }
@@ -73,7 +73,7 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
 
 fn print_removed(mac: MacAddress, constituencies: &[ConstituencyName]) {
     for name in constituencies {
-        say(&format_args!("removed the password of {mac} for {name}"));
+        print_line(&format_args!("removed the password of {mac} for {name}"));
     }
 }
 
@@ -107,7 +107,7 @@ fn operator() -> String {
     let by_sudo = std::env::var("SUDO_USER").ok().filter(|name| geteuid().is_root() && !name.is_empty());
     let user = getuid().as_raw();
     let name = by_sudo.or_else(|| user_name(&read_regular("/etc/passwd".as_ref()).ok()?, user));
-    shown(&name.unwrap_or_else(|| format!("user {user}"))).chars().take(64).collect()
+    replace_controls(&name.unwrap_or_else(|| format!("user {user}"))).chars().take(64).collect()
 }
 
 /// The name of `user` in the text of /etc/passwd (passwd(5)).

@@ -182,7 +182,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args, &config),
     };
     result.unwrap_or_else(|error| {
-        print_error(&whole(&error));
+        print_error(&with_causes(&error));
         ExitCode::from(USAGE)
     })
 }
@@ -193,23 +193,23 @@ fn command_line() -> clap::Command {
 }
 
 /// Prints a line to standard output. A closed pipe is not an error.
-fn say(line: &dyn Display) {
+fn print_line(line: &dyn Display) {
     let _ = writeln!(anstream::stdout(), "{line}");
 }
 
 /// Prints a line that contains foreign text.
 fn print_foreign(line: &dyn Display) {
-    say(&shown(&line.to_string()));
+    print_line(&replace_controls(&line.to_string()));
 }
 
 /// Replaces control characters in foreign text: file names, notes, and messages of CAs and name servers.
-fn shown(text: &str) -> String {
+fn replace_controls(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints JSON on one line. JSON escapes only what is below U+0020; this also escapes the other control characters.
 fn print_json(json: &Value) {
-    say(&escaped_json(&json.to_string()));
+    print_line(&escaped_json(&json.to_string()));
 }
 
 fn escaped_json(json: &str) -> String {
@@ -242,11 +242,11 @@ fn note(remark: &dyn Display) {
 
 /// Prints to standard error that another process is waited for.
 fn waiting(message: &str) {
-    note(&shown(message));
+    note(&replace_controls(message));
 }
 
 /// An error with its causes. A cause that the text before it already contains is left out.
-fn whole(error: &anyhow::Error) -> String {
+fn with_causes(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
         "" => cause,
         before if before.contains(&cause) => text,
@@ -259,7 +259,7 @@ fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_error(&whole(&error));
+            print_error(&with_causes(&error));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, ensure};
 
-use super::say;
+use super::print_line;
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -68,18 +68,18 @@ impl NewPassword {
     pub(super) fn show(self) {
         let Self { mac, password, had_one } = self;
         if had_one {
-            say(&"the old password is no longer valid");
+            print_line(&"the old password is no longer valid");
         }
-        say(&"the password is shown only once; the phone reads it from a parameter file such as");
-        say(&format_args!("<device device.set=\"1\" device.prov.user.set=\"1\" device.prov.user=\"{mac}\""));
-        say(&format_args!("        device.prov.password.set=\"1\" device.prov.password=\"{password}\"/>"));
+        print_line(&"the password is shown only once; the phone reads it from a parameter file such as");
+        print_line(&format_args!("<device device.set=\"1\" device.prov.user.set=\"1\" device.prov.user=\"{mac}\""));
+        print_line(&format_args!("        device.prov.password.set=\"1\" device.prov.password=\"{password}\"/>"));
     }
 }
 
 /// Removes the password of a phone.
 pub(super) fn remove_of(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
     if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
-        say(&format_args!("removed the password of {mac} for {constituency}"));
+        print_line(&format_args!("removed the password of {mac} for {constituency}"));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, constituency, note, print_json, registry_of, say, server, shown, warn};
+use super::{ConfigArg, code, constituency, note, print_json, print_line, registry_of, replace_controls, server, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
@@ -126,7 +126,7 @@ fn unknown_lists(folders: Vec<ConstituencyName>, registry: &Registry) -> Unknown
     let why = |name: ConstituencyName| {
         // Only a running server knows whether it is served.
         let message = messages.get(name.as_str())?.split(&format!(" ({NOT_SERVED}")).next()?;
-        Some((name, shown(message)))
+        Some((name, replace_controls(message)))
     };
     unserved.filter_map(why).collect()
 }
@@ -185,7 +185,7 @@ impl PhoneSummary {
         });
         let Some(phone) = &self.seen else { return object };
         let event = |what: &str, event: &Option<StoredEvent>| {
-            event.as_ref().map(|event| json!({ what: without_controls(&event.what), "time": time(event.at) }))
+            event.as_ref().map(|event| json!({ what: replace_controls(&event.what), "time": time(event.at) }))
         };
         let seen = json!({
             "first_seen": time(phone.first_seen), "last_seen": time(phone.last_seen),
@@ -221,7 +221,7 @@ impl PhoneSummary {
     fn remarks_on(&self, phone: &StoredPhone, now: i64) -> Vec<String> {
         let refusal = phone.refusal.as_ref().filter(|_| self.is_refused());
         let refused =
-            refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
+            refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), replace_controls(&refusal.what)));
         let end = phone.certificate_not_after.filter(|end| end - now < SOON);
         let expiry = end.map(|end| {
             let word = if end < now { "expired" } else { "expires" };
@@ -258,7 +258,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unknown_li
                 program.unwrap_or_default(),
                 known.note.clone(),
             ]
-            .map(|cell| shown(&cell))
+            .map(|cell| replace_controls(&cell))
         })
         .collect();
     let headings = HEADINGS.map(str::to_owned);
@@ -269,14 +269,14 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unknown_li
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let line = |row: &[String; 7], style: Style| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        say(&format_args!("{style}{}{style:#}", cells.join("  ").trim_end()));
+        print_line(&format_args!("{style}{}{style:#}", cells.join("  ").trim_end()));
     };
     line(&headings, Style::new().dimmed());
     for (row, (_, known)) in rows.iter().zip(phones) {
         line(row, Style::new());
         let style = AnsiColor::Red.on_default();
         for remark in known.remarks(now) {
-            say(&format_args!("{style}    {}{style:#}", shown(&remark)));
+            print_line(&format_args!("{style}    {}{style:#}", replace_controls(&remark)));
         }
     }
 }
@@ -287,14 +287,14 @@ pub(super) fn print_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool
         print_json(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
     } else {
         let style = AnsiColor::Red.on_default();
-        say(&format_args!("{style}{mac} is denied everywhere {}{style:#}", denial.explained()));
+        print_line(&format_args!("{style}{mac} is denied everywhere {}{style:#}", denial.explained()));
     }
 }
 
 /// Prints a claim, as JSON or for people. `phone` is the phone that has proved this identity, if any.
 pub(super) fn print_claim(claim: &StoredClaim, phone: Option<&StoredPhone>, is_json: bool) {
     let accepted_at = phone.and_then(|phone| phone.last_accepted).filter(|at| *at > claim.last_seen);
-    if is_json { print_json(&claim_json(claim, accepted_at)) } else { say(&claim_line(claim, accepted_at)) }
+    if is_json { print_json(&claim_json(claim, accepted_at)) } else { print_line(&claim_line(claim, accepted_at)) }
 }
 
 fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
@@ -302,7 +302,7 @@ fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
     let places = claim
         .addresses
         .iter()
-        .map(|place| (shown(&place.address), time(place.first_seen), time(place.last_seen)))
+        .map(|place| (replace_controls(&place.address), time(place.first_seen), time(place.last_seen)))
         .map(|(address, first, last)| format!("\n    from {address}, {first} to {last}"));
     let certificate =
         |bytes| format!("certificate (unproven; any client can make or copy it): SHA-256 {}", Fingerprint::from(bytes));
@@ -312,7 +312,7 @@ fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
     let style = AnsiColor::Red.on_default();
     format!(
         "unproven: a client at {} claims to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
-        shown(&claim.address),
+        replace_controls(&claim.address),
         claim.mac,
         claim.constituency,
         if claim.count == 1 { "once".to_owned() } else { format!("{} times", claim.count) },

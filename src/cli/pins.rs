@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::phones::time;
-use super::{server, shown, warn};
+use super::{replace_controls, server, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -80,7 +80,7 @@ fn is_of(claim: &StoredClaim, certificate: Fingerprint) -> bool {
 
 fn warn_of_claims(constituency: &ConstituencyName, mac: MacAddress, claims: &[StoredClaim], proven: Option<i64>) {
     let seen = claims.iter().filter_map(|claim| {
-        let reason = shown(claim.refusal.as_deref().unwrap_or_default());
+        let reason = replace_controls(claim.refusal.as_deref().unwrap_or_default());
         Some((Fingerprint::from(claim.fingerprint?), reason))
     });
     // The same certificate in several constituencies is listed once.

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, code, denials, passwords, pins, print_error, say, server, shown, waiting, warn, whole};
+use super::{
+    ConfigArg, code, denials, passwords, pins, print_error, print_line, replace_controls, server, waiting, warn,
+    with_causes,
+};
 use crate::app::named_files;
 use crate::config::Config;
 use crate::constituency::edit::PolicyChange;
@@ -69,7 +72,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
         let when = if changed == EditResult::Now { "within a second" } else { "already" };
-        let print_allowed = || say(&format_args!("{mac} is allowed in {constituency}{by} {when}"));
+        let print_allowed = || print_line(&format_args!("{mac} is allowed in {constituency}{by} {when}"));
         if args.digest {
             let given = passwords::create(&config, constituency, *mac).with_context(|| {
                 format!("{mac} is on the list of {constituency} {when}, but its new password cannot be stored")
@@ -85,14 +88,14 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
                 return Ok(());
             }
             Ok(Some(false)) => {
-                say(&format_args!(
+                print_line(&format_args!(
                     "{mac} is on the list of {constituency} {when}, but is refused until it has a password; make one with \
                      provost allow {mac} --constituency {constituency} --digest"
                 ));
                 return Ok(());
             }
             Err(error) => {
-                say(&format_args!("{mac} is on the list of {constituency} {when}"));
+                print_line(&format_args!("{mac} is on the list of {constituency} {when}"));
                 warn(&format_args!("cannot read its password, and without one it is refused: {error}"));
                 return Ok(());
             }
@@ -120,7 +123,7 @@ fn warn_of_missing_files(config: &Config, constituency: &ConstituencyName, mac: 
     let model = phone.and_then(|phone| phone.model);
     let phone = named_files::Phone { constituency, mac, model: model.as_deref(), directory: "" };
     if let Some(missing) = phone.named_files(&config.constituencies).and_then(|named| named.text()) {
-        warn(&shown(&missing));
+        warn(&replace_controls(&missing));
     }
 }
 
@@ -129,18 +132,20 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     let mac = args.mac;
     let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
     match passwords::remove_of(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
-        Ok(EditResult::Now) => say(&format_args!("{mac} is denied in {name} within a second")),
-        Ok(EditResult::Already) => say(&format_args!("{mac} is already denied in {name}")),
+        Ok(EditResult::Now) => print_line(&format_args!("{mac} is denied in {name} within a second")),
+        Ok(EditResult::Already) => print_line(&format_args!("{mac} is already denied in {name}")),
         Ok(EditResult::NoClientAuth) => {
-            say(&format_args!(
+            print_line(&format_args!(
                 "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
             ));
         }
         Err(error) => {
             // If the constituency does not exist, no phone is accepted.
             match error.downcast_ref() {
-                Some(EditError::Absent { .. }) => print_error(&format_args!("{}; nothing was changed", whole(&error))),
-                _ => print_error(&format_args!("{mac} MAY STILL BE ACCEPTED in {name}: {}", whole(&error))),
+                Some(EditError::Absent { .. }) => {
+                    print_error(&format_args!("{}; nothing was changed", with_causes(&error)));
+                }
+                _ => print_error(&format_args!("{mac} MAY STILL BE ACCEPTED in {name}: {}", with_causes(&error))),
             }
             return Ok(ExitCode::FAILURE);
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{Schema, schema_for};
 
-use super::{reference, say};
+use super::{print_line, reference};
 use crate::config::{CONFIG_FILE, ConfigFile};
 use crate::constituency::{POLICY_FILE, PolicyFile};
 
@@ -31,9 +31,9 @@ pub(super) enum File {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let schema = args.file.schema();
     if args.markdown {
-        say(&reference::markdown(&reference::sections(schema.as_value())).trim_end());
+        print_line(&reference::markdown(&reference::sections(schema.as_value())).trim_end());
     } else {
-        say(&serde_json::to_string_pretty(&schema)?);
+        print_line(&serde_json::to_string_pretty(&schema)?);
     }
     Ok(ExitCode::SUCCESS)
 }

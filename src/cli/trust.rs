@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{ConfigArg, registry_of, say};
+use super::{ConfigArg, print_line, registry_of};
 use crate::certificate::LiveCertificates;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
@@ -58,7 +58,7 @@ fn list(config: &Config) -> ExitCode {
         match bundle {
             Ok(bundle) => list_bundle(&name, &bundle),
             Err(error) => {
-                say(&format_args!("{name}: INVALID: {error}"));
+                print_line(&format_args!("{name}: INVALID: {error}"));
                 code = ExitCode::FAILURE;
             }
         }
@@ -67,24 +67,24 @@ fn list(config: &Config) -> ExitCode {
 }
 
 fn list_bundle(name: &str, bundle: &Bundle) {
-    say(&name);
-    say(&format_args!("  family {}", bundle.family.explained()));
+    print_line(&name);
+    print_line(&format_args!("  family {}", bundle.family.explained()));
     let now = clock::unix_seconds(clock::now());
     for anchor in &bundle.anchors {
         let sha256 = digest(&SHA256, &anchor.certificate);
         let fingerprint: String = sha256.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
         let (from, to) = (rfc3339(anchor.not_before), rfc3339(anchor.not_after));
         let mark = if now > anchor.not_after { " (EXPIRED: its certificates are refused)" } else { "" };
-        say(&format_args!("  {}{mark}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
+        print_line(&format_args!("  {}{mark}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
     }
     for list in &bundle.revocations {
         let mark = if now > list.next_update { " (EXPIRED: all certificates of this CA are refused)" } else { "" };
         let (count, end) = (list.len(), rfc3339(list.next_update));
-        say(&format_args!("  revoked by {}: {count}, next list due by {end}{mark}", list.ca));
+        print_line(&format_args!("  revoked by {}: {count}, next list due by {end}{mark}", list.ca));
     }
     if !bundle.known.is_empty() {
         let known = counted(bundle.known.len(), "CA");
-        say(&format_args!("  intermediates: {known}"));
+        print_line(&format_args!("  intermediates: {known}"));
     }
 }
 
@@ -92,7 +92,7 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let chain = read_chain(&args.chain)?;
     let site = site_of(config, Arc::new(ServerDenials::read(&config.state)?))?;
     let refused = |reason: String| {
-        say(&format_args!("refused: {reason}"));
+        print_line(&format_args!("refused: {reason}"));
         Ok(ExitCode::FAILURE)
     };
     let Some((constituency, generation)) = site.get(&args.constituency) else {
@@ -107,7 +107,7 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
             return refused("this constituency uses passwords, not certificates".to_owned());
         }
-        say(&"accepted: this constituency needs no certificate (\"client_auth\": \"none\")");
+        print_line(&"accepted: this constituency needs no certificate (\"client_auth\": \"none\")");
         return Ok(ExitCode::SUCCESS);
     };
     match finding.verdict {
@@ -118,7 +118,7 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
                 if let Some(reason) = constituency.standing(mac).refusal(mac, &constituency.name) {
                     refused(reason)
                 } else {
-                    say(&format_args!("accepted: {mac}{}", note(&device, now)));
+                    print_line(&format_args!("accepted: {mac}{}", note(&device, now)));
                     Ok(ExitCode::SUCCESS)
                 }
             }
@@ -137,14 +137,14 @@ fn note(device: &VerifiedDevice, now: i64) -> &'static str {
 }
 
 fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let shown = path.display();
-    let bytes = read_regular(path).with_context(|| shown.to_string())?;
+    let bytes = read_regular(path).with_context(|| path.display().to_string())?;
+    let path = path.display();
     if X509Certificate::from_der(&bytes).is_ok_and(|(rest, _)| rest.is_empty()) {
         return Ok(vec![bytes.into()]);
     }
     let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let chain = chain.with_context(|| format!("{shown} is not PEM"))?;
-    anyhow::ensure!(!chain.is_empty(), "no certificate in {shown}, neither PEM nor DER");
+    let chain = chain.with_context(|| format!("{path} is not PEM"))?;
+    anyhow::ensure!(!chain.is_empty(), "no certificate in {path}, neither PEM nor DER");
     Ok(chain)
 }
 

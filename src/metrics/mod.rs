@@ -140,7 +140,7 @@ pub struct RenewalGauge {
     /// Failures in a row.
     pub failures_in_a_row: u32,
     /// Whether an operator must change something.
-    pub needs_human: bool,
+    pub action_required: bool,
 }
 
 /// An exposition format of Prometheus.
@@ -328,7 +328,7 @@ impl GaugeValues {
     }
 
     fn register_certificates(&self, registry: &mut Registry) {
-        let (start, expiry, level, in_a_row, human) = <(Gauges, Gauges, Gauges, Gauges, Gauges)>::default();
+        let (start, expiry, level, in_a_row, action_required) = <(Gauges, Gauges, Gauges, Gauges, Gauges)>::default();
         let (attempts, failures) = <(CounterFamily, CounterFamily)>::default();
         for certificate in &self.certificates {
             let labels = [("key", certificate.key.as_str()), ("name", certificate.name.as_str())];
@@ -347,7 +347,7 @@ impl GaugeValues {
             add(&attempts, &key, renewal.attempts);
             add(&failures, &key, renewal.failures);
             set(&in_a_row, &key, renewal.failures_in_a_row);
-            set(&human, &key, i64::from(renewal.needs_human));
+            set(&action_required, &key, i64::from(renewal.action_required));
         }
         let starts = "The notBefore of the certificate in use, in Unix time";
         registry.register("certificate_start_timestamp_seconds", starts, start);
@@ -361,7 +361,7 @@ impl GaugeValues {
         registry.register(
             "renewal_needs_human",
             "Whether renewal needs an action of an operator (1) or not (0)",
-            human,
+            action_required,
         );
     }
 }

@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(explained("serverInternal", 503, Some(5)), (Retry::Wait(5), FailureKind::Unclear));
         assert_eq!(explained("serverInternal", 500, None), (Retry::Retry, FailureKind::Unclear));
         assert_eq!(explained("unauthorized", 403, None), (Retry::Retry, FailureKind::Refused));
-        assert_eq!(explained("caa", 403, None), (Retry::Human, FailureKind::Refused));
+        assert_eq!(explained("caa", 403, None), (Retry::ActionRequired, FailureKind::Refused));
         assert_eq!(explained("accountDoesNotExist", 400, None), (Retry::Retry, FailureKind::AccountUnknown));
         assert_eq!(explained("alreadyReplaced", 409, None), (Retry::Retry, FailureKind::Refused));
         assert_eq!(explained("orderNotReady", 403, None), (Retry::Retry, FailureKind::Unclear));
@@ -159,7 +159,7 @@ mod tests {
             let seen =
                 ResponseHeaders { body: body.into(), terms_of_service: terms.map(str::to_owned), ..seen(403, None) };
             let failure = explain(&error, &seen);
-            assert_eq!((failure.cure, failure.sign), (Retry::Human, FailureKind::Refused));
+            assert_eq!((failure.cure, failure.sign), (Retry::ActionRequired, FailureKind::Refused));
             failure.message
         };
         let instance = r#"{ "instance": "https://ca.example/agree?token=1" }"#;

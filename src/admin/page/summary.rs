@@ -47,12 +47,12 @@ fn needs(overview: &Overview) -> Vec<Problem> {
     let bad = |says| Problem { class: "bad", says };
     let mut needs: Vec<Problem> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
     // A folder's problem has its own line below, with a link.
-    let is_of_folder = |trouble: &String| {
-        let mut problems = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
-        problems.any(|problem| trouble.contains(problem.as_str()))
+    let is_of_folder = |problem: &String| {
+        let mut folders = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
+        folders.any(|folder| problem.contains(folder.as_str()))
     };
     needs
-        .extend(overview.troubles.iter().filter(|trouble| !is_of_folder(trouble)).map(|trouble| bad(foreign(trouble))));
+        .extend(overview.problems.iter().filter(|problem| !is_of_folder(problem)).map(|problem| bad(foreign(problem))));
     needs.extend(overview.certificates.iter().filter_map(of_certificate));
     needs.extend(overview.constituencies.iter().filter_map(of_constituency));
     needs.extend(overview.constituencies.iter().flat_map(of_warnings));

@@ -95,7 +95,7 @@ fn overview(text: &str) -> Overview {
             next_attempt: Some(NOW + 15 * DAY),
             step: Some(text.to_owned()),
             last_error: Some(text.to_owned()),
-            needs_human: true,
+            action_required: true,
         }],
         constituencies: vec![constituency("ote", text, true), constituency(text, text, false)],
         counts: PhoneCounts { known: 3, well: 1, silent: 1, waiting: 1, refused: 1, ..PhoneCounts::default() },
@@ -110,7 +110,7 @@ fn overview(text: &str) -> Overview {
             refused: vec![1; 144],
             handshakes: vec![2; 144],
         },
-        troubles: vec![text.to_owned()],
+        problems: vec![text.to_owned()],
     }
 }
 
@@ -308,7 +308,7 @@ fn empty_sections_show_the_next_step() {
         unproven: Vec::new(),
         silent_together: Vec::new(),
         activity: ActivityView::default(),
-        troubles: Vec::new(),
+        problems: Vec::new(),
         not_ready: None,
         ..overview(HARMLESS)
     };
@@ -333,15 +333,15 @@ fn summary_counts_problems_and_lists_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
     // The folder's own problem is not repeated.
-    overview.troubles.push("log lines were lost".to_owned());
+    overview.problems.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
-    // A trouble, a certificate, a folder, a warning of a policy, a waiting phone, a refused phone.
+    // A problem, a certificate, a folder, a warning of a policy, a waiting phone, a refused phone.
     assert!(page.contains("6 problems need attention"));
     let order: Vec<&str> =
         page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(6).collect();
     assert_eq!(order, ["bad", "bad", "asks", "fair", "fair", "fair"]);
-    overview.troubles.clear();
+    overview.problems.clear();
     overview.certificates.clear();
     overview.constituencies.truncate(1);
     overview.constituencies[0].warnings.clear();

@@ -37,7 +37,7 @@ pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
         next_attempt: Some(status.next_attempt),
         step: status.step,
         last_error: status.last_error,
-        needs_human: status.needs_human,
+        action_required: status.action_required,
     }
 }
 
@@ -92,7 +92,7 @@ fn view(source: &'static str, condition: &Condition) -> CertificateView {
         next_attempt: None,
         step: None,
         last_error: None,
-        needs_human: false,
+        action_required: false,
     }
 }
 

@@ -91,7 +91,7 @@ impl LiveAdminData {
                 attempts: attempts.begun,
                 failures: attempts.failed,
                 failures_in_a_row: status.failures,
-                needs_human: status.needs_human,
+                action_required: status.action_required,
             }
         };
         board.status().certificates.into_iter().map(renewal).collect()

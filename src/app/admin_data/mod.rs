@@ -83,13 +83,13 @@ impl AdminData for LiveAdminData {
 
     fn snapshot(&self) -> Snapshot {
         let now = clock::unix_seconds(clock::now());
-        let mut troubles = self.troubles();
+        let mut problems = self.problems();
         let history = HistoryReader::open(&self.state).and_then(|history| match history {
             Some(history) => Ok((history.phones()?, history.claims()?)),
             None => Ok(Default::default()),
         });
         let (seen, claims) = history.unwrap_or_else(|error| {
-            troubles.push(error.to_string());
+            problems.push(error.to_string());
             Default::default()
         });
         let server = self.server.upgrade();
@@ -97,7 +97,7 @@ impl AdminData for LiveAdminData {
         let summary = site.as_ref().map(|site| summarize(site.registry(), seen, &claims)).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
-        troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
+        problems.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
         let silent_together = phones::silences(&summary, now, self.started);
         let phones: Vec<PhoneView> = summary.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
         let overview = Overview {
@@ -115,7 +115,7 @@ impl AdminData for LiveAdminData {
             unproven: phones::unproven(claims),
             denied: phones::denied(&self.denials.phones()),
             activity: self.activity(now),
-            troubles,
+            problems,
         };
         Snapshot { overview, phones }
     }
@@ -246,23 +246,23 @@ impl LiveAdminData {
     }
 
     /// The current problems, for the operator.
-    fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.state_problems();
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.state_problems();
         match self.health.dropped() {
             0 => {}
-            dropped => troubles.push(format!(
+            dropped => problems.push(format!(
                 "{} not written to the phone history since the start: the queue was full",
                 counted_were(dropped, "phone event")
             )),
         }
         match self.server.upgrade().map_or(0, |server| server.access.lost()) {
             0 => {}
-            lost => troubles.push(format!(
+            lost => problems.push(format!(
                 "{} lost since the start: standard output is not read fast enough",
                 counted_were(lost, "line of the access log")
             )),
         }
-        troubles
+        problems
     }
 
     fn activity(&self, now: i64) -> snapshot::ActivityView {

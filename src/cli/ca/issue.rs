@@ -13,7 +13,7 @@ use crate::ca::device::{DeviceCa, DeviceCertificateRequest, SignedCertificate};
 use crate::ca::export;
 use crate::ca::record::IssuedStatus;
 use crate::cli::parameters::{Group, parameter_file};
-use crate::cli::say;
+use crate::cli::print_line;
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::constituency::MacAddress;
 use crate::state::{self, FolderHandle};
@@ -100,13 +100,13 @@ impl Issue {
         let end = ca.record().certificates().last().map_or(0, |certificate| certificate.not_after);
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         let (mac, end) = (self.mac, rfc3339(end));
-        say(&format_args!("{mac}: certificate {serial}, valid until {end}, in {}", files.join(" and ")));
+        print_line(&format_args!("{mac}: certificate {serial}, valid until {end}, in {}", files.join(" and ")));
         if is_made {
-            say(&format_args!("password: {password}"));
+            print_line(&format_args!("password: {password}"));
         }
         for IssuedStatus { serial, not_after, .. } in earlier {
             let end = rfc3339(not_after);
-            say(&format_args!(
+            print_line(&format_args!(
                 "note: {mac} has another valid certificate, {serial}, until {end}; to revoke it, run provost ca revoke {serial}"
             ));
         }

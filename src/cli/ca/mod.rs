@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::print::systemd;
-use super::{ConfigArg, code, print_json, say};
+use super::{ConfigArg, code, print_json, print_line};
 use crate::ca::device::{DeviceCa, RevocationTarget};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
@@ -118,28 +118,28 @@ fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) 
     let ca = DeviceCa::open(folder, now)?;
     let bundle = json!(std::path::absolute(ca.bundle())?);
     let (place, end) = (folder.display(), rfc3339(ca.not_after()));
-    say(&format_args!("made the CA {name:?} in {place}, valid until {end}"));
+    print_line(&format_args!("made the CA {name:?} in {place}, valid until {end}"));
     if let Some(local) = config.filter(|config| config.is_local()) {
         let (state, service) = (local.state.display(), systemd::CONFIG);
-        say(&format_args!(
+        print_line(&format_args!(
             "local mode, because there is no {CONFIG_FILE} here; it does not trust this CA. To use the CA here, make a \
              {CONFIG_FILE} with \"state\": \"{state}\"; for the service, make the CA with --config {service}"
         ));
     }
     let file = config.and_then(|config| config.file.as_deref()).unwrap_or(Path::new(CONFIG_FILE)).display();
     if config.is_some() {
-        say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [{bundle}] }}"));
+        print_line(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [{bundle}] }}"));
     } else {
         let copied = ca.bundle();
-        say(&format_args!(
+        print_line(&format_args!(
             "copy {} to the server, for example as own.pem beside {CONFIG_FILE}; copy it again after each revoke",
             copied.display()
         ));
-        say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [\"own.pem\"] }}"));
+        print_line(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [\"own.pem\"] }}"));
     }
-    say(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
-    say(&"(without \"polycom\", phones with a factory certificate are refused)");
-    say(&"to apply it to a running server, run systemctl reload provost, or send SIGHUP");
+    print_line(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
+    print_line(&"(without \"polycom\", phones with a factory certificate are refused)");
+    print_line(&"to apply it to a running server, run systemctl reload provost, or send SIGHUP");
     Ok(())
 }
 
@@ -160,7 +160,7 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
                 None if !certificate.is_valid(now) => format!("expired at {}", rfc3339(certificate.not_after)),
                 None => format!("valid until {}", rfc3339(certificate.not_after)),
             };
-            say(&format_args!("{}  {}  {state}", certificate.mac, certificate.serial));
+            print_line(&format_args!("{}  {}  {state}", certificate.mac, certificate.serial));
         }
     }
     Ok(())
@@ -171,18 +171,18 @@ fn revoke(folder: &Path, is_elsewhere: bool, which: &RevocationTarget) -> anyhow
     let mut ca = DeviceCa::open(folder, now)?;
     let revoked = ca.revoke(which, now)?;
     for serial in &revoked {
-        say(&format_args!("{serial} is revoked"));
+        print_line(&format_args!("{serial} is revoked"));
     }
     if revoked.is_empty() {
-        say(&format_args!("{which}: all certificates are already revoked"));
+        print_line(&format_args!("{which}: all certificates are already revoked"));
     }
     let bundle = ca.bundle();
     let bundle = bundle.display();
-    say(&format_args!(
+    print_line(&format_args!(
         "the revocation list is in {bundle}: a server that reads this file refuses them within a second, others after you copy it there"
     ));
     if is_elsewhere {
-        say(&format_args!("copy {bundle} to the server again, for example as own.pem beside {CONFIG_FILE}"));
+        print_line(&format_args!("copy {bundle} to the server again, for example as own.pem beside {CONFIG_FILE}"));
     }
     let place = if is_elsewhere { format!(" --dir {}", folder.display()) } else { String::new() };
     let now = unix_seconds(now);
@@ -190,7 +190,9 @@ fn revoke(folder: &Path, is_elsewhere: bool, which: &RevocationTarget) -> anyhow
     let lost: BTreeSet<MacAddress> =
         certificates.iter().filter(|it| revoked.contains(&it.serial)).map(|it| it.mac).collect();
     for mac in lost.into_iter().filter(|mac| !certificates.iter().any(|it| it.mac == *mac && it.is_valid(now))) {
-        say(&format_args!("{mac} has no certificate now; provost ca issue {mac} --out FILE{place} makes another"));
+        print_line(&format_args!(
+            "{mac} has no certificate now; provost ca issue {mac} --out FILE{place} makes another"
+        ));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, say, shown};
+use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, print_line, replace_controls};
 use crate::acme::client::AcmeCa;
 use crate::acme::client::directory_meta::DirectoryMeta;
 use crate::acme::{AcmeFailure, AcmeSettings, FailureKind};
@@ -278,8 +278,8 @@ pub(super) enum Progress {
 impl Progress {
     fn print(self, line: &str) {
         match self {
-            Self::Stdout => say(&shown(line)),
-            Self::Stderr => note(&shown(line)),
+            Self::Stdout => print_line(&replace_controls(line)),
+            Self::Stderr => note(&replace_controls(line)),
         }
     }
 }

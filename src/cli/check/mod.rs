@@ -29,7 +29,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::passwords;
-use super::{ConfigArg, USAGE, note, print_json, runtime, say, shown, trust};
+use super::{ConfigArg, USAGE, note, print_json, print_line, replace_controls, runtime, trust};
 use crate::acme::client::AcmeCa;
 use crate::acme::{AcmeSettings, stored_certificates};
 use crate::admin::token::OperatorToken;
@@ -188,7 +188,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
     let (errors_found, warnings) = (counted(errors, "error"), counted(warnings, "warning"));
     if !args.json {
-        say(&format_args!("{} can be served; {errors_found}, {warnings}", counted(served, "constituency")));
+        print_line(&format_args!("{} can be served; {errors_found}, {warnings}", counted(served, "constituency")));
     }
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -227,8 +227,8 @@ fn print(finding: &Finding) {
     };
     let Finding { level, subject, message, remedy, .. } = finding;
     let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    let message = shown(&format!("{message}{remedy}"));
-    say(&format_args!("{style}{}:{style:#} {}: {message}", level.name(), shown(subject)));
+    let message = replace_controls(&format!("{message}{remedy}"));
+    print_line(&format_args!("{style}{}:{style:#} {}: {message}", level.name(), replace_controls(subject)));
 }
 
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {

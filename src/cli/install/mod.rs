@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 
 use super::print::systemd::{CONFIG, CONSTITUENCIES, STATE, UnitValues};
-use super::{ConfigArg, print_error, say};
+use super::{ConfigArg, print_error, print_line};
 use crate::config::{CertificateSource, Config};
 
 mod layout;
@@ -82,7 +82,7 @@ impl InstallRoot {
             } else {
                 ""
             };
-        say(&format_args!("{what}: {would}{outcome}{why}"));
+        print_line(&format_args!("{what}: {would}{outcome}{why}"));
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<
         put_all(target, &place, [layout::tsig_key(text)])?;
     }
     if is_packaged(&place) {
-        say(&"program, units, manual and completions come from the package");
+        print_line(&"program, units, manual and completions come from the package");
     } else {
         let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
         target.report(outcome, layout.program(), "");
@@ -221,9 +221,9 @@ fn what_next(place: &InstallPlace) {
     steps.push(format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` prints what is still missing"));
     steps.push("`systemctl enable --now provost.socket provost.service` starts it, now and at boot".to_owned());
     steps.push("after an update, `systemctl restart provost.service` refuses no connection".to_owned());
-    say(&"\nWhat comes next:");
+    print_line(&"\nWhat comes next:");
     for (step, number) in steps.iter().zip(1..) {
-        say(&format_args!("{number}. {step}"));
+        print_line(&format_args!("{number}. {step}"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{ConfigArg, registry_of, say, warn};
+use super::{ConfigArg, print_line, registry_of, warn};
 use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName, Registry, ServerDenials};
 
@@ -66,7 +66,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
         Command::Dhcp(args) => dhcp::print(args, &config.find()?)?,
         Command::PhoneConfig(args) => phone_config::print(args, &config.find()?)?,
     };
-    say(&printed.trim_end());
+    print_line(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
 }
 

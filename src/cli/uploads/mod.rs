@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use rustix::fs::FileType;
 
-use super::{ConfigArg, code, note, say, shown, warn};
+use super::{ConfigArg, code, note, print_line, replace_controls, warn};
 use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::access_control::upload_name::UploadName;
@@ -66,14 +66,14 @@ fn list(phone: &PhoneUploads, root: &Path) -> anyhow::Result<()> {
     for (constituency, folder) in phone.folders(root)? {
         let files = folder.files_beneath().with_context(|| format!("cannot read the uploads to {constituency}"))?;
         for (path, kind) in files {
-            let name = shown(&path.to_string_lossy());
+            let name = replace_controls(&path.to_string_lossy());
             if kind != FileType::RegularFile {
                 warn(&format_args!("{constituency}: {name} is not a regular file, so not an upload"));
                 continue;
             }
             // The phone may have replaced it meanwhile.
             let Ok(stat) = folder.of_file_beneath(&path).and_then(|(folder, name)| folder.stat(name)) else { continue };
-            say(&format_args!("{constituency}  {:>9}  {}  {name}", stat.st_size, rfc3339(stat.st_mtime)));
+            print_line(&format_args!("{constituency}  {:>9}  {}  {name}", stat.st_size, rfc3339(stat.st_mtime)));
             is_empty = false;
         }
     }
@@ -128,12 +128,12 @@ impl ListedUpload {
         let removed = found.folder.remove(&found.name).and_then(|()| found.folder.sync());
         removed.with_context(|| self.cannot("removed", &found))?;
         let Self { name, phone } = self;
-        say(&format_args!("removed {} of {} from {}", shown(name), phone.mac, found.constituency));
+        print_line(&format_args!("removed {} of {} from {}", replace_controls(name), phone.mac, found.constituency));
         Ok(())
     }
 
     fn cannot(&self, be: &str, found: &FoundUpload) -> String {
-        format!("{} of {} in {} cannot be {be}", shown(&self.name), self.phone.mac, found.constituency)
+        format!("{} of {} in {} cannot be {be}", replace_controls(&self.name), self.phone.mac, found.constituency)
     }
 
     /// The only upload with this name. Fails if there is none or several.
@@ -152,7 +152,7 @@ impl ListedUpload {
             (None, _) => bail!(
                 "upload not found: {1} of {0}; `provost uploads list {2}` lists its uploads",
                 phone.mac,
-                shown(name),
+                replace_controls(name),
                 phone.mac
             ),
             (Some(last), false) => {
@@ -160,7 +160,7 @@ impl ListedUpload {
                 bail!(
                     "{} has uploaded {} to {}; choose one with --constituency",
                     phone.mac,
-                    shown(name),
+                    replace_controls(name),
                     names.join(" and ")
                 )
             }

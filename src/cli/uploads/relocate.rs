@@ -12,7 +12,7 @@ use anyhow::{anyhow, ensure};
 use rustix::fs::FileType;
 
 use crate::cli::constituency::folders;
-use crate::cli::{say, shown};
+use crate::cli::{print_line, replace_controls};
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::state::FolderHandle;
@@ -50,11 +50,11 @@ impl Move {
         let (mut blocked, mut behind_folders, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for file in &files {
             let Err(error) = move_file(&source, file, &target) else { continue };
-            let name = shown(&file.to_string_lossy());
+            let name = replace_controls(&file.to_string_lossy());
             match blocking(&error, file, &target) {
                 Some(Blocking::SameName) => blocked.push(name),
                 Some(Blocking::FileAbove(path)) => {
-                    blocked.push(format!("{name} ({} is a file in {to})", shown(&path.to_string_lossy())));
+                    blocked.push(format!("{name} ({} is a file in {to})", replace_controls(&path.to_string_lossy())));
                 }
                 Some(Blocking::Folder) => behind_folders.push(name),
                 None => failed.push(format!("{name}: {error}")),
@@ -62,7 +62,7 @@ impl Move {
         }
         self.remove_empty_folders(root, &files);
         let moved = files.len() - blocked.len() - behind_folders.len() - failed.len();
-        say(&format_args!("{mac}: {} moved from {from} to {to}", counted(moved, "upload")));
+        print_line(&format_args!("{mac}: {} moved from {from} to {to}", counted(moved, "upload")));
         let mut problems = Vec::new();
         if !blocked.is_empty() {
             problems.push(format!(

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, StepReporter};
 use provost::acme::{AcmeFailure, FailureKind, RenewalWindow};
 use provost::dns::{RecordLocation, Responder};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -506,7 +506,12 @@ impl ChallengeDns for ScriptedDns {
         })
     }
 
-    fn wait_until_visible<'a>(&'a self, _: &'a RecordLocation, values: &'a [String], _: Say<'a>) -> PortFuture<'a, ()> {
+    fn wait_until_visible<'a>(
+        &'a self,
+        _: &'a RecordLocation,
+        values: &'a [String],
+        _: StepReporter<'a>,
+    ) -> PortFuture<'a, ()> {
         Box::pin(async move {
             self.exchange().await?;
             let published = self.ca.published.lock().unwrap().clone();

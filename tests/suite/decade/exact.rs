@@ -93,7 +93,7 @@ fn failing_exact_name_delays_no_other_certificate() {
             status.certificates.iter().find(is_it).unwrap().clone()
         };
         let failed = of("exact/a");
-        assert!(failed.failures > 1 && failed.needs_human && failed.held.is_none(), "{failed:?}");
+        assert!(failed.failures > 1 && failed.action_required && failed.held.is_none(), "{failed:?}");
         assert_eq!(failed.names, ["a.phones.example.com"]);
         assert!(failed.next_attempt - status.now <= 2 * HOUR);
         assert_eq!((of("exact/b").failures, of("ecdsa-p256").failures), (0, 0));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hickory_net::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_net::proto::rr::{Name, RData, RecordType};
 use provost::acme::AcmeFailure;
-use provost::acme::ports::{ChallengeDns, PortFuture, Say};
+use provost::acme::ports::{ChallengeDns, PortFuture, StepReporter};
 use provost::dns::responder::{Client, Transport};
 use provost::dns::{DnsMethod, RecordLocation, Responder};
 
@@ -90,8 +90,8 @@ impl ChallengeDns for ServedDns {
         &'a self,
         location: &'a RecordLocation,
         values: &'a [String],
-        say: Say<'a>,
+        report: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
-        ChallengeDns::wait_until_visible(&*self.responder, location, values, say)
+        ChallengeDns::wait_until_visible(&*self.responder, location, values, report)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, StepReporter};
 use provost::acme::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
@@ -224,7 +224,12 @@ impl ChallengeDns for NoDns {
         Box::pin(async { Ok(()) })
     }
 
-    fn wait_until_visible<'a>(&'a self, _: &'a RecordLocation, _: &'a [String], _: Say<'a>) -> PortFuture<'a, ()> {
+    fn wait_until_visible<'a>(
+        &'a self,
+        _: &'a RecordLocation,
+        _: &'a [String],
+        _: StepReporter<'a>,
+    ) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -373,7 +378,7 @@ fn clock_a_year_ahead_orders_and_overwrites_nothing() {
         let status = site.live_for(80 * DAY).await;
         let error = status.certificates[0].last_error.clone().unwrap();
         assert!(error.contains("the clock of this machine is 31536000 s ahead of"), "{error}");
-        assert!(status.certificates[0].needs_human && status.clock_skew_s == Some(-365 * DAY));
+        assert!(status.certificates[0].action_required && status.clock_skew_s == Some(-365 * DAY));
         assert_eq!((read(&chain), site.cas[0].orders.load(Ordering::SeqCst)), (before, orders));
     });
 }

@@ -243,27 +243,27 @@ impl DhcpPlan {
             Clients::All(_) => false,
             Clients::Phones(phones) => phones.iter().all(|phone| phone.address.is_some()),
         };
-        let mut say = |text: &str| self.remarks.push(text.to_owned());
+        let mut remark = |text: &str| self.remarks.push(text.to_owned());
         match args.format {
             DhcpFormat::Dnsmasq => {
                 if args.lease.is_some() && !everyone_has_an_address {
-                    say(
+                    remark(
                         "dnsmasq sets lease times only in dhcp-range and dhcp-host: --lease affects only the phones of --address; \
                          others keep the time of their dhcp-range or dhcp-host",
                     );
                 }
                 if args.max_lease.is_some() {
-                    say("--max-lease has no effect: dnsmasq has no maximum lease time");
+                    remark("--max-lease has no effect: dnsmasq has no maximum lease time");
                 }
             }
             DhcpFormat::Mikrotik => {
                 if args.lease.is_some() && matches!(self.clients, Clients::All(_)) {
-                    say(
+                    remark(
                         "RouterOS sets lease times per lease or per server: --lease affects only the phones of --address",
                     );
                 }
                 if args.max_lease.is_some() {
-                    say("--max-lease has no effect: RouterOS has no maximum lease time");
+                    remark("--max-lease has no effect: RouterOS has no maximum lease time");
                 }
             }
             DhcpFormat::Isc | DhcpFormat::Kea => {}
