@@ -1,4 +1,4 @@
-//! The structure of the code, as tests: layers, cycles, confined crates, names.
+//! The structure of the code, as tests: layers, cycles, confined crates, names of types.
 //!
 //! The rules are the tables at the top; a new module is one line there. Each message names file, line and rule. Imports
 //! are parsed, so a path in a function body or in a macro counts like one in a `use`.
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use module_graph::{Import, ModuleGraph, cycle};
-use source::{Source, files, lines_with_token};
+use source::Source;
 
 /// A layer of the top-level modules.
 struct Layer {
@@ -47,20 +47,10 @@ const LAYERS: [&Layer; 8] = [&FOUNDATION, &DATA, &ACTIONS, &CONFIG, &APP, &CLI, 
 /// Crates that only one folder may use, so that the project can be built without them.
 const CONFINED: &[(&str, &str)] = &[("openssl", "src/serve/openssl/"), ("tokio_openssl", "src/serve/openssl/")];
 
-const MEDIAN_FUNCTION_LINES: usize = 12;
-
-/// File names that describe nothing and attract unrelated code.
-const FORBIDDEN_FILES: [&str; 6] = ["util.rs", "types.rs", "common.rs", "error.rs", "prelude.rs", "helpers.rs"];
-
-/// The project's files and folders, apart from those of git and cargo.
-const TREE: [&str; 8] = ["src", "tests", "constituencies", "docs", ".ci", ".build", "README.md", "Cargo.toml"];
-
 /// Minimum counts: a rule that has read nothing proves nothing. Raise them as the project grows.
 mod at_least {
-    pub(crate) const SOURCES: usize = 130;
-    pub(crate) const FUNCTIONS: usize = 400;
-    pub(crate) const IMPORTS: usize = 100;
-    pub(crate) const TREE_FILES: usize = 238;
+    pub(crate) const SOURCES: usize = 300;
+    pub(crate) const IMPORTS: usize = 2000;
 }
 
 fn root() -> PathBuf {
@@ -152,52 +142,6 @@ fn confined_crates_are_used_only_in_their_folder() {
             &outside.iter().map(|it| format!("{}: only {place} may use {confined}", it.path)).collect::<Vec<String>>(),
         );
     }
-}
-
-#[test]
-fn median_function_is_under_12_lines() {
-    let graph = graph();
-    let mut lines: Vec<usize> = graph.sources.iter().flat_map(|source| source.functions.iter().copied()).collect();
-    assert_at_least(lines.len(), at_least::FUNCTIONS, "functions");
-    lines.sort_unstable();
-    let median = lines[lines.len() / 2];
-    assert!(
-        median < MEDIAN_FUNCTION_LINES,
-        "src: the median function has {median} lines, not under {MEDIAN_FUNCTION_LINES}"
-    );
-}
-
-#[test]
-fn no_file_has_a_generic_name() {
-    let generic = graph().sources.into_iter().filter_map(|source| {
-        let name = source.path.rsplit('/').next()?;
-        FORBIDDEN_FILES.contains(&name).then(|| format!("{}: name it after its content", source.path))
-    });
-    assert_none(&generic.collect::<Vec<String>>());
-}
-
-#[test]
-fn no_unsafe_code() {
-    let graph = graph();
-    let lines = |source: &Source| lines_with_token(&source.text, "unsafe");
-    let places = graph.sources.iter().flat_map(|source| lines(source).into_iter().map(|line| (&source.path, line)));
-    assert_none(&places.map(|(path, line)| format!("{path}:{line}: `unsafe` is forbidden")).collect::<Vec<String>>());
-}
-
-#[test]
-fn no_file_names_a_folder_outside_the_project() {
-    // Split, so that this file does not contain it.
-    let outside = concat!("..", "/shared").as_bytes();
-    let paths: Vec<String> = TREE.iter().flat_map(|entry| files(&root(), entry)).collect();
-    assert_at_least(paths.len(), at_least::TREE_FILES, "files");
-    let mut violations = Vec::new();
-    for path in &paths {
-        let bytes = std::fs::read(root().join(path)).unwrap();
-        let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
-        let found = lines.filter(|(line, _)| line.windows(outside.len()).any(|window| window == outside));
-        violations.extend(found.map(|(_, line)| format!("{path}:{line}: names a folder outside the project")));
-    }
-    assert_none(&violations);
 }
 
 #[path = "architecture/rule_tests.rs"]

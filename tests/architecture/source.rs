@@ -1,4 +1,4 @@
-//! A parsed source file: the paths that it mentions, and the length of its functions.
+//! A parsed source file: the paths that it mentions, and the types that it defines.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,6 @@ use syn::visit::{self, Visit};
 pub(crate) struct Source {
     /// Relative to the project's folder.
     pub(crate) path: String,
-    pub(crate) text: String,
     /// `src/serve/hello/wire.rs` is `["serve", "hello", "wire"]`; `src/lib.rs` is empty, `src/main.rs` is `["main"]`.
     pub(crate) module: Vec<String>,
     /// Modules written out inside this file.
@@ -18,8 +17,6 @@ pub(crate) struct Source {
     /// Modules in files of their own that are compiled only for tests (`#[cfg(test)] mod tests;`).
     pub(crate) test_modules: Vec<Vec<String>>,
     pub(crate) mentions: Vec<Mention>,
-    /// The length of each function in lines.
-    pub(crate) functions: Vec<usize>,
     /// Structs, enums, unions, traits and type aliases, except private ones.
     pub(crate) types: Vec<TypeDefinition>,
 }
@@ -48,22 +45,20 @@ pub(crate) struct Mention {
 impl Source {
     pub(crate) fn read(root: &Path, path: &str) -> Self {
         let text = fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-        Self::parse(path, text)
+        Self::parse(path, &text)
     }
 
-    pub(crate) fn parse(path: &str, text: String) -> Self {
-        let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    pub(crate) fn parse(path: &str, text: &str) -> Self {
+        let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
         let module = module_of(path);
         let mut reader = Reader { module: module.clone(), ..Reader::default() };
         reader.visit_file(&file);
         Self {
             path: path.to_owned(),
-            text,
             module,
             inline_modules: reader.inline_modules,
             test_modules: reader.test_modules,
             mentions: reader.mentions,
-            functions: reader.functions,
             types: reader.types,
         }
     }
@@ -81,22 +76,6 @@ pub(crate) fn files(root: &Path, folder: &str) -> Vec<String> {
     let mut names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names.iter().flat_map(|name| files(root, &format!("{folder}/{name}"))).collect()
-}
-
-/// The lines that contain the keyword in code or macros, not in comments or strings.
-pub(crate) fn lines_with_token(text: &str, keyword: &str) -> Vec<usize> {
-    fn search(tokens: TokenStream, keyword: &str, lines: &mut Vec<usize>) {
-        for token in tokens {
-            match token {
-                TokenTree::Ident(ident) if ident == keyword => lines.push(ident.span().start().line),
-                TokenTree::Group(group) => search(group.stream(), keyword, lines),
-                _ => {}
-            }
-        }
-    }
-    let mut lines = Vec::new();
-    search(text.parse().unwrap_or_else(|error| panic!("parsed before: {error}")), keyword, &mut lines);
-    lines
 }
 
 fn module_of(path: &str) -> Vec<String> {
@@ -117,7 +96,6 @@ struct Reader {
     inline_modules: Vec<Vec<String>>,
     test_modules: Vec<Vec<String>>,
     mentions: Vec<Mention>,
-    functions: Vec<usize>,
     types: Vec<TypeDefinition>,
 }
 
@@ -186,11 +164,6 @@ impl Reader {
                 in_tests: self.in_tests || is_cfg_test(attributes),
             });
         }
-    }
-
-    fn function(&mut self, signature: &syn::Signature, body: &syn::Block) {
-        let line = signature.fn_token.span.start().line;
-        self.functions.push(body.brace_token.span.close().end().line - line + 1);
     }
 }
 
@@ -268,22 +241,5 @@ impl<'ast> Visit<'ast> for Reader {
     fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
         self.define(&item.ident, &item.vis, &item.attrs);
         visit::visit_item_type(self, item);
-    }
-
-    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
-        self.function(&item.sig, &item.block);
-        visit::visit_item_fn(self, item);
-    }
-
-    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-        self.function(&item.sig, &item.block);
-        visit::visit_impl_item_fn(self, item);
-    }
-
-    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
-        if let Some(body) = &item.default {
-            self.function(&item.sig, body);
-        }
-        visit::visit_trait_item_fn(self, item);
     }
 }

@@ -69,7 +69,7 @@ fn shared_type_name_is_found() {
             ("src/serve.rs", serve),
             ("src/acme.rs", acme),
         ];
-        shared_names(&ModuleGraph::of(files.map(|(path, text)| Source::parse(path, text.to_owned())).into()))
+        shared_names(&ModuleGraph::of(files.map(|(path, text)| Source::parse(path, text)).into()))
     };
     let serve = "pub struct Reader; pub enum Error {}";
     for other in
