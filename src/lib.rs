@@ -39,13 +39,15 @@
 //!
 //! # The modules, in reading order
 //! Nouns hold knowledge: [`constituency`], [`identity`], [`certificate`], [`ca`], [`dns`], [`phone_history`],
-//! [`phone_config`], [`metrics`], [`state`], [`settings`], [`files`], [`clock`], [`wording`].
+//! [`phone_config`], [`metrics`], [`state`], [`settings`], [`files`], [`clock`], [`background`],
+//! [`wording`].
 //! Verbs act: [`serve`], [`acme`], [`virtual_phone`], [`admin`]. [`config`] gathers their settings, [`app`] wires them, and
 //! [`cli`] has the commands. Imports point from the later to the earlier; a test checks it.
 
 pub mod acme;
 pub mod admin;
 pub mod app;
+pub mod background;
 pub mod ca;
 pub mod certificate;
 pub mod cli;

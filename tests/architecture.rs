@@ -24,7 +24,7 @@ struct Layer {
 }
 
 const FOUNDATION: Layer =
-    Layer { modules: &["clock", "files", "settings", "state", "wording"], siblings: true, below: &[] };
+    Layer { modules: &["background", "clock", "files", "settings", "state", "wording"], siblings: true, below: &[] };
 /// Modules of data and pure functions.
 const DATA: Layer = Layer {
     modules: &["ca", "certificate", "constituency", "dns", "identity", "metrics", "phone_config", "phone_history"],

@@ -16,21 +16,22 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{AdminData, Endpoint};
+use crate::background::BackgroundThread;
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::denials::{DenialsError, DenialsFile};
-use crate::constituency::last_good::{self, LastGood};
+use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{WatcherHandle, spawn_watcher};
 use crate::identity::digest::DigestAuthenticator;
 use crate::identity::digest::passwords::Passwords;
 use crate::identity::trust::{self, Bundle, BundleError};
 use crate::metrics::Metrics;
-use crate::phone_history::{self, HistoryWriter, PhoneHistory};
+use crate::phone_history::{self, PhoneHistory};
 use crate::serve::Server;
-use crate::serve::access_log::{AccessLog, LogFormat, Writer};
+use crate::serve::access_log::{AccessLog, LogFormat};
 use crate::serve::connection_limits::ConnectionLimits;
 use crate::serve::crypto_queue::CryptoQueue;
 use crate::serve::shutdown::ShutdownPhase;
@@ -152,9 +153,9 @@ pub struct App {
     source: ActiveCertificateSource,
     responder: Option<OpenResponder>,
     watcher: WatcherHandle,
-    writer: Writer,
-    history_writer: HistoryWriter,
-    last_good: last_good::LastGoodWriter,
+    log_writer: BackgroundThread,
+    history_writer: BackgroundThread,
+    last_good_writer: BackgroundThread,
     denials: DenialsFile,
     status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
     control: Option<(UnixListener, Control)>,
@@ -184,10 +185,10 @@ impl App {
         permissions::warn_of_loose_permissions(&config);
         let certificates = Arc::new(LiveCertificates::default());
         let denials = DenialsFile::open(state.path())?;
-        let (last_good_policies, last_good) = LastGood::start(state.path())?;
+        let (last_good, last_good_writer) = LastGood::start(state.path())?;
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names())
             .with_denials(denials.denials())
-            .with_last_good(last_good_policies)
+            .with_last_good(last_good)
             .keeping_open(files.open_folders());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
@@ -216,7 +217,7 @@ impl App {
         let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER))?;
         let health = history.health();
         let metrics = Arc::new(Metrics::default());
-        let (access, writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
+        let (access, log_writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
             authenticator: digest_authenticator(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -257,9 +258,9 @@ impl App {
             source,
             responder,
             watcher,
-            writer,
+            log_writer,
             history_writer,
-            last_good,
+            last_good_writer,
             denials,
             status,
             control,
@@ -353,9 +354,15 @@ impl App {
         }
         self.watcher.stop();
         drop((reloader, denials, self.server));
-        self.writer.finish(LOG_FLUSH_TIMEOUT);
-        self.history_writer.finish(DISK_FLUSH_TIMEOUT);
-        self.last_good.finish(DISK_FLUSH_TIMEOUT);
+        if !self.log_writer.wait(LOG_FLUSH_TIMEOUT) {
+            tracing::error!("the last access-log lines are lost: the reader of standard output has stopped reading");
+        }
+        if !self.history_writer.wait(DISK_FLUSH_TIMEOUT) {
+            tracing::error!("the last phone events are lost: timeout while the phone history was written (hung disk?)");
+        }
+        if !self.last_good_writer.wait(DISK_FLUSH_TIMEOUT) {
+            tracing::warn!("some last good policies are not stored: the disk of the state directory does not respond");
+        }
         tracing::info!("stopped");
         result
     }

@@ -5,10 +5,6 @@
 //! and counted.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -17,34 +13,21 @@ use tracing_subscriber::fmt::time::UtcTime;
 use super::journal::{self, JournalFormat};
 use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
+use crate::background::{BackgroundThread, LineQueue};
 use crate::serve::access_log::LogFormat;
 use crate::wording::counted_were;
 
-/// The most lines that wait in the queue.
-const QUEUE: usize = 16_384;
+/// About how many bytes of lines may wait to be written.
+const MAX_WAITING: usize = 1 << 20;
 /// The longest time that a stalled reader delays the exit.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The diagnostics in use. Dropping it waits until all lines are written; later lines are written synchronously.
+/// The diagnostics in use. Dropping it waits until all lines are written; later lines are discarded.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Diagnostics {
-    lines: Lines,
-    /// Nothing is sent. The channel disconnects when the writer ends.
-    writer: Receiver<()>,
-}
-
-/// The writer of diagnostic lines. Each event is one write.
-#[derive(Debug, Clone)]
-struct Lines(Arc<DiagnosticsQueue>);
-
-#[derive(Debug)]
-struct DiagnosticsQueue {
-    /// `None` after shutdown: then lines are written directly.
-    queue: Mutex<Option<SyncSender<Vec<u8>>>>,
-    lost: AtomicU64,
-    /// The journal's socket, if lines are journal entries.
-    journal: Option<UnixDatagram>,
+    lines: LineQueue,
+    writer: Option<BackgroundThread>,
 }
 
 /// Starts diagnostics. They last until the returned value is dropped.
@@ -52,13 +35,16 @@ struct DiagnosticsQueue {
 /// # Errors
 /// If the thread cannot be started.
 pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
-    let (queue, waiting) = sync_channel(QUEUE);
     let journal = journal::connect();
     let is_journal = journal.is_some();
-    let lines = Lines(Arc::new(DiagnosticsQueue { queue: Mutex::new(Some(queue)), lost: AtomicU64::new(0), journal }));
-    let (alive, writer) = channel();
-    let shared = Arc::clone(&lines.0);
-    std::thread::Builder::new().name("diagnostics".to_owned()).spawn(move || write_all(&waiting, &shared, &alive))?;
+    let write = move |line: &[u8]| match &journal {
+        Some(journal) => journal::send(journal, line),
+        // Errors are ignored: standard error may be closed.
+        None => drop(io::stderr().write_all(line)),
+    };
+    let (lines, writer) = LineQueue::start("diagnostics", MAX_WAITING, write, |lost| {
+        tracing::warn!("{} lost: standard error was not read fast enough", counted_were(lost, "line of diagnostics"));
+    })?;
 
     let make = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -72,7 +58,7 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
         LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).fmt_fields(PlainFields).try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
-    Ok(Diagnostics { lines, writer })
+    Ok(Diagnostics { lines, writer: Some(writer) })
 }
 
 /// The directives of `PROVOST_LOG`, and announcements at every level. Without directives, or with invalid ones: `info`.
@@ -105,58 +91,11 @@ fn with_present_modules(directives: &str) -> String {
     present.join(",")
 }
 
-/// Writes lines until all senders are gone.
-fn write_all(waiting: &Receiver<Vec<u8>>, shared: &DiagnosticsQueue, _alive: &Sender<()>) {
-    loop {
-        let next = waiting.try_recv().ok().or_else(|| {
-            // The queue is empty now, so this message finds room.
-            let lost = shared.lost.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                tracing::warn!(
-                    "{} lost: standard error was not read fast enough",
-                    counted_were(lost, "line of diagnostics")
-                );
-            }
-            waiting.recv().ok()
-        });
-        let Some(line) = next else { return };
-        shared.write(&line);
-    }
-}
-
-impl DiagnosticsQueue {
-    fn write(&self, line: &[u8]) {
-        match &self.journal {
-            Some(journal) => journal::send(journal, line),
-            // Errors are ignored: standard error may be closed.
-            None => drop(io::stderr().write_all(line)),
-        }
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match queue {
-            Some(queue) if queue.try_send(line.to_vec()).is_err() => {
-                self.0.lost.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(_) => {}
-            None => self.0.write(line),
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Drop for Diagnostics {
     fn drop(&mut self) {
-        drop(self.lines.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // The writer disconnects after the last line.
-        let _ = self.writer.recv_timeout(DRAIN_TIMEOUT);
+        self.lines.close();
+        // After the timeout, the rest is lost: the reader of standard error has stopped reading.
+        let _ = self.writer.take().map(|writer| writer.wait(DRAIN_TIMEOUT));
     }
 }
 

@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::policy_file::{self, ReadingState, UnreadablePolicy};
 use super::{ClientAuth, ConstituencyName, MacAddress, Phones, Policy};
+use crate::background::BackgroundThread;
 use crate::settings::SettingsError;
 use crate::state::{self, Entry, FolderHandle};
 
@@ -37,13 +38,6 @@ pub struct LastGood {
     folder: PathBuf,
     /// The queue of the writer thread; `None` for commands, which only read.
     changes: Option<Sender<LastGoodChange>>,
-}
-
-/// A handle to wait for the writer thread.
-#[derive(Debug)]
-pub struct LastGoodWriter {
-    /// Disconnects when the thread ends; never receives a value.
-    ended: Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -89,16 +83,12 @@ impl LastGood {
     ///
     /// # Errors
     /// If the system cannot create a thread.
-    pub fn start(state: &Path) -> io::Result<(Self, LastGoodWriter)> {
+    pub fn start(state: &Path) -> io::Result<(Self, BackgroundThread)> {
         let (changes, receiver) = channel();
-        let (ending, ended) = channel();
         let folder = state.join(FOLDER);
         let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
-        std::thread::Builder::new().name("last-good".to_owned()).spawn(move || {
-            writer.follow(&receiver);
-            drop::<Sender<()>>(ending);
-        })?;
-        Ok((Self { folder, changes: Some(changes) }, LastGoodWriter { ended }))
+        let thread = BackgroundThread::start("last-good", move || writer.follow(&receiver))?;
+        Ok((Self { folder, changes: Some(changes) }, thread))
     }
 
     /// The policy that was in force before the start, parsed with `bundles`. `file` is the path for error messages.
@@ -148,15 +138,6 @@ impl LastGood {
         if let Some(changes) = &self.changes {
             // The send does not fail: the thread lives as long as this sender.
             let _ = changes.send(change);
-        }
-    }
-}
-
-impl LastGoodWriter {
-    /// Waits until everything is written, at most `timeout`. The [`LastGood`] must have been dropped.
-    pub fn finish(self, timeout: Duration) {
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(timeout) {
-            tracing::warn!("some last good policies are not stored: the disk of the state directory does not respond");
         }
     }
 }

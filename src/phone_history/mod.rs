@@ -38,8 +38,8 @@ pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEven
 pub use silence::{Silence, VisitPattern, silent_together};
 pub use user_agent::UserAgent;
 pub use visits::Visits;
-pub use writer::HistoryWriter;
 
+use crate::background::BackgroundThread;
 use queue::HistoryQueue;
 
 /// The folder in the state directory.
@@ -58,14 +58,15 @@ fn database(folder: &Path) -> PathBuf {
 }
 
 impl PhoneHistory {
-    /// Starts the thread that writes the history into `folder`, which exists.
+    /// Starts the thread that writes the history into `folder`, which exists. The thread ends when this value is dropped
+    /// and everything is written.
     ///
     /// # Errors
     /// If the thread cannot start. A disk error is only logged, and retried.
-    pub fn start(folder: &Path) -> io::Result<(Self, HistoryWriter)> {
+    pub fn start(folder: &Path) -> io::Result<(Self, BackgroundThread)> {
         let queue = Arc::new(HistoryQueue::default());
         let health = Arc::new(HistoryHealth::new(Arc::clone(&queue)));
-        let writer = HistoryWriter::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
+        let writer = writer::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
         Ok((Self { queue, health }, writer))
     }
 

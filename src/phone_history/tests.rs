@@ -363,7 +363,7 @@ fn activity_survives_a_restart_and_a_deleted_file() {
         let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
         history.add_activity(now, counts(count));
         drop(history);
-        writer.finish(Duration::from_mins(1));
+        assert!(writer.wait(Duration::from_mins(1)));
     };
     run(1);
     run(10);
@@ -378,7 +378,7 @@ fn activity_survives_a_restart_and_a_deleted_file() {
     std::fs::remove_file(database(folder.path())).unwrap();
     history.add_activity(now, counts(100));
     drop(history);
-    writer.finish(Duration::from_mins(1));
+    assert!(writer.wait(Duration::from_mins(1)));
     let store = HistoryStore::open(&database(folder.path())).unwrap();
     assert_eq!(store.steps().unwrap(), [(now / STEP_S, ActivityCounts { served: 111, refused: 6, handshakes: 9 })]);
 }
@@ -416,7 +416,7 @@ fn flush_completes_after_all_earlier_events_are_written() {
     // Without new events, a flush is answered, too.
     assert_eq!(health.flush().blocking_recv(), Ok(true));
     drop(history);
-    writer.finish(Duration::from_mins(1));
+    assert!(writer.wait(Duration::from_mins(1)));
     assert!(health.flush().blocking_recv().is_err(), "nothing writes after the end");
 }
 

@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::health::HistoryHealth;
 use super::queue::{HistoryQueue, TakenBatch};
 use super::store::{HistoryStore, StoreError};
+use crate::background::BackgroundThread;
 use crate::clock;
 
 /// How long events gather before they are written, because each transaction has a cost.
@@ -16,34 +16,15 @@ const BATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// The pause before a retry after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The handle of the thread, to wait for its end. The thread never sends: the channel closes when it ends.
-#[derive(Debug)]
-pub struct HistoryWriter(Receiver<()>);
-
-impl HistoryWriter {
-    pub(super) fn start(queue: Arc<HistoryQueue>, health: Arc<HistoryHealth>, path: PathBuf) -> io::Result<Self> {
-        let (alive, ended) = channel();
-        let thread = WriterThread {
-            queue,
-            health,
-            path,
-            store: None,
-            has_loaded: false,
-            is_failing: false,
-            logged_dropped: 0,
-            _alive: alive,
-        };
-        std::thread::Builder::new().name("phone-history".to_owned()).spawn(move || thread.run())?;
-        Ok(Self(ended))
-    }
-
-    /// Waits until everything is written, or until `timeout`, if the disk hangs. The
-    /// [`PhoneHistory`](super::PhoneHistory) must have been dropped.
-    pub fn finish(self, timeout: Duration) {
-        if self.0.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            tracing::error!("the last phone events are lost: timeout while the phone history was written (hung disk?)");
-        }
-    }
+/// Starts the thread that writes the events of `queue` into the database at `path`.
+pub(super) fn start(
+    queue: Arc<HistoryQueue>,
+    health: Arc<HistoryHealth>,
+    path: PathBuf,
+) -> io::Result<BackgroundThread> {
+    let thread =
+        WriterThread { queue, health, path, store: None, has_loaded: false, is_failing: false, logged_dropped: 0 };
+    BackgroundThread::start("phone-history", move || thread.run())
 }
 
 /// The thread's data.
@@ -56,8 +37,6 @@ struct WriterThread {
     has_loaded: bool,
     is_failing: bool,
     logged_dropped: u64,
-    /// Dropped last, after the database is closed.
-    _alive: Sender<()>,
 }
 
 impl WriterThread {

@@ -15,8 +15,7 @@ mod writer;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use hyper::{Method, Uri};
@@ -25,15 +24,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
+use crate::background::{BackgroundThread, LineQueue};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::identity::trust::ClaimedIdentity;
-use writer::DroppedLines;
 
 pub use line::{escaped, without_controls};
-pub use writer::Writer;
 
 /// The limit of records that wait to be formatted.
 const QUEUE: usize = 16_384;
+/// About how many bytes of lines may wait to be written.
+const MAX_WAITING: usize = 4 << 20;
 /// The maximum length of a stored reason, in bytes.
 const MAX_REASON_BYTES: usize = 1024;
 
@@ -125,7 +125,8 @@ enum QueuedEntry {
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     queue: SyncSender<QueuedEntry>,
-    dropped: Arc<DroppedLines>,
+    /// Behind an `Arc`, because each request clones the log.
+    lines: Arc<LineQueue>,
 }
 
 impl AccessRecord {
@@ -138,7 +139,8 @@ impl AccessRecord {
 }
 
 impl AccessLog {
-    /// Starts the threads that format lines as `format`, pass records to `observer`, and write to `output`.
+    /// Starts the threads that format lines as `format`, pass records to `observer`, and write to `output`. The thread
+    /// that is returned ends when the log and its clones are dropped and everything is written.
     ///
     /// # Errors
     /// If the system cannot start a thread.
@@ -146,22 +148,23 @@ impl AccessLog {
         format: LogFormat,
         output: impl Write + Send + 'static,
         observer: impl Observer + 'static,
-    ) -> std::io::Result<(Self, Writer)> {
+    ) -> std::io::Result<(Self, BackgroundThread)> {
         let (queue, records) = sync_channel(QUEUE);
-        let (batches, written) = channel();
-        let (alive, writer) = channel();
-        let dropped = Arc::new(DroppedLines::default());
-        let (collecting, writing) = (Arc::clone(&dropped), Arc::clone(&dropped));
-        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        spawn("access-log").spawn(move || writer::collect(&records, format, &observer, &collecting, &batches))?;
-        spawn("access-log-write").spawn(move || writer::write_all(&written, output, &writing, alive))?;
-        Ok((Self { queue, dropped }, Writer(writer)))
+        let (lines, thread) =
+            LineQueue::start("access-log-write", MAX_WAITING, writer::write_to(output), writer::report_dropped)?;
+        let lines = Arc::new(lines);
+        let collected = Arc::clone(&lines);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            writer::collect(&records, format, &observer, &collected);
+            collected.close();
+        })?;
+        Ok((Self { queue, lines }, thread))
     }
 
     /// How many lines were dropped since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.dropped.total_lost.load(Ordering::Relaxed)
+        self.lines.dropped()
     }
 
     /// Submits a record. Never blocks.
@@ -170,7 +173,7 @@ impl AccessLog {
             cut(reason);
         }
         if let Err(TrySendError::Full(_)) = self.queue.try_send(QueuedEntry::Record(record)) {
-            self.dropped.record_dropped(1);
+            self.lines.count_dropped(1);
         }
     }
 

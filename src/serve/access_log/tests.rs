@@ -1,9 +1,7 @@
 //! Lines of the access log, normal and hostile.
 
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::writer::{Batch, MAX_QUEUED, WRITE_SIZE};
 use super::*;
 
 fn record() -> Box<AccessRecord> {
@@ -29,6 +27,10 @@ fn record() -> Box<AccessRecord> {
         is_by_password: false,
         claim: None,
     })
+}
+
+fn discarded() -> Arc<LineQueue> {
+    Arc::new(LineQueue::start("test", 0, |_| {}, |_| {}).unwrap().0)
 }
 
 fn line(format: LogFormat, record: &AccessRecord) -> String {
@@ -168,10 +170,10 @@ fn dropped_line_does_not_block_on_diagnostics() {
         }
     }
     let (queue, _records) = sync_channel(0);
-    let log = AccessLog { queue, dropped: Arc::default() };
+    let log = AccessLog { queue, lines: discarded() };
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
-    assert_eq!(log.dropped.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(log.lost(), 1);
 }
 
 #[test]
@@ -201,19 +203,7 @@ fn blocked_output_does_not_block_the_observer() {
     drop(log);
     assert_eq!(observed.iter().flatten().collect::<Vec<_>>(), (200..300).collect::<Vec<_>>());
     drop(reader);
-    writer.finish(Duration::from_mins(1));
-}
-
-#[test]
-fn undelivered_lines_are_bounded_and_counted() {
-    let (batches, waiting) = channel();
-    let dropped = DroppedLines::default();
-    for _ in 0..1000 {
-        dropped.submit(Batch { lines: "x".repeat(WRITE_SIZE), count: 7 }, &batches);
-    }
-    let taken = waiting.try_iter().count();
-    assert_eq!(taken, MAX_QUEUED / WRITE_SIZE);
-    assert_eq!(dropped.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
+    assert!(writer.wait(Duration::from_mins(1)));
 }
 
 #[test]
@@ -221,7 +211,7 @@ fn overlong_reason_is_truncated() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
-    AccessLog { queue, dropped: Arc::default() }.record(long);
+    AccessLog { queue, lines: discarded() }.record(long);
     let QueuedEntry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
     let reason = record.reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
@@ -247,6 +237,6 @@ fn writer_flushes_everything_before_it_ends() {
         log.record(record());
     }
     drop(log);
-    writer.finish(Duration::from_mins(1));
+    assert!(writer.wait(Duration::from_mins(1)));
     assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
 }
