@@ -1,9 +1,9 @@
 //! The status for `provost certificate status`, and the board that publishes status and progress.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -134,28 +134,28 @@ pub struct StatusBoard {
 
 impl StatusBoard {
     pub(super) fn publish(&self, status: AcmeStatus) {
-        *lock(&self.status) = status;
+        *self.status.lock() = status;
         self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The status as last published.
     #[must_use]
     pub fn status(&self) -> AcmeStatus {
-        lock(&self.status).clone()
+        self.status.lock().clone()
     }
 
     /// How many attempts there were since the start.
     #[must_use]
     pub fn attempts(&self, lineage: &Lineage) -> AttemptCounts {
-        lock(&self.attempts).get(lineage).copied().unwrap_or_default()
+        self.attempts.lock().get(lineage).copied().unwrap_or_default()
     }
 
     pub(super) fn count_attempt(&self, lineage: &Lineage) {
-        lock(&self.attempts).entry(lineage.clone()).or_default().begun += 1;
+        self.attempts.lock().entry(lineage.clone()).or_default().begun += 1;
     }
 
     pub(super) fn count_failure(&self, lineage: &Lineage) {
-        lock(&self.attempts).entry(lineage.clone()).or_default().failed += 1;
+        self.attempts.lock().entry(lineage.clone()).or_default().failed += 1;
     }
 
     /// A number that changes with each new status or step.
@@ -166,25 +166,21 @@ impl StatusBoard {
 
     /// Sends every step from now on to `listener`.
     pub(super) fn listen(&self, listener: UnboundedSender<String>) {
-        lock(&self.listeners).push(listener);
+        self.listeners.lock().push(listener);
     }
 
     /// Drops all listeners, which closes their channels.
     pub(super) fn close(&self) {
-        lock(&self.listeners).clear();
+        self.listeners.lock().clear();
     }
 
     /// Reports a step for `lineage` to the log, the status and the listeners.
     pub(super) fn report_step(&self, lineage: &Lineage, step: &str) {
         tracing::info!("certificate ({lineage}): {step}");
-        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.lineage() == *lineage) {
+        if let Some(status) = self.status.lock().certificates.iter_mut().find(|status| status.lineage() == *lineage) {
             status.step = Some(step.to_owned());
         }
         self.generation.fetch_add(1, Ordering::Release);
-        lock(&self.listeners).retain(|listener| listener.send(format!("{lineage}: {step}")).is_ok());
+        self.listeners.lock().retain(|listener| listener.send(format!("{lineage}: {step}")).is_ok());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 //! Makes sites from folders, trust bundles and configuration, and publishes them one after the other.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::file_changes::{FileChanges, FileStamps};
@@ -59,7 +60,7 @@ impl Publisher {
 
     /// Publishes a site with the folders of `folders`.
     pub(super) fn publish_registry(&self, folders: Registry) {
-        let mut in_use = self.in_use();
+        let mut in_use = self.in_use.lock();
         let Some(server) = self.server.upgrade() else { return };
         let no_sni = server.site.load().no_sni().cloned();
         publish(&server, folders, no_sni, &mut in_use);
@@ -72,7 +73,7 @@ impl Publisher {
     /// If `provost.json` cannot be read. The current configuration stays in force.
     pub(super) fn reload(&self, started: &Config) -> Result<(), SettingsError> {
         // Read before locking, so that a disk that hangs does not keep the watcher from publishing folders.
-        let in_use = self.in_use().config.clone();
+        let in_use = self.in_use.lock().config.clone();
         let read = in_use.file.as_deref().map(Config::read).transpose();
         let (config, read) = match read {
             Ok(Some(mut config)) => {
@@ -89,8 +90,8 @@ impl Publisher {
         };
         let now = file_stamps(&config);
         let bundles = trust::load_all(&config.trust);
-        *self.file_changes() = file_changes(&now, &bundles);
-        let mut in_use = self.in_use();
+        *self.file_changes.lock() = file_changes(&now, &bundles);
+        let mut in_use = self.in_use.lock();
         in_use.material.level = config.tls;
         in_use.config = config;
         // An explicit reload logs every error again.
@@ -102,21 +103,21 @@ impl Publisher {
 
     /// The names of the trust bundles that policies may use.
     pub(super) fn bundle_names(&self) -> Vec<String> {
-        self.in_use().config.bundle_names()
+        self.in_use.lock().config.bundle_names()
     }
 
     /// Reads the trust bundles again that have changed or could not be read, so that a revocation is in force at once.
     pub(super) fn reload_bundles(&self) {
-        let config = self.in_use().config.clone();
+        let config = self.in_use.lock().config.clone();
         let now = file_stamps(&config);
-        let due = self.file_changes().due(&now);
+        let due = self.file_changes.lock().due(&now);
         if due.is_empty() {
             return;
         }
         let changed = config.trust.into_iter().filter(|(name, _)| due.contains(name)).collect();
         let mut bundles = trust::load_all(&changed);
         bundles.retain(|name, _| due.contains(name));
-        note_read(&mut self.file_changes(), &now, &bundles);
+        note_read(&mut self.file_changes.lock(), &now, &bundles);
         let read = bundles.iter().filter(|(_, bundle)| bundle.is_ok()).map(|(name, _)| name.as_str());
         let read = read.collect::<Vec<_>>().join(", ");
         self.apply_bundles(bundles);
@@ -127,7 +128,7 @@ impl Publisher {
 
     /// Publishes a site with `bundles`. A bundle that cannot be used does not replace a valid one.
     fn apply_bundles(&self, mut bundles: Bundles) {
-        let mut in_use = self.in_use();
+        let mut in_use = self.in_use.lock();
         // An error that was logged is not logged again.
         bundles.retain(|name, bundle| why_unread(bundle).is_none_or(|why| in_use.unread.get(name) != Some(&why)));
         in_use.unread.retain(|name, _| !bundles.contains_key(name));
@@ -148,19 +149,11 @@ impl Publisher {
         publish(&server, folders, no_sni, &mut in_use);
     }
 
-    fn file_changes(&self) -> MutexGuard<'_, FileChanges> {
-        self.file_changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Reads the passwords again that have changed.
     pub(super) fn reload_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
             reload_log::log_passwords(&server.authenticator.passwords().refresh(), false);
         }
-    }
-
-    fn in_use(&self) -> MutexGuard<'_, InUse> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

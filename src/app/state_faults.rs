@@ -7,10 +7,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustix::fs::{Access, FileType};
 use rustix::io::Errno;
 
@@ -49,7 +49,7 @@ impl StateFaults {
     /// Checks the state directory, and logs new faults. With many files, not each call checks: checks take at most one
     /// percent of the time.
     pub(super) fn update(&self, config: &Config) {
-        let mut next_check = self.next_check.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next_check = self.next_check.lock();
         let start = clock::monotonic();
         if next_check.is_some_and(|next| start < next) {
             return;

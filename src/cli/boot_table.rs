@@ -5,11 +5,12 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::constituency::MacAddress;
@@ -99,7 +100,7 @@ impl BootTable {
 
     /// Writes one line in one piece. Errors are ignored: the reader may have closed the pipe.
     fn line(&self, line: &dyn Display) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     }
 }
@@ -245,7 +246,7 @@ mod tests {
 
     impl Write for SharedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -294,7 +295,7 @@ mod tests {
             ..IncompleteFiles::default()
         };
         show(&mut watch(&BootTable::to(Box::new(paper.clone()), format)), lacking);
-        let bytes = paper.0.lock().unwrap().clone();
+        let bytes = paper.0.lock().clone();
         anstream::adapter::strip_bytes(&bytes).into_vec().try_into().unwrap()
     }
 

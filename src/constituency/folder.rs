@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -94,7 +95,7 @@ impl OpenFolders {
 
     /// Adds `folder`, which is open now. Above the limit, closes the folder that was opened first.
     fn note_opened(&self, folder: &Arc<Folder>) {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folders = self.folders.lock();
         folders.push_back(Arc::downgrade(folder));
         if folders.len() > self.limit {
             folders.retain(|folder| folder.strong_count() > 0);

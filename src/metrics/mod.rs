@@ -9,10 +9,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Method;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -169,7 +170,7 @@ impl Handshakes {
 impl Metrics {
     /// Counts a finished request or a refused handshake.
     pub fn observe(&self, observed: Observation<'_>) {
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tallies = self.tallies.lock();
         let tally = match tallies.entry(observed.constituency.cloned()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(RequestTally::default()),
@@ -193,7 +194,7 @@ impl Metrics {
     /// The number of observations of any kind.
     #[must_use]
     pub fn observed(&self) -> u64 {
-        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let tallies = self.tallies.lock();
         tallies.values().map(|tally| tally.requests.values().sum::<u64>() + tally.refused_handshakes).sum()
     }
 
@@ -217,7 +218,7 @@ impl Metrics {
 
     fn register_counts(&self, facts: &GaugeValues, registry: &mut Registry) {
         let is_there = |name: &ConstituencyName| facts.constituencies.iter().any(|(there, _)| there == name.as_str());
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tallies = self.tallies.lock();
         // Refusals without a constituency stay.
         tallies.retain(|name, _| name.as_ref().is_none_or(is_there));
         let (requests, refusals, bytes, handshakes) =

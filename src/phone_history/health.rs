@@ -1,9 +1,10 @@
 //! The health of the phone history, for logs, metrics and the status page.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::activity::ActivityCounts;
@@ -24,7 +25,7 @@ impl HistoryHealth {
 
     /// Records the result of an attempt to write.
     pub(super) fn record_write(&self, failure: Option<&impl Display>) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(ToString::to_string);
+        *self.failure.lock() = failure.map(ToString::to_string);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -37,7 +38,7 @@ impl HistoryHealth {
     /// Why writing fails at the moment. `None` if it does not.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure.lock().clone()
     }
 
     /// The activity of the last day at `now`, in Unix seconds: its begin, and steps of [`STEP_S`] seconds.

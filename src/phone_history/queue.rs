@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::activity::{Activity, ActivityCounts};
@@ -63,7 +63,7 @@ impl QueueState {
 impl HistoryQueue {
     /// Adds an event. Drops the oldest of its kind if the queue is full.
     pub(super) fn push(&self, event: PhoneEvent) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let was_empty = waiting.is_empty();
         let (queue, room) = waiting.queue(event.proof);
         if queue.len() >= room {
@@ -78,7 +78,7 @@ impl HistoryQueue {
 
     /// Adds `counts` at `time`, in Unix seconds.
     pub(super) fn add_activity(&self, time: i64, counts: ActivityCounts) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let was_empty = waiting.is_empty();
         waiting.activity.add(time, counts);
         if was_empty {
@@ -90,7 +90,7 @@ impl HistoryQueue {
     /// writer.
     pub(super) fn flush(&self) -> oneshot::Receiver<bool> {
         let (flushed, answer) = oneshot::channel();
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if !waiting.is_closed {
             waiting.flushes.push(flushed);
             self.changed.notify_all();
@@ -100,12 +100,12 @@ impl HistoryQueue {
 
     /// Runs `work` on the activity.
     pub(super) fn with_activity<T>(&self, work: impl FnOnce(&mut Activity) -> T) -> T {
-        work(&mut self.lock().activity)
+        work(&mut self.waiting.lock().activity)
     }
 
     /// Puts back events after a failed write. If there is not enough room, the oldest are dropped.
     pub(super) fn requeue(&self, taken: TakenBatch) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.activity.mark_unwritten(Some(&taken.steps));
         for event in taken.events.into_iter().rev() {
             let (queue, room) = waiting.queue(event.proof);
@@ -120,9 +120,9 @@ impl HistoryQueue {
     /// Waits for the first event, then up to `gathering` for more, and takes everything. `None` if the queue is empty
     /// and closed.
     pub(super) fn take(&self, gathering: Duration) -> Option<TakenBatch> {
-        let is_idle = |waiting: &mut QueueState| waiting.is_empty() && !waiting.is_closed;
-        let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
-        let mut waiting = self.wait(waiting, gathering);
+        let mut waiting = self.waiting.lock();
+        self.changed.wait_while(&mut waiting, |waiting| waiting.is_empty() && !waiting.is_closed);
+        self.wait(&mut waiting, gathering);
         if waiting.is_empty() {
             return None;
         }
@@ -134,17 +134,18 @@ impl HistoryQueue {
 
     /// Waits for `pause`, or until the queue is closed or flushed. Returns whether it is closed.
     pub(super) fn pause(&self, pause: Duration) -> bool {
-        self.wait(self.lock(), pause).is_closed
+        let mut waiting = self.waiting.lock();
+        self.wait(&mut waiting, pause);
+        waiting.is_closed
     }
 
-    fn wait<'a>(&self, waiting: MutexGuard<'a, QueueState>, pause: Duration) -> MutexGuard<'a, QueueState> {
-        let may_wait = |waiting: &mut QueueState| !waiting.is_closed && waiting.flushes.is_empty();
-        self.changed.wait_timeout_while(waiting, pause, may_wait).unwrap_or_else(PoisonError::into_inner).0
+    fn wait(&self, waiting: &mut MutexGuard<'_, QueueState>, pause: Duration) {
+        self.changed.wait_while_for(waiting, |waiting| !waiting.is_closed && waiting.flushes.is_empty(), pause);
     }
 
     /// Closes the queue: no more events will come.
     pub(super) fn close(&self) {
-        self.lock().is_closed = true;
+        self.waiting.lock().is_closed = true;
         self.changed.notify_all();
     }
 
@@ -164,9 +165,5 @@ impl HistoryQueue {
     /// How many claims were dropped. Any client can make any number of claims.
     pub(super) fn dropped_claims(&self) -> u64 {
         self.dropped_claims.load(Ordering::Relaxed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -66,7 +67,7 @@ impl AcmeHttp {
 
     /// The status, headers and body of the last response.
     pub(super) fn seen(&self) -> ResponseHeaders {
-        self.last_response.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_response.lock().clone()
     }
 
     /// The nonce of the last response.
@@ -108,7 +109,7 @@ impl AcmeHttp {
     }
 
     pub(super) fn remember(&self, seen: ResponseHeaders) {
-        *self.last_response.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *self.last_response.lock() = seen;
     }
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {

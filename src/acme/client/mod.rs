@@ -5,9 +5,10 @@
 //! kept.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use instant_acme::{Account, CertificateIdentifier, Identifier, NewOrder, RevocationRequest};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 
 use self::account::{AccountStore, HmacKey, Registration};
@@ -120,12 +121,12 @@ impl AcmeCa {
     }
 
     fn account(&self) -> Result<Account, AcmeFailure> {
-        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let account = self.account.lock().clone();
         account.ok_or_else(|| AcmeFailure::retry("our account is not open").with_sign(FailureKind::AccountUnknown))
     }
 
     fn set_account(&self, account: Option<Account>) {
-        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = account;
+        *self.account.lock() = account;
     }
 
     /// Explains an error of the CA. If the CA does not know our account, removes the registration here too.
