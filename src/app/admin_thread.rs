@@ -6,21 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
 use super::socket_activation::{ActivatedSockets, STATUS};
 use super::{ANNOUNCEMENT, AppError};
-use crate::acme::StatusBoard;
 use crate::admin::listener::AdminListener;
 use crate::admin::token::OperatorToken;
 use crate::admin::{AdminData, AdminServer, Endpoint, StatusSettings};
 use crate::config::Config;
 use crate::settings::SettingsError;
 use crate::state::{self, StateDir};
-
-/// The status board of the current renewal, if there is one.
-pub(super) type SharedStatusBoard = Arc<ArcSwapOption<StatusBoard>>;
 
 /// The maximum of threads for blocking disk access.
 const DISK_THREADS: usize = 4;

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::admin_thread::SharedStatusBoard;
-use super::control::RenewalCommandSender;
-use super::renewal_thread::{RenewalPlan, RenewalThread};
+use super::renewal_thread::{RenewalHandle, RenewalPlan, RenewalThread};
 use super::{AppError, LOCAL_SERVER_CA};
 use crate::acme::Renewer;
 use crate::certificate::{Condition, ConditionLevel, ExactNames, FilePair, FilesSource, LiveCertificates, LocalCa};
@@ -46,7 +44,7 @@ impl ActiveCertificateSource {
         state: &StateDir,
         live: &Arc<LiveCertificates>,
         exact: watch::Receiver<Arc<ExactNames>>,
-        renewal: (&SharedStatusBoard, &RenewalCommandSender),
+        renewal: &RenewalHandle,
     ) -> Result<Self, AppError> {
         let origin = match &config.certificate {
             CertificateSource::Files(pairs) => SourceKind::Files(FilesSource::new(pairs.clone(), &config.domain)),

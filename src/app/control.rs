@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::renewal_thread::RenewalHandle;
 use crate::acme::{AcmeStatus, Lineage, RenewalCommand};
 use crate::constituency::ConstituencyName;
 use crate::dns::{DnsError, RecordLocation, Responder};
@@ -55,16 +55,12 @@ pub enum ControlRequest {
 /// What requests act on.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
-    /// Sends commands to the renewal, if certificates come from ACME.
-    pub(super) renewal: RenewalCommandSender,
+    pub(super) renewal: RenewalHandle,
     /// The DNS responder, if that publishes challenges.
     pub(super) responder: Option<Arc<Responder>>,
     pub(super) access: AccessLog,
     pub(super) history: Arc<HistoryHealth>,
 }
-
-/// The command channel of the current renewal, if there is one.
-pub(super) type RenewalCommandSender = Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>;
 
 /// A reply to a request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,7 +131,7 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line)).await??;
     let gone = |_| io::Error::other("the renewal thread has ended");
-    let command = async |command| match control.renewal.load_full() {
+    let command = async |command| match control.renewal.commands.load_full() {
         Some(renewal) => renewal.send(command).await.map_err(io::Error::other),
         None => Err(io::Error::other("the certificates do not come from ACME")),
     };

@@ -24,12 +24,11 @@ impl DenialsThread {
         std::thread::Builder::new().name("denials".to_owned()).spawn(move || {
             let mut last_error = None;
             loop {
-                match received.recv_timeout(PERIOD) {
-                    // The receiver may be gone.
-                    Ok(answer) => drop(answer.send(())),
-                    Err(RecvTimeoutError::Timeout) => {}
+                let done = match received.recv_timeout(PERIOD) {
+                    Ok(done) => Some(done),
+                    Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
-                }
+                };
                 let followed = catch_unwind(AssertUnwindSafe(|| {
                     let changes = file.refresh(clock::now());
                     reload_log::log_denials(&changes);
@@ -40,9 +39,17 @@ impl DenialsThread {
                         "reloading the server-wide denials failed with an internal error (a panic); please report it"
                     );
                 }
+                // The receiver may be gone.
+                let _ = done.map(|done| done.send(()));
             }
         })?;
         Ok(Self(requests))
+    }
+
+    /// Checks the file at once, and drops `done` afterwards.
+    pub(super) fn refresh(&self, done: Sender<()>) {
+        // If the thread has ended, this drops `done`.
+        let _ = self.0.send(done);
     }
 
     /// Asks the thread to answer in its next iteration. `None` if the thread has ended.

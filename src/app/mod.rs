@@ -65,14 +65,13 @@ mod watchdog;
 
 use access_observer::AccessObserver;
 use admin_data::LiveAdminData;
-use admin_thread::SharedStatusBoard;
 use certificate_source::ActiveCertificateSource;
-use control::{Control, RenewalCommandSender};
+use control::Control;
 use denials::DenialsThread;
 use file_limit::FileLimit;
 use publisher::Publisher;
 use reloader::{Reloader, ReloaderThread};
-use renewal_thread::RenewalThread;
+use renewal_thread::{RenewalHandle, RenewalThread};
 use responder_thread::OpenResponder;
 use service_notify::{Notification, ServiceNotifier};
 use socket_activation::{ActivatedSockets, SocketActivationError};
@@ -156,7 +155,7 @@ pub struct App {
     log_writer: BackgroundThread,
     history_writer: BackgroundThread,
     last_good_writer: BackgroundThread,
-    denials: DenialsFile,
+    denials: DenialsThread,
     status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
     control: Option<(UnixListener, Control)>,
     stop: (watch::Sender<ShutdownPhase>, watch::Receiver<ShutdownPhase>),
@@ -184,16 +183,17 @@ impl App {
         state_faults.update(&config);
         permissions::warn_of_loose_permissions(&config);
         let certificates = Arc::new(LiveCertificates::default());
-        let denials = DenialsFile::open(state.path())?;
+        let denials_file = DenialsFile::open(state.path())?;
+        let denied = denials_file.denials();
         let (last_good, last_good_writer) = LastGood::start(state.path())?;
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names())
-            .with_denials(denials.denials())
+            .with_denials(Arc::clone(&denied))
             .with_last_good(last_good)
             .keeping_open(files.open_folders());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
-        let (boards, commands) = (SharedStatusBoard::default(), RenewalCommandSender::default());
-        let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, (&boards, &commands))?;
+        let renewal = RenewalHandle::default();
+        let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, &renewal)?;
         source.refresh(&certificates);
 
         let read = publisher::file_stamps(&config);
@@ -236,15 +236,28 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let watcher = spawn_watcher(scanner, first, move |folders| publishing.publish_registry(folders))?;
         server.scanner.get_or_init(|| watcher.clone());
+        let denials = DenialsThread::start(denials_file)?;
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
-            (listener, Control { renewal: commands, responder: source.responder().cloned(), access, history })
+            (listener, Control { renewal: renewal.clone(), responder: source.responder().cloned(), access, history })
         });
         let status = operators.map(|opened| {
-            let config = (&config, &publisher);
-            let (boards, stopped) = ((boards, health, metrics), stopped.clone());
-            let state = (state.path(), denials.denials(), Arc::clone(&state_faults));
-            let sources = LiveAdminData::new(&server, boards, config, stopped, state, &listeners.tls);
+            let sources = LiveAdminData {
+                server: Arc::downgrade(&server),
+                certificates: Arc::clone(&server.certificates),
+                renewal,
+                health,
+                metrics,
+                config: config.clone(),
+                publisher: Arc::clone(&publisher),
+                stop: stopped.clone(),
+                state: state.path().to_owned(),
+                denials: denied,
+                denials_thread: denials.clone(),
+                state_faults: Arc::clone(&state_faults),
+                addresses: listeners.addresses(),
+                started: clock::unix_seconds(clock::now()),
+            };
             (opened, Arc::new(sources) as Arc<dyn AdminData>)
         });
         let stop = (stop, stopped);
@@ -272,7 +285,7 @@ impl App {
     /// The addresses on which phones are served over TLS.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.addresses()
     }
 
     /// The current site.
@@ -312,11 +325,12 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
-        let denials = DenialsThread::start(self.denials)?;
         let notifier = ServiceNotifier::from_environment()?;
         let mut watchdog = JoinSet::new();
         if notifier.is_enabled() {
-            watchdog.spawn(Watchdog::new(&self.server, (&self.watcher, &reloader, &denials), &notifier, stopped).run());
+            watchdog.spawn(
+                Watchdog::new(&self.server, (&self.watcher, &reloader, &self.denials), &notifier, stopped).run(),
+            );
         }
         notifier.send(vec![Notification::Ready]);
         let result = tokio::select! {
@@ -353,7 +367,7 @@ impl App {
             status.end().await;
         }
         self.watcher.stop();
-        drop((reloader, denials, self.server));
+        drop((reloader, self.denials, self.server));
         if !self.log_writer.wait(LOG_FLUSH_TIMEOUT) {
             tracing::error!("the last access-log lines are lost: the reader of standard output has stopped reading");
         }

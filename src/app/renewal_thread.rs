@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::AppError;
-use super::admin_thread::SharedStatusBoard;
-use super::control::RenewalCommandSender;
 use crate::acme::ports::ChallengeDns;
-use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
+use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer, StatusBoard};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
@@ -31,8 +30,14 @@ pub(super) struct RenewalPlan {
     solver: Solver,
     live: Arc<LiveCertificates>,
     exact: watch::Receiver<Arc<ExactNames>>,
-    boards: SharedStatusBoard,
-    commands: RenewalCommandSender,
+    handle: RenewalHandle,
+}
+
+/// How other threads reach the renewal, also after a restart. Empty unless certificates come from ACME.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RenewalHandle {
+    pub(super) board: Arc<ArcSwapOption<StatusBoard>>,
+    pub(super) commands: Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>,
 }
 
 /// A renewal that is running.
@@ -106,13 +111,12 @@ impl RenewalPlan {
         state: &Path,
         live: &Arc<LiveCertificates>,
         exact: &watch::Receiver<Arc<ExactNames>>,
-        (boards, commands): (&SharedStatusBoard, &RenewalCommandSender),
+        handle: &RenewalHandle,
     ) -> Result<Self, AppError> {
         let solver = Solver::open(settings, domain, state)?;
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
-        let (live, exact) = (Arc::clone(live), exact.clone());
-        let (boards, commands) = (Arc::clone(boards), Arc::clone(commands));
-        Ok(Self { settings, domain, state, solver, live, exact, boards, commands })
+        let (live, exact, handle) = (Arc::clone(live), exact.clone(), handle.clone());
+        Ok(Self { settings, domain, state, solver, live, exact, handle })
     }
 
     /// The built-in responder, if that publishes the challenges.
@@ -125,7 +129,7 @@ impl RenewalPlan {
         let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone(), &self.solver)?;
         let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
             .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
-        self.boards.store(Some(renewer.board()));
+        self.handle.board.store(Some(renewer.board()));
         Ok(renewer)
     }
 
@@ -143,7 +147,7 @@ impl RenewalPlan {
     /// Replaces the command channel, and returns its receiver.
     fn take_commands(&self) -> mpsc::Receiver<RenewalCommand> {
         let (commands, received) = mpsc::channel(8);
-        self.commands.store(Some(Arc::new(commands)));
+        self.handle.commands.store(Some(Arc::new(commands)));
         received
     }
 

@@ -55,7 +55,7 @@ fn listen_all(
 /// The listeners for phones.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    pub(super) tls: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
     plain: Vec<TcpListener>,
 }
 
@@ -64,6 +64,11 @@ impl Listeners {
     pub(super) fn open(config: &Config, activated: &mut ActivatedSockets) -> Result<Self, AppError> {
         let tls = listen_all(LISTEN, &config.listen, activated)?;
         Ok(Self { tls, plain: listen_plain(config.plain_http.as_ref(), activated)? })
+    }
+
+    /// The addresses on which phones are served over TLS.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Accepts and serves connections. The tasks end once `stop` asks for shutdown and the connections are drained.

@@ -49,7 +49,7 @@ pub(super) enum EntryUser {
     /// The server in local mode.
     LocalMode,
     /// Only commands.
-    RenewalCommandSender,
+    Commands,
 }
 
 impl StateEntry {
@@ -69,7 +69,7 @@ impl StateEntry {
             }
             EntryUser::LocalCa => matches!(config.certificate, CertificateSource::LocalCa(_)),
             EntryUser::LocalMode => config.is_local(),
-            EntryUser::RenewalCommandSender => false,
+            EntryUser::Commands => false,
         }
     }
 }
@@ -81,7 +81,8 @@ const fn entry(
     name: &'static str,
     what: &'static str,
     kind: EntryKind,
-    (user, effect): (EntryUser, &'static str),
+    user: EntryUser,
+    effect: &'static str,
 ) -> StateEntry {
     StateEntry { name, what, kind, effect, user }
 }
@@ -92,106 +93,113 @@ const fn folder(what_in_it: &'static str) -> EntryKind {
 
 /// Every entry. A test compares it with what a server and commands leave there.
 pub(super) const STATE_ENTRIES: [StateEntry; 17] = [
-    entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, (EntryUser::Server, "uploads are refused")),
+    entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, EntryUser::Server, "uploads are refused"),
     entry(
         phone_history::FOLDER,
         "the folder of the phone history",
         // SQLite writes to its files.
         EntryKind::Folder(Access::READ_OK.union(Access::WRITE_OK), "the phone history"),
-        (EntryUser::Server, "the phone history is not kept"),
+        EntryUser::Server,
+        "the phone history is not kept",
     ),
     entry(
         last_good::FOLDER,
         "the folder of last good policies",
         folder("a last good policy"),
-        (EntryUser::Server, "the last good policies are not kept for the next start"),
+        EntryUser::Server,
+        "the last good policies are not kept for the next start",
     ),
     entry(
         passwords::FOLDER,
         "the folder of phones' passwords",
         folder("phones' passwords"),
-        (EntryUser::Server, "passwords cannot be changed"),
+        EntryUser::Server,
+        "passwords cannot be changed",
     ),
     entry(
         denials::FILE,
         "the list of denied phones",
         READ,
-        (EntryUser::Server, "a change of the server-wide denials has no effect, and the next start fails"),
+        EntryUser::Server,
+        "a change of the server-wide denials has no effect, and the next start fails",
     ),
     entry(
         LOCK,
         "the server's lock",
         // flock(2) on NFS needs a file that is open for writing.
         EntryKind::File(Access::READ_OK.union(Access::WRITE_OK)),
-        (EntryUser::Server, "the next start fails, or does not notice another server on this state"),
+        EntryUser::Server,
+        "the next start fails, or does not notice another server on this state",
     ),
     entry(
         SOCKET,
         "the server's socket for commands",
         EntryKind::Socket,
-        (EntryUser::Server, "commands do not reach the server"),
+        EntryUser::Server,
+        "commands do not reach the server",
     ),
     entry(
         "certs",
         "the folder of private keys",
         folder("a certificate and its private key"),
-        (EntryUser::Acme, NO_CERTIFICATES),
+        EntryUser::Acme,
+        NO_CERTIFICATES,
     ),
     entry(
         "accounts",
         "the folder of keys of accounts at CAs",
         folder("an account at a CA"),
-        (EntryUser::Acme, NO_CERTIFICATES),
+        EntryUser::Acme,
+        NO_CERTIFICATES,
     ),
     entry(
         "renewal.json",
         "the record of renewals",
         READ,
-        (EntryUser::Acme, "what is known of failed renewals and rate limits is lost at the next start"),
+        EntryUser::Acme,
+        "what is known of failed renewals and rate limits is lost at the next start",
     ),
     entry(
         "dns-journal.json",
         "the journal of DNS records",
         READ,
-        (EntryUser::Acme, "challenge records may stay in DNS after the next start"),
+        EntryUser::Acme,
+        "challenge records may stay in DNS after the next start",
     ),
     entry(
         responder::FILE,
         "the DNS responder's key and zone",
         READ,
-        (
-            EntryUser::Responder,
-            "provost check --live cannot prove the delegation, and the next start finds the zone anew",
-        ),
+        EntryUser::Responder,
+        "provost check --live cannot prove the delegation, and the next start finds the zone anew",
     ),
     entry(
         "rehearsal",
         "the folder of dry runs",
         folder("a key or record of a dry run"),
-        (EntryUser::RenewalCommandSender, "provost certificate renew --dry-run does not work"),
+        EntryUser::Commands,
+        "provost certificate renew --dry-run does not work",
     ),
-    entry(
-        "ca",
-        "the CA's folder",
-        folder("a record of the CA"),
-        (EntryUser::RenewalCommandSender, "provost ca does not work"),
-    ),
+    entry("ca", "the CA's folder", folder("a record of the CA"), EntryUser::Commands, "provost ca does not work"),
     entry(
         LOCAL_SERVER_CA,
         "the folder of the CA for the server",
         folder("a key or certificate of the CA for the server"),
-        (EntryUser::LocalCa, "the local CA issues no certificate"),
+        EntryUser::LocalCa,
+        "the local CA issues no certificate",
     ),
     entry(
         LOCAL_DEVICE_CA,
         "the folder of the CA for test phones",
         folder("a key or certificate of a test phone"),
-        (EntryUser::LocalMode, "test phones are not served"),
+        EntryUser::LocalMode,
+        "test phones are not served",
     ),
     entry(
         LOCAL_TOKEN,
         "the operators' token",
         READ,
-        (EntryUser::LocalMode, "the status page has no token, and changes nothing"),
+        EntryUser::LocalMode,
+        "the status page has no token, and changes nothing",
     ),
 ];

@@ -320,7 +320,7 @@ impl Scanner {
             };
             let mut cached = self.cached.remove(name).unwrap_or_default();
             let before = cached.current.clone();
-            self.read_folder(&mut cached, root, name, (&stat, handle), now);
+            self.read_folder(&mut cached, root, name, &stat, &handle, now);
             let is_changed = before.as_ref().map(Arc::as_ptr) != cached.current.as_ref().map(Arc::as_ptr);
             self.cached.insert(name.clone(), cached);
             // If the folder was replaced during the scan, the scan may have read it while it was being removed.
@@ -350,14 +350,15 @@ impl Scanner {
         cached: &mut CachedConstituency,
         root: &Arc<OwnedFd>,
         name: &ConstituencyName,
-        (stat, handle): (&Stat, OwnedFd),
+        stat: &Stat,
+        handle: &OwnedFd,
         now: SystemTime,
     ) {
         let identity = identity(stat);
         let path = self.path.join(name.as_str());
         let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
         let file = path.join(POLICY_FILE);
-        let seen = cached.source.refresh(&handle, &file, &bundles, now);
+        let seen = cached.source.refresh(handle, &file, &bundles, now);
         if let Some(last_good) = &self.last_good {
             cached.follow(seen, last_good, name, &file, &bundles, self.is_first);
         }
@@ -370,8 +371,8 @@ impl Scanner {
         }
         cached.identity = identity;
         let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
-        let context = (&mut self.next_generation, &self.denials);
-        let updated = cached.update((folder, &handle), name, PolicyStamp::of(stat, now), context);
+        let stamp = PolicyStamp::of(stat, now);
+        let updated = cached.update(folder, handle, name, stamp, &mut self.next_generation, &self.denials);
         self.is_incomplete |= updated.is_err();
         cached.note_faults(name, updated, &self.denials);
     }
@@ -453,10 +454,12 @@ impl CachedConstituency {
     /// If the phones' own files cannot be listed, keeps the known phones, and the next scan tries again.
     fn update(
         &mut self,
-        (folder, handle): (Folder, &OwnedFd),
+        folder: Folder,
+        handle: &OwnedFd,
         name: &ConstituencyName,
         stamp: PolicyStamp,
-        (next_generation, denials): (&mut u64, &Arc<ServerDenials>),
+        next_generation: &mut u64,
+        denials: &Arc<ServerDenials>,
     ) -> Result<(), Errno> {
         let Some(policy) = self.source.policy() else {
             (self.current, self.listing) = (None, None);

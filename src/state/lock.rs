@@ -63,13 +63,14 @@ impl fmt::Display for Holder {
 /// # Errors
 /// If another process holds the lock for 10 seconds.
 pub fn exclusive(handle: impl AsFd, path: &Path, notify: &dyn Fn(&str)) -> Result<(), LockError> {
-    exclusive_within(handle, path, (NOTIFY_AFTER, TIMEOUT), notify)
+    exclusive_within(handle, path, NOTIFY_AFTER, TIMEOUT, notify)
 }
 
 fn exclusive_within(
     handle: impl AsFd,
     path: &Path,
-    (notify_after, timeout): (Duration, Duration),
+    notify_after: Duration,
+    timeout: Duration,
     notify: &dyn Fn(&str),
 ) -> Result<(), LockError> {
     let began = clock::monotonic();
@@ -126,10 +127,10 @@ mod tests {
         let [held, wanted] = [(); 2].map(|()| File::open(folder.path()).unwrap());
         let messages = RefCell::new(Vec::new());
         let notify = |message: &str| messages.borrow_mut().push(message.to_owned());
-        let times = (Duration::ZERO, Duration::from_millis(100));
-        exclusive_within(&held, folder.path(), times, &notify).unwrap();
+        let timeout = Duration::from_millis(100);
+        exclusive_within(&held, folder.path(), Duration::ZERO, timeout, &notify).unwrap();
         assert_eq!(messages.borrow().len(), 0);
-        let error = exclusive_within(&wanted, folder.path(), times, &notify).unwrap_err().to_string();
+        let error = exclusive_within(&wanted, folder.path(), Duration::ZERO, timeout, &notify).unwrap_err().to_string();
         let holder = format!("process {} (", std::process::id());
         assert!(error.starts_with(&format!("{} is still locked by {holder}", folder.path().display())), "{error}");
         let messages = messages.into_inner();

@@ -81,7 +81,7 @@ impl LiveAdminData {
     }
 
     fn renewals(&self) -> Vec<RenewalGauge> {
-        let board = self.boards.load();
+        let board = self.renewal.board.load();
         let Some(board) = board.as_ref() else { return Vec::new() };
         let renewal = |status: crate::acme::CertificateStatus| {
             let attempts = board.attempts(&status.lineage());

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 mod certificates;
@@ -16,8 +15,9 @@ mod gauges;
 mod phones;
 mod readiness;
 
-use super::admin_thread::SharedStatusBoard;
+use super::denials::DenialsThread;
 use super::publisher::Publisher;
+use super::renewal_thread::RenewalHandle;
 use super::state_faults::StateFaults;
 use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneView};
 use crate::admin::{AdminChange, AdminData, ChangeRequest, Readiness, Snapshot};
@@ -26,8 +26,7 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit_file::EditResult;
 use crate::constituency::{
-    ClientAuth, Constituency, ConstituencyName, PhoneStanding, Phones, ServerDenial, ServerDenials, Severity, denials,
-    edit, edit_file,
+    ClientAuth, Constituency, ConstituencyName, Phones, ServerDenial, ServerDenials, Severity, denials, edit, edit_file,
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
@@ -48,21 +47,21 @@ const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct LiveAdminData {
     /// Weak, so that the server can be dropped at shutdown.
-    server: Weak<Server>,
-    certificates: Arc<LiveCertificates>,
-    boards: SharedStatusBoard,
-    health: Arc<HistoryHealth>,
-    metrics: Arc<Metrics>,
-    config: Config,
-    publisher: Arc<Publisher>,
-    stop: watch::Receiver<ShutdownPhase>,
-    /// The configuration's file, as an absolute path.
-    file: Option<String>,
-    state: PathBuf,
-    denials: Arc<ServerDenials>,
-    state_faults: Arc<StateFaults>,
-    addresses: Vec<SocketAddr>,
-    started: i64,
+    pub(super) server: Weak<Server>,
+    pub(super) certificates: Arc<LiveCertificates>,
+    pub(super) renewal: RenewalHandle,
+    pub(super) health: Arc<HistoryHealth>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) config: Config,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) stop: watch::Receiver<ShutdownPhase>,
+    pub(super) state: PathBuf,
+    pub(super) denials: Arc<ServerDenials>,
+    pub(super) denials_thread: DenialsThread,
+    pub(super) state_faults: Arc<StateFaults>,
+    pub(super) addresses: Vec<SocketAddr>,
+    /// When the server started.
+    pub(super) started: i64,
 }
 
 impl AdminData for LiveAdminData {
@@ -76,7 +75,7 @@ impl AdminData for LiveAdminData {
         self.certificates.generation().hash(&mut hasher);
         self.denials.generation().hash(&mut hasher);
         self.state_faults.messages().hash(&mut hasher);
-        self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
+        self.renewal.board.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
         hasher.finish()
     }
@@ -104,7 +103,7 @@ impl AdminData for LiveAdminData {
             now,
             version: env!("CARGO_PKG_VERSION"),
             domain: self.config.domain.clone(),
-            config: self.file.clone(),
+            config: self.config.file.as_deref().map(absolute),
             started: self.started,
             not_ready: self.readiness().not_ready,
             certificates: self.certificates(now),
@@ -161,40 +160,13 @@ impl AdminData for LiveAdminData {
             AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
         };
         if is_changed {
-            self.wait_until_in_force(wanted);
+            self.wait_until_in_force(&wanted.change);
         }
         Ok(is_changed)
     }
 }
 
 impl LiveAdminData {
-    /// The admin data of `server`, started now.
-    pub(super) fn new(
-        server: &Arc<Server>,
-        (boards, health, metrics): (SharedStatusBoard, Arc<HistoryHealth>, Arc<Metrics>),
-        (config, publisher): (&Config, &Arc<Publisher>),
-        stop: watch::Receiver<ShutdownPhase>,
-        (state, denials, state_faults): (&Path, Arc<ServerDenials>, Arc<StateFaults>),
-        listeners: &[TcpListener],
-    ) -> Self {
-        Self {
-            server: Arc::downgrade(server),
-            certificates: Arc::clone(&server.certificates),
-            boards,
-            health,
-            metrics,
-            config: config.clone(),
-            publisher: Arc::clone(publisher),
-            stop,
-            file: config.file.as_deref().map(absolute),
-            state: state.to_owned(),
-            denials,
-            state_faults,
-            addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
-            started: clock::unix_seconds(clock::now()),
-        }
-    }
-
     fn change_policy(&self, name: &ConstituencyName, change: edit::PolicyChange<'_>) -> Result<bool, String> {
         let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
@@ -219,21 +191,18 @@ impl LiveAdminData {
     }
 
     /// Waits until the change is in force, so that the operator sees it in the next snapshot; at most [`IN_FORCE_TIMEOUT`].
-    fn wait_until_in_force(&self, wanted: &ChangeRequest) {
-        let is_in_force = || {
-            let (name, standing) = match &wanted.change {
-                AdminChange::Allow(name) => (name, PhoneStanding::Known),
-                AdminChange::Deny(name) => (name, PhoneStanding::Denied),
-                AdminChange::DenyEverywhere => return self.denials.has(wanted.mac),
-            };
-            let site = self.server.upgrade().map(|server| server.site.load_full());
-            let constituency = site.as_ref().and_then(|site| site.registry().find(name.as_str()));
-            constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
-        };
-        let until = clock::monotonic() + IN_FORCE_TIMEOUT;
-        while !is_in_force() && clock::monotonic() < until {
-            std::thread::sleep(Duration::from_millis(5));
+    fn wait_until_in_force(&self, change: &AdminChange) {
+        let (done, in_force) = mpsc::channel();
+        match change {
+            AdminChange::Allow(_) | AdminChange::Deny(_) => {
+                let Some(server) = self.server.upgrade() else { return };
+                let Some(scanner) = server.scanner.get() else { return };
+                scanner.rescan(move || drop(done));
+            }
+            AdminChange::DenyEverywhere => self.denials_thread.refresh(done),
         }
+        // The channel closes once the change is in force.
+        let _: Result<(), _> = in_force.recv_timeout(IN_FORCE_TIMEOUT);
     }
 
     /// The faults of the state directory, and why the phone history cannot be written, if these do not say it.
@@ -281,7 +250,7 @@ impl LiveAdminData {
     }
 
     fn certificates(&self, now: i64) -> Vec<snapshot::CertificateView> {
-        match (&self.config.certificate, self.boards.load().as_ref()) {
+        match (&self.config.certificate, self.renewal.board.load().as_ref()) {
             (CertificateSource::Acme(_), Some(board)) => {
                 board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
             }
