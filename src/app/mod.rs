@@ -27,7 +27,7 @@ use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{WatcherHandle, spawn_watcher};
 use crate::identity::digest::DigestAuthenticator;
 use crate::identity::digest::passwords::Passwords;
-use crate::identity::trust::{self, Bundle, BundleError};
+use crate::identity::trust::{Bundle, BundleError};
 use crate::metrics::Metrics;
 use crate::phone_history::{self, PhoneHistory};
 use crate::serve::Server;
@@ -46,7 +46,6 @@ pub mod admin_thread;
 mod certificate_source;
 pub mod control;
 mod denials;
-mod file_changes;
 pub mod file_limit;
 pub mod named_files;
 pub mod permissions;
@@ -196,10 +195,10 @@ impl App {
         let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, &renewal)?;
         source.refresh(&certificates);
 
-        let read = publisher::file_stamps(&config);
+        let (bundles, watched) = publisher::load_all(&config.trust);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
-            bundles: trust::load_all(&config.trust),
+            bundles,
             always_trusted: local_device_trust(&config, &state)?,
             provider: TlsMaterial::provider(),
             level: config.tls,
@@ -231,7 +230,7 @@ impl App {
             limits: config.limits.clone(),
         });
         let (stop, stopped) = watch::channel(ShutdownPhase::default());
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read, files));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, watched, files));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
         let watcher = spawn_watcher(scanner, first, move |folders| publishing.publish_registry(folders))?;

@@ -6,13 +6,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::file_changes::{FileChanges, FileStamps};
 use super::file_limit::FileLimit;
 use super::reload_log;
 use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
-use crate::files::FileStamp;
+use crate::files::WatchedFiles;
 use crate::identity::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
@@ -24,9 +23,12 @@ pub(super) struct Publisher {
     server: Weak<Server>,
     /// Locked while a site is made: the watcher and a reload may change it at the same time.
     in_use: Mutex<InUse>,
-    /// The changes of the bundles' files. One thread checks them.
-    file_changes: Mutex<FileChanges>,
+    /// The files of the trust bundles. One thread reads them.
+    watched: Mutex<WatchedBundles>,
 }
+
+/// The files of each trust bundle.
+pub(super) type WatchedBundles = BTreeMap<String, WatchedFiles>;
 
 /// The inputs of the next site, besides the folders.
 #[derive(Debug)]
@@ -36,8 +38,6 @@ struct InUse {
     material: TlsMaterial,
     /// The exact names that constituencies want. The certificate source receives them.
     wanted: watch::Sender<Arc<ExactNames>>,
-    /// The bundles that could not be read at the last attempt, and why.
-    unread: BTreeMap<String, String>,
     files: FileLimit,
     /// The current problem and remedy, if the limit of open files is too low.
     file_shortage: Option<String>,
@@ -49,13 +49,11 @@ impl Publisher {
         config: Config,
         material: TlsMaterial,
         wanted: watch::Sender<Arc<ExactNames>>,
-        read: &FileStamps,
+        watched: WatchedBundles,
         files: FileLimit,
     ) -> Self {
-        let unread = unread(&material.bundles).collect();
-        let file_changes = file_changes(read, &material.bundles);
-        let in_use = Mutex::new(InUse { config, material, wanted, unread, files, file_shortage: None });
-        Self { server: Arc::downgrade(server), in_use, file_changes: Mutex::new(file_changes) }
+        let in_use = Mutex::new(InUse { config, material, wanted, files, file_shortage: None });
+        Self { server: Arc::downgrade(server), in_use, watched: Mutex::new(watched) }
     }
 
     /// Publishes a site with the folders of `folders`.
@@ -88,14 +86,12 @@ impl Publisher {
             Ok(None) => (in_use, Ok(())),
             Err(error) => (in_use, Err(error)),
         };
-        let now = file_stamps(&config);
-        let bundles = trust::load_all(&config.trust);
-        *self.file_changes.lock() = file_changes(&now, &bundles);
+        // An explicit reload reads everything, and logs every error again.
+        let (bundles, watched) = load_all(&config.trust);
+        *self.watched.lock() = watched;
         let mut in_use = self.in_use.lock();
         in_use.material.level = config.tls;
         in_use.config = config;
-        // An explicit reload logs every error again.
-        in_use.unread.clear();
         drop(in_use);
         self.apply_bundles(bundles);
         read
@@ -108,34 +104,33 @@ impl Publisher {
 
     /// Reads the trust bundles again that have changed or could not be read, so that a revocation is in force at once.
     pub(super) fn reload_bundles(&self) {
-        let config = self.in_use.lock().config.clone();
-        let now = file_stamps(&config);
-        let due = self.file_changes.lock().due(&now);
-        if due.is_empty() {
+        let mut changed = self.in_use.lock().config.trust.clone();
+        let mut watched = self.watched.lock();
+        changed.retain(|name, named| watched.entry(name.clone()).or_default().is_due(&named.files));
+        if changed.is_empty() {
             return;
         }
-        let changed = config.trust.into_iter().filter(|(name, _)| due.contains(name)).collect();
         let mut bundles = trust::load_all(&changed);
-        bundles.retain(|name, _| due.contains(name));
-        note_read(&mut self.file_changes.lock(), &now, &bundles);
+        bundles.retain(|name, bundle| {
+            watched
+                .get_mut(name)
+                .filter(|_| changed.contains_key(name))
+                .is_some_and(|it| it.note_read(why_unread(bundle)))
+        });
+        drop(watched);
         let read = bundles.iter().filter(|(_, bundle)| bundle.is_ok()).map(|(name, _)| name.as_str());
         let read = read.collect::<Vec<_>>().join(", ");
-        self.apply_bundles(bundles);
+        if !bundles.is_empty() {
+            self.apply_bundles(bundles);
+        }
         if !read.is_empty() {
             tracing::info!("trust bundles reloaded: {read}");
         }
     }
 
     /// Publishes a site with `bundles`. A bundle that cannot be used does not replace a valid one.
-    fn apply_bundles(&self, mut bundles: Bundles) {
+    fn apply_bundles(&self, bundles: Bundles) {
         let mut in_use = self.in_use.lock();
-        // An error that was logged is not logged again.
-        bundles.retain(|name, bundle| why_unread(bundle).is_none_or(|why| in_use.unread.get(name) != Some(&why)));
-        in_use.unread.retain(|name, _| !bundles.contains_key(name));
-        in_use.unread.extend(unread(&bundles));
-        if bundles.is_empty() {
-            return;
-        }
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
             reload_log::log_bundle(&name, &bundle, is_kept);
@@ -157,30 +152,20 @@ impl Publisher {
     }
 }
 
-/// The current stamps of the trust bundles' files.
-pub(super) fn file_stamps(config: &Config) -> FileStamps {
-    let stamps = |named: &BundleFiles| named.files.iter().map(|file| FileStamp::of(file)).collect();
-    config.trust.iter().map(|(name, named)| (name.clone(), stamps(named))).collect()
+/// Loads all bundles in `files` and the built-in one, and watches the files from before they are read.
+pub(super) fn load_all(files: &BTreeMap<String, BundleFiles>) -> (Bundles, WatchedBundles) {
+    let mut watched = WatchedBundles::new();
+    for (name, named) in files {
+        watched.entry(name.clone()).or_default().is_due(&named.files);
+    }
+    let bundles = trust::load_all(files);
+    for (name, watched) in &mut watched {
+        watched.note_read(bundles.get(name).and_then(why_unread));
+    }
+    (bundles, watched)
 }
 
-/// The file changes after reading `bundles`, whose files had the stamps `then`.
-fn file_changes(then: &FileStamps, bundles: &Bundles) -> FileChanges {
-    let mut file_changes = FileChanges::first(then.clone());
-    note_read(&mut file_changes, then, bundles);
-    file_changes
-}
-
-/// Notes which of `bundles` were read, valid or not.
-fn note_read(file_changes: &mut FileChanges, then: &FileStamps, bundles: &Bundles) {
-    let read = bundles.iter().filter(|(_, bundle)| why_unread(bundle).is_none());
-    read.for_each(|(name, _)| file_changes.note_read(name, then));
-}
-
-/// The bundles that could not be read, and why.
-fn unread(bundles: &Bundles) -> impl Iterator<Item = (String, String)> {
-    bundles.iter().filter_map(|(name, bundle)| Some((name.clone(), why_unread(bundle)?)))
-}
-
+/// Why a bundle could not be read. A bundle that was read and is invalid is not read again until it changes.
 fn why_unread(bundle: &Result<Arc<Bundle>, Arc<BundleError>>) -> Option<String> {
     let error = bundle.as_ref().err().filter(|error| matches!(***error, BundleError::File { .. }))?;
     Some(error.to_string())

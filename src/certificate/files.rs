@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{CertificateFiles, ExactNames, FilePair, LiveCertificates, PairError, ServerCertificate};
-use crate::files::{FileStamp, read_regular};
+use crate::files::{WatchedFiles, read_regular};
 
 /// Why a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,19 +38,17 @@ pub struct Refreshed {
 /// Reloads pairs of files. If a pair does not match, as between two renames, the last good version stays in use.
 #[derive(Debug)]
 pub struct FilesSource {
-    pairs: Vec<Followed>,
+    pairs: Vec<WatchedPair>,
     domain: String,
     exact: ExactNames,
     lacking: BTreeSet<String>,
 }
 
 #[derive(Debug)]
-struct Followed {
+struct WatchedPair {
     files: CertificateFiles,
-    /// The stamps of both files at the last read, whether it succeeded or not.
-    read_stamps: Option<[Option<FileStamp>; 2]>,
-    /// Why a file could not be read at the last try. The read is repeated until it succeeds.
-    read_error: Option<String>,
+    /// Chain and key.
+    watched: WatchedFiles,
     /// Why the last read failed, or why the pair could not be used.
     error: Option<String>,
     good: Option<ServerCertificate>,
@@ -60,8 +58,8 @@ impl FilesSource {
     /// Reloads `pairs`, which are for names one label below `domain`.
     #[must_use]
     pub fn new(pairs: Vec<CertificateFiles>, domain: &str) -> Self {
-        let followed = |files| Followed { files, read_stamps: None, read_error: None, error: None, good: None };
-        let pairs = pairs.into_iter().map(followed).collect();
+        let watched = |files| WatchedPair { files, watched: WatchedFiles::default(), error: None, good: None };
+        let pairs = pairs.into_iter().map(watched).collect();
         Self { pairs, domain: domain.to_owned(), exact: ExactNames::default(), lacking: BTreeSet::new() }
     }
 
@@ -70,7 +68,7 @@ impl FilesSource {
         let mut errors = Vec::new();
         let (mut is_new, before) = (false, self.errors());
         for pair in &mut self.pairs {
-            match pair.follow(load) {
+            match pair.refresh() {
                 Some(Ok(())) => is_new = true,
                 Some(Err(error)) => errors.push(error),
                 None => {}
@@ -137,7 +135,7 @@ impl FilesSource {
     pub fn pairs(&self) -> Vec<FilePair> {
         let example = format!("name.{}", self.domain);
         let is_misfit = |pair: &ServerCertificate| !pair.covers(&example) && !self.is_exact_only(pair);
-        let pair = |pair: &Followed| FilePair {
+        let pair = |pair: &WatchedPair| FilePair {
             files: pair.files.clone(),
             certificate: pair.good.clone(),
             error: pair.error.clone(),
@@ -147,36 +145,23 @@ impl FilesSource {
     }
 }
 
-impl Followed {
-    /// Reads the pair by `load` if it changed or could not be read before. `None`: nothing new.
-    fn follow(
-        &mut self,
-        load: impl FnOnce(&CertificateFiles) -> Result<ServerCertificate, FilesError>,
-    ) -> Option<Result<(), FilesError>> {
-        let stamps = Some(self.stamps());
-        let has_changed = self.read_stamps != stamps;
-        if !has_changed && self.read_error.is_none() {
+impl WatchedPair {
+    /// Reads the pair if it changed or could not be read before. `None`: nothing new.
+    fn refresh(&mut self) -> Option<Result<(), FilesError>> {
+        if !self.watched.is_due(&[self.files.chain.clone(), self.files.key.clone()]) {
             return None;
         }
-        self.read_stamps = stamps;
         let loaded = load(&self.files);
-        let read_error = loaded.as_ref().err().filter(|error| matches!(error, FilesError::Read { .. }));
-        let read_error = read_error.map(ToString::to_string);
-        let is_reported = !has_changed && read_error == self.read_error;
-        self.read_error = read_error;
         self.error = loaded.as_ref().err().map(ToString::to_string);
+        let unread = self.error.clone().filter(|_| matches!(loaded, Err(FilesError::Read { .. })));
+        let is_news = self.watched.note_read(unread);
         match loaded {
             Ok(certificate) => {
                 self.good = Some(certificate);
                 Some(Ok(()))
             }
-            Err(error) => (!is_reported).then_some(Err(error)),
+            Err(error) => is_news.then_some(Err(error)),
         }
-    }
-
-    /// The current stamps of the two files; `None` for a missing one.
-    fn stamps(&self) -> [Option<FileStamp>; 2] {
-        [FileStamp::of(&self.files.chain), FileStamp::of(&self.files.key)]
     }
 }
 

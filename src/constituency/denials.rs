@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::MacAddress;
 use super::absence::Absence;
-use super::policy_file::{self, PolicyStamp, ReadingState};
+use super::policy_file::{self, ReadingState};
 use crate::clock;
+use crate::files::FileStamp;
 use crate::settings::{self, SettingsError};
 use crate::state;
 use crate::state::FolderHandle;
@@ -57,7 +58,7 @@ pub struct ServerDenials {
 pub struct DenialsFile {
     state: PathBuf,
     denials: Arc<ServerDenials>,
-    seen: Option<PolicyStamp>,
+    seen: Option<FileStamp>,
     absence: Absence,
     /// The error in the current file, if there is one.
     error: Option<String>,
@@ -161,9 +162,9 @@ impl DenialsFile {
     /// # Errors
     /// If the file exists and cannot be read, or is invalid.
     pub fn open(state: &Path) -> Result<Self, DenialsError> {
-        let (seen, phones) = read(state)?.unzip();
+        let (seen, phones) = read(state)?.unwrap_or_default();
         let denials = Arc::new(ServerDenials::default());
-        denials.publish(phones.unwrap_or_default());
+        denials.publish(phones);
         Ok(Self { state: state.to_owned(), denials, seen, absence: Absence::default(), error: None })
     }
 
@@ -182,7 +183,7 @@ impl DenialsFile {
     /// Reads the file again at `now` if it changed. On an error, the denials that were read last stay in force.
     pub fn refresh(&mut self, now: SystemTime) -> DenialChanges {
         let reading =
-            folder_of(&self.state).and_then(|folder| read_in(&folder, &self.state.join(FILE), self.seen.as_ref(), now));
+            folder_of(&self.state).and_then(|folder| read_in(&folder, &self.state.join(FILE), self.seen, now));
         let phones = match reading {
             Ok(Read::Same) => return DenialChanges::default(),
             // The file may be missing only briefly: some editors rename it before they write a new one.
@@ -194,7 +195,7 @@ impl DenialsFile {
                 None
             }
             Ok(Read::Phones(stamp, phones)) => {
-                self.seen = Some(stamp);
+                self.seen = stamp;
                 Some(phones)
             }
             Err(error) => {
@@ -287,11 +288,11 @@ fn change(
 enum Read {
     Absent,
     Same,
-    Phones(PolicyStamp, DeniedPhones),
+    Phones(Option<FileStamp>, DeniedPhones),
 }
 
 /// The denials in the state directory `state`; `None` if the file does not exist.
-fn read(state: &Path) -> Result<Option<(PolicyStamp, DeniedPhones)>, DenialsError> {
+fn read(state: &Path) -> Result<Option<(Option<FileStamp>, DeniedPhones)>, DenialsError> {
     let folder = match folder_of(state) {
         Err(DenialsError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         folder => folder?,
@@ -306,12 +307,7 @@ fn folder_of(state: &Path) -> Result<FolderHandle, DenialsError> {
     state::folder_of(&state.join(FILE)).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })
 }
 
-fn read_in(
-    folder: &FolderHandle,
-    path: &Path,
-    seen: Option<&PolicyStamp>,
-    now: SystemTime,
-) -> Result<Read, DenialsError> {
+fn read_in(folder: &FolderHandle, path: &Path, seen: Option<FileStamp>, now: SystemTime) -> Result<Read, DenialsError> {
     let unusable = |error: &dyn fmt::Display| DenialsError::File(SettingsError::of_file(path, error));
     match policy_file::read_in(folder, FILE.as_ref(), seen, now).map_err(|error| unusable(&error))? {
         ReadingState::Absent => Ok(Read::Absent),
@@ -381,16 +377,13 @@ mod tests {
         let text = "{\n  \"00005e00530c\": {\n    \"by\": \"alice\",\n    \"at\": \"2026-11-30T22:14:05Z\",\n    \"note\": \"stolen\"\n  }\n}\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let before = PolicyStamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH);
+        let before = FileStamp::of(&file);
         // An equal or empty note does not rewrite the file; another note does.
         assert!(
             !deny(&state, mac(), denial("stolen"), &quiet).unwrap()
                 && !deny(&state, mac(), denial(""), &quiet).unwrap()
         );
-        assert_eq!(
-            format!("{:?}", PolicyStamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH)),
-            format!("{before:?}")
-        );
+        assert_eq!(FileStamp::of(&file), before);
         assert!(deny(&state, mac(), denial("sold"), &quiet).unwrap());
         assert_eq!(ServerDenials::read(&state).unwrap().get(mac()), Some(denial("sold")));
         assert_eq!(lift(&state, mac(), &quiet).unwrap(), Some(denial("sold")));

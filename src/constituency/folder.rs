@@ -11,14 +11,13 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::files::{FileIdentity, identity};
 
 /// The default limit of open folders.
 const DEFAULT_LIMIT: usize = 64;
-
-/// Device and inode.
-pub(super) type FileIdentity = (u64, u64);
 
 /// A constituency's folder, and `constituencies` above it, as of the scan.
 #[derive(Debug)]
@@ -112,10 +111,6 @@ impl Default for OpenFolders {
     fn default() -> Self {
         Self::new(DEFAULT_LIMIT)
     }
-}
-
-pub(super) fn identity(stat: &Stat) -> FileIdentity {
-    (stat.st_dev, stat.st_ino)
 }
 
 #[cfg(test)]

@@ -6,14 +6,15 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Policy;
 use super::absence::Absence;
 use super::policy::POLICY_FILE;
+use crate::files::FileStamp;
 use crate::settings::SettingsError;
 use crate::state::{self, FolderHandle};
 
@@ -23,14 +24,11 @@ const MAX_POLICY_BYTES: u64 = 16 << 20;
 /// folder's owner.
 const PRIVATE_HARD_LINK: &str = "it is a hard link to a private file of another user; put a copy in its place";
 
-/// The age of the last change after which equal times prove that a file is unchanged. Within a shorter time, a second
-/// change may leave the same times.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
-
 /// The policy of a constituency, and the state of the file that it was read from.
 #[derive(Debug, Default)]
 pub(super) struct PolicySource {
-    seen: Option<PolicyStamp>,
+    /// The stamp under which the file was read, if it was settled.
+    seen: Option<FileStamp>,
     good: Option<Arc<Policy>>,
     /// Whether the policy in force was read from a file. Without a file, the default policy is in force.
     is_written: bool,
@@ -39,34 +37,6 @@ pub(super) struct PolicySource {
     /// Whether the file existed at the last definite observation, which a pending absence is not.
     is_there: bool,
     absence: Absence,
-}
-
-/// Device, inode, size and times of a file, to detect changes.
-#[derive(Debug, Clone)]
-pub(super) struct PolicyStamp {
-    facts: [i128; 7],
-    is_settled: bool,
-}
-
-impl PolicyStamp {
-    pub(super) fn of(stat: &Stat, now: SystemTime) -> Self {
-        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or(0));
-        let facts = [
-            stat.st_dev.into(),
-            stat.st_ino.into(),
-            stat.st_size.into(),
-            stat.st_mtime.into(),
-            stat.st_mtime_nsec.into(),
-            stat.st_ctime.into(),
-            stat.st_ctime_nsec.into(),
-        ];
-        Self { facts, is_settled: now.duration_since(changed).is_ok_and(|age| age > SETTLED_AFTER) }
-    }
-
-    /// Whether the content that was read under this stamp is still current, if the file has the stamp `now`.
-    pub(super) fn still_holds(&self, now: &Self) -> bool {
-        self.is_settled && self.facts == now.facts
-    }
 }
 
 impl PolicySource {
@@ -106,7 +76,7 @@ impl PolicySource {
 
     /// Reads the policy in `folder` again if its file changed. `file` is the path for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) -> SeenPolicy {
-        let reading = read(folder.as_fd(), POLICY_FILE.as_ref(), self.seen.as_ref(), now);
+        let reading = read(folder.as_fd(), POLICY_FILE.as_ref(), self.seen, now);
         self.is_unread = matches!(reading, Err(UnreadablePolicy::Io(_)));
         let was_there = self.is_there;
         self.note_presence(matches!(reading, Ok(ReadingState::Absent)), now);
@@ -120,7 +90,7 @@ impl PolicySource {
                 if was_there { SeenPolicy::Removed(removed) } else { SeenPolicy::Absent }
             }
             Ok(ReadingState::Text(text, stamp)) => {
-                self.seen = Some(stamp);
+                self.seen = stamp;
                 let parsed = Policy::parse(file, &text, bundles);
                 let seen = if parsed.is_ok() { SeenPolicy::Good(text) } else { SeenPolicy::Broken };
                 self.take(parsed, true);
@@ -179,7 +149,8 @@ pub(super) enum SeenPolicy {
 pub(super) enum ReadingState {
     Absent,
     Unchanged,
-    Text(String, PolicyStamp),
+    /// The text, and the settled stamp of the file.
+    Text(String, Option<FileStamp>),
 }
 
 #[derive(Debug)]
@@ -211,7 +182,7 @@ impl From<Errno> for UnreadablePolicy {
 pub(super) fn read_in(
     folder: &FolderHandle,
     name: &OsStr,
-    seen: Option<&PolicyStamp>,
+    seen: Option<FileStamp>,
     now: SystemTime,
 ) -> Result<ReadingState, UnreadablePolicy> {
     folder.act(|folder| Ok(read(folder, name, seen, now))).map_err(UnreadablePolicy::Io)?
@@ -220,7 +191,7 @@ pub(super) fn read_in(
 fn read(
     folder: BorrowedFd<'_>,
     name: &OsStr,
-    seen: Option<&PolicyStamp>,
+    seen: Option<FileStamp>,
     now: SystemTime,
 ) -> Result<ReadingState, UnreadablePolicy> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
@@ -237,8 +208,8 @@ fn read(
     if state::is_private_hard_link(&stat, folder).map_err(UnreadablePolicy::Io)? {
         return Err(UnreadablePolicy::Io(std::io::Error::other(PRIVATE_HARD_LINK)));
     }
-    let stamp = PolicyStamp::of(&stat, now);
-    if seen.is_some_and(|seen| seen.still_holds(&stamp)) {
+    let stamp = FileStamp::of_stat(&stat);
+    if seen == Some(stamp) {
         return Ok(ReadingState::Unchanged);
     }
     let mut bytes = Vec::new();
@@ -248,11 +219,13 @@ fn read(
         return Err(UnreadablePolicy::TooLarge);
     }
     let text = String::from_utf8(bytes).map_err(|_| UnreadablePolicy::NotText)?;
-    Ok(ReadingState::Text(text, stamp))
+    Ok(ReadingState::Text(text, stamp.settled(now)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -20,12 +20,13 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::absence::Absence;
-use super::folder::{FileIdentity, Folder, OpenFolders, identity};
+use super::folder::{Folder, OpenFolders};
 use super::last_good::{LastGood, LoadError};
 use super::policy::POLICY_FILE;
-use super::policy_file::{PolicySource, PolicyStamp, SeenPolicy};
+use super::policy_file::{PolicySource, SeenPolicy};
 use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
+use crate::files::{FileIdentity, FileStamp, identity};
 use crate::wording::counted;
 
 /// The note in the fault of an invalid policy if an older one is in force.
@@ -67,7 +68,8 @@ struct CachedConstituency {
     identity: FileIdentity,
     absence: Absence,
     source: PolicySource,
-    listing: Option<PolicyStamp>,
+    /// The stamp under which the folder was listed, if it was settled.
+    listing: Option<FileStamp>,
     current: Option<Arc<Constituency>>,
     /// Why the stored policy from before the start does not replace the invalid one.
     recall_error: Option<LoadError>,
@@ -371,10 +373,10 @@ impl Scanner {
         }
         cached.identity = identity;
         let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
-        let stamp = PolicyStamp::of(stat, now);
-        let updated = cached.update(folder, handle, name, stamp, &mut self.next_generation, &self.denials);
-        self.is_incomplete |= updated.is_err();
-        cached.note_faults(name, updated, &self.denials);
+        let (with_own_file, listed) = cached.list_own_files(handle, FileStamp::of_stat(stat), now);
+        cached.update(folder, name, with_own_file, &mut self.next_generation, &self.denials);
+        self.is_incomplete |= listed.is_err();
+        cached.note_faults(name, listed, &self.denials);
     }
 
     fn assign_aliases(&self, registry: &mut Registry) {
@@ -449,44 +451,53 @@ impl CachedConstituency {
         }
     }
 
+    /// The phones with files of their own in the folder `handle`, which is listed if it changed. If that fails, these are
+    /// the phones that were known, and the next scan tries again.
+    fn list_own_files(
+        &mut self,
+        handle: &OwnedFd,
+        stamp: FileStamp,
+        now: SystemTime,
+    ) -> (Arc<HashSet<MacAddress>>, Result<(), Errno>) {
+        let known = self.current.as_ref().map(|current| Arc::clone(&current.with_own_file)).unwrap_or_default();
+        if self.source.policy().is_none() {
+            self.listing = None;
+            return (known, Ok(()));
+        }
+        if self.listing == Some(stamp) {
+            return (known, Ok(()));
+        }
+        match own_files(handle) {
+            Ok(found) => {
+                self.listing = stamp.settled(now);
+                (if found == *known { known } else { Arc::new(found) }, Ok(()))
+            }
+            Err(errno) => {
+                self.listing = None;
+                (known, Err(errno))
+            }
+        }
+    }
+
     /// Makes a new [`Constituency`] if the policy, the phones or the folder changed; otherwise keeps the current one.
-    ///
-    /// If the phones' own files cannot be listed, keeps the known phones, and the next scan tries again.
     fn update(
         &mut self,
         folder: Folder,
-        handle: &OwnedFd,
         name: &ConstituencyName,
-        stamp: PolicyStamp,
+        with_own_file: Arc<HashSet<MacAddress>>,
         next_generation: &mut u64,
         denials: &Arc<ServerDenials>,
-    ) -> Result<(), Errno> {
+    ) {
         let Some(policy) = self.source.policy() else {
-            (self.current, self.listing) = (None, None);
-            return Ok(());
-        };
-        let known = self.current.as_ref().map(|current| Arc::clone(&current.with_own_file)).unwrap_or_default();
-        let listing_holds = self.listing.as_ref().is_some_and(|listing| listing.still_holds(&stamp));
-        let (with_own_file, listed) = if listing_holds {
-            (known, Ok(()))
-        } else {
-            match own_files(handle) {
-                Ok(found) => {
-                    self.listing = Some(stamp);
-                    (if found == *known { known } else { Arc::new(found) }, Ok(()))
-                }
-                Err(errno) => {
-                    self.listing = None;
-                    (known, Err(errno))
-                }
-            }
+            self.current = None;
+            return;
         };
         if let Some(current) = &self.current
             && Arc::ptr_eq(&current.policy, policy)
             && Arc::ptr_eq(&current.with_own_file, &with_own_file)
             && current.folder.is_same_as(&folder)
         {
-            return listed;
+            return;
         }
         let tls_generation = match &self.current {
             Some(current) if current.policy.tls.accepts_sessions_of(&policy.tls) => current.tls_generation,
@@ -503,7 +514,6 @@ impl CachedConstituency {
             with_own_file,
             denials: Arc::clone(denials),
         }));
-        listed
     }
 
     /// Collects the faults of the constituency `name`. `listed` is the result of listing the phones' own files. Lost

@@ -10,7 +10,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, statat};
 
-use super::open_beneath::{FileIdentity, OpenFile};
+use super::open_beneath::OpenFile;
+use crate::files::FileStamp;
 
 /// How many files each thread caches.
 const MAX_OPEN: usize = 16;
@@ -31,9 +32,9 @@ pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<OpenFile> {
     if !is_direct(name) || FILES.with_borrow(Vec::is_empty) {
         return None;
     }
-    let now = FileIdentity::of(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?);
+    let now = FileStamp::of_stat(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?);
     FILES.with_borrow_mut(|files| {
-        let found = files.iter().rposition(|file| file.identity == now)?;
+        let found = files.iter().rposition(|file| file.stamp == now)?;
         files[found..].rotate_left(1);
         files.last().cloned()
     })

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::access_control::Denial;
 use super::path::ServedPath;
 use crate::constituency::{Constituency, MacAddress};
+use crate::files::FileStamp;
 
 /// A regular file, open for reading, with the metadata for a response.
 #[derive(Debug, Clone)]
@@ -27,18 +28,8 @@ pub struct OpenFile {
     pub etag: HeaderValue,
     /// Its last modification as an HTTP date.
     pub last_modified: HeaderValue,
-    /// Identifies the file and its state.
-    pub(super) identity: FileIdentity,
-}
-
-/// Distinguishes a file from every other, and from its earlier states, while it is held open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileIdentity {
-    device: u64,
-    inode: u64,
-    size: i64,
-    modified: (i64, u64),
-    changed: (i64, u64),
+    /// Distinguishes the file from every other, and from its earlier states, while it is held open.
+    pub(super) stamp: FileStamp,
 }
 
 /// The constituency's folder.
@@ -104,7 +95,7 @@ pub(super) fn opened(handle: OwnedFd) -> Result<OpenFile, Denial> {
         modified,
         etag: text(etag(&stat)),
         last_modified: text(httpdate::fmt_http_date(modified)),
-        identity: FileIdentity::of(&stat),
+        stamp: FileStamp::of_stat(&stat),
     })
 }
 
@@ -122,18 +113,6 @@ fn etag(stat: &Stat) -> String {
     }
     etag.push('"');
     etag
-}
-
-impl FileIdentity {
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: stat.st_size,
-            modified: (stat.st_mtime, stat.st_mtime_nsec),
-            changed: (stat.st_ctime, stat.st_ctime_nsec),
-        }
-    }
 }
 
 /// Converts a file's Unix seconds. HTTP dates end with the year 9999; those of some file systems do not.

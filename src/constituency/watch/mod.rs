@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::registry::Registry;
 use super::scan::Scanner;
 use crate::clock;
+use crate::files::{FileIdentity, identity};
 
 #[cfg(test)]
 mod tests;
@@ -49,9 +50,6 @@ enum Wake {
 
 /// Runs after a scan.
 type Callback = Box<dyn FnOnce() + Send>;
-
-/// Device and inode.
-type FolderIdentity = (u64, u64);
 
 impl WatcherHandle {
     /// Requests a scan now, with the trust bundles of these names. `then` runs after the scan, on the watcher thread.
@@ -127,7 +125,7 @@ struct Watcher {
     current: Registry,
     events: Receiver<Wake>,
     inotify: InotifyWatches,
-    root: Option<FolderIdentity>,
+    root: Option<FileIdentity>,
     /// Whether `constituencies` may have been replaced during the last scan, so that another one is due.
     needs_rescan: bool,
     last_scan: Instant,
@@ -244,7 +242,7 @@ struct InotifyWatches {
     sender: Sender<Wake>,
     /// `None` while inotify is not available.
     watches: Option<Watches>,
-    held: HashMap<FolderIdentity, WatchDescriptor>,
+    held: HashMap<FileIdentity, WatchDescriptor>,
     is_complete: bool,
 }
 
@@ -273,7 +271,7 @@ impl InotifyWatches {
     }
 
     /// Whether `folder` exists and is not watched, although inotify works.
-    fn misses(&self, folder: Option<&FolderIdentity>) -> bool {
+    fn misses(&self, folder: Option<&FileIdentity>) -> bool {
         self.is_complete && self.watches.is_some() && folder.is_some_and(|folder| !self.held.contains_key(folder))
     }
 
@@ -294,7 +292,7 @@ impl InotifyWatches {
         let Some(watches) = &mut self.watches else { return false };
         let served = registry.served().map(|constituency| root.join(constituency.name.as_str()));
         let faulty = registry.faults().iter().map(|fault| root.join(&fault.subject));
-        let wanted: BTreeMap<FolderIdentity, PathBuf> = std::iter::once(root.to_owned())
+        let wanted: BTreeMap<FileIdentity, PathBuf> = std::iter::once(root.to_owned())
             .chain(served)
             .chain(faulty)
             .filter_map(|path| Some((identify(&path)?, path)))
@@ -367,8 +365,8 @@ fn answer(reply: &Sender<()>) {
     let _ = reply.send(());
 }
 
-fn identify(path: &Path) -> Option<FolderIdentity> {
-    rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
+fn identify(path: &Path) -> Option<FileIdentity> {
+    rustix::fs::stat(path).ok().map(|stat| identity(&stat))
 }
 
 /// Forwards inotify events as wakes, until the watcher thread ends or reading fails.
