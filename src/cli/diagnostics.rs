@@ -4,14 +4,18 @@
 //! A thread writes the lines, so that a stalled reader blocks no other thread. If the queue is full, lines are dropped
 //! and counted.
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt;
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::UtcTime;
 
 use super::journal::{self, JournalFormat};
-use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
 use crate::background::{BackgroundThread, LineQueue};
 use crate::serve::access_log::LogFormat;
@@ -96,6 +100,48 @@ impl Drop for Diagnostics {
         self.lines.close();
         // After the timeout, the rest is lost: the reader of standard error has stopped reading.
         let _ = self.writer.take().map(|writer| writer.wait(DRAIN_TIMEOUT));
+    }
+}
+
+/// Formats an event's fields for people: the message, then the fields whose values the message does not contain.
+#[derive(Debug)]
+struct PlainFields;
+
+#[derive(Default)]
+struct FieldText {
+    message: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl<'writer> FormatFields<'writer> for PlainFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut found = FieldText::default();
+        fields.record(&mut found);
+        writer.write_str(&found.message)?;
+        let extra = found.others.iter().filter(|(_, value)| !found.message.contains(value));
+        for (name, value) in extra {
+            write!(writer, " {name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Visit for FieldText {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}"));
+    }
+}
+
+impl FieldText {
+    fn add(&mut self, field: &Field, value: String) {
+        match field.name() {
+            "message" => self.message = value,
+            name => self.others.push((name, value)),
+        }
     }
 }
 

@@ -34,7 +34,6 @@ pub mod phone;
 mod phone_log;
 mod phones;
 mod pins;
-mod plain_fields;
 mod policy;
 pub mod print;
 mod reference;

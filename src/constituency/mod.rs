@@ -1,10 +1,9 @@
 //! Constituencies: their names, phones and policies, and the [`Registry`], which holds them as one immutable snapshot.
 //!
-//! [`scan::Scanner`] reads the folders into a [`Registry`], and [`watch::follow`] scans again whenever they change. A
+//! [`scan::Scanner`] reads the folders into a [`Registry`], and [`watch::spawn_watcher`] scans again whenever they change. A
 //! request keeps one snapshot, so it sees consistent data however long it takes.
 
 mod absence;
-mod certificate_names;
 mod common_names;
 pub mod denials;
 pub mod edit;
@@ -25,7 +24,6 @@ mod spelled_macs;
 mod tls_level;
 pub mod watch;
 
-pub use certificate_names::CertificateNames;
 pub use common_names::CommonNames;
 pub use denials::{ServerDenial, ServerDenials};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
@@ -35,7 +33,8 @@ pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
 pub use phones::{Phones, Pins};
 pub use policy::{
-    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
+    CertificateNames, ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy,
+    UploadLimits,
 };
 #[cfg(test)]
 pub(crate) use registry::VISITED;

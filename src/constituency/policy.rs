@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
-use super::{CertificateNames, CommonNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
+use super::{CommonNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The name of the built-in trust bundle: Polycom's factory PKI.
@@ -58,6 +58,17 @@ pub struct TlsPolicy {
     pub level: Option<TlsLevel>,
     /// The names in the server certificate that phones get.
     pub certificate_names: CertificateNames,
+}
+
+/// The names of the server certificate that phones are shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateNames {
+    /// The wildcard certificate, for all constituencies.
+    #[default]
+    Wildcard,
+    /// A certificate for this constituency's name and aliases, for firmware that refuses wildcards. The names become public.
+    Exact,
 }
 
 /// How phones prove their MAC address.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::master_configs::ReadMaster;
+use super::served_view::report;
 use super::served_view::{MAX_BYTES, ServedContent, ServedFile, ServedView, read};
-use super::summarize::report;
 use super::{Finding, FindingLevel};
 use crate::constituency::file_names::{ForeignMac, Spelling, mac_spellings};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};

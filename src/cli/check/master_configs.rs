@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::served_view::{MAX_BYTES, ServedContent, ServedFile, ServedView, read};
-use super::summarize::{report, some_of};
+use super::served_view::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
 use crate::phone_config::master::{holds_mac, holds_model, is_same_model, references_for};

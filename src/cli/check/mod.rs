@@ -17,7 +17,6 @@ mod reach;
 mod served_view;
 mod service;
 mod strays;
-mod summarize;
 mod vendors;
 
 use std::fmt::Display;

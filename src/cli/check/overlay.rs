@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::master_configs::ReadMaster;
 use super::served_view::{ServedFile, ServedView};
-use super::summarize::{report, some_of};
+use super::served_view::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::clock::rfc3339;
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding};

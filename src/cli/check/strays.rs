@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::fs::FileType;
 
-use super::summarize::some_of;
+use super::served_view::some_of;
 use super::{Finding, FindingLevel};
 use crate::cli::constituency::folders;
 use crate::config::Config;
