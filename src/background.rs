@@ -1,10 +1,15 @@
-//! Threads in the background: shutdown waits for them, and one writes lines without blocking those who log.
+//! Threads in the background: shutdown waits for them, the watchdog sees whether they run, and one writes lines without
+//! blocking those who log.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock;
 
 /// A thread whose end can be waited for.
 #[derive(Debug)]
@@ -29,6 +34,36 @@ impl BackgroundThread {
     #[must_use]
     pub fn wait(self, timeout: Duration) -> bool {
         self.0.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// The sign of life of a thread, which it gives in each iteration.
+#[derive(Debug)]
+pub struct Heartbeat(Arc<Mutex<Instant>>);
+
+/// Reads the [`Heartbeat`] of a thread.
+#[derive(Debug, Clone)]
+pub struct HeartbeatMonitor(Weak<Mutex<Instant>>);
+
+impl Heartbeat {
+    /// A heartbeat that beats now. The thread must own it, so that it is dropped when the thread ends.
+    #[must_use]
+    pub fn start() -> (Self, HeartbeatMonitor) {
+        let last = Arc::new(Mutex::new(clock::monotonic()));
+        let monitor = HeartbeatMonitor(Arc::downgrade(&last));
+        (Self(last), monitor)
+    }
+
+    pub fn beat(&self) {
+        *self.0.lock() = clock::monotonic();
+    }
+}
+
+impl HeartbeatMonitor {
+    /// When the thread last gave a sign of life. `None` if it has ended.
+    #[must_use]
+    pub fn last(&self) -> Option<Instant> {
+        self.0.upgrade().map(|last| *last.lock())
     }
 }
 

@@ -4,10 +4,11 @@
 //! bundles hangs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::reload_log;
+use crate::background::{Heartbeat, HeartbeatMonitor};
 use crate::clock;
 use crate::constituency::denials::DenialsFile;
 
@@ -16,14 +17,19 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// The thread that watches the denials. It ends when this handle and its clones are dropped.
 #[derive(Debug, Clone)]
-pub(super) struct DenialsThread(Sender<Sender<()>>);
+pub(super) struct DenialsThread {
+    requests: Sender<Sender<()>>,
+    heartbeat: HeartbeatMonitor,
+}
 
 impl DenialsThread {
     pub(super) fn start(mut file: DenialsFile) -> std::io::Result<Self> {
         let (requests, received) = channel::<Sender<()>>();
+        let (heartbeat, monitor) = Heartbeat::start();
         std::thread::Builder::new().name("denials".to_owned()).spawn(move || {
             let mut last_error = None;
             loop {
+                heartbeat.beat();
                 let done = match received.recv_timeout(PERIOD) {
                     Ok(done) => Some(done),
                     Err(RecvTimeoutError::Timeout) => None,
@@ -39,22 +45,19 @@ impl DenialsThread {
                         "reloading the server-wide denials failed with an internal error (a panic); please report it"
                     );
                 }
-                // The receiver may be gone.
-                let _ = done.map(|done| done.send(()));
+                drop(done);
             }
         })?;
-        Ok(Self(requests))
+        Ok(Self { requests, heartbeat: monitor })
     }
 
     /// Checks the file at once, and drops `done` afterwards.
     pub(super) fn refresh(&self, done: Sender<()>) {
         // If the thread has ended, this drops `done`.
-        let _ = self.0.send(done);
+        let _ = self.requests.send(done);
     }
 
-    /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    pub(super) fn probe(&self) -> Option<Receiver<()>> {
-        let (answer, answered) = channel();
-        self.0.send(answer).ok().map(|()| answered)
+    pub(super) fn heartbeat(&self) -> HeartbeatMonitor {
+        self.heartbeat.clone()
     }
 }

@@ -54,7 +54,6 @@ mod reload_log;
 mod reloader;
 mod renewal_thread;
 mod responder_thread;
-mod service_notify;
 mod signals;
 pub mod socket_activation;
 mod sockets;
@@ -72,11 +71,10 @@ use publisher::Publisher;
 use reloader::{Reloader, ReloaderThread};
 use renewal_thread::{RenewalHandle, RenewalThread};
 use responder_thread::OpenResponder;
-use service_notify::{Notification, ServiceNotifier};
 use socket_activation::{ActivatedSockets, SocketActivationError};
 use sockets::Listeners;
 use state_faults::StateFaults;
-use watchdog::Watchdog;
+use watchdog::{MonitoredThread, ServiceState, Watchdog};
 
 pub(crate) use renewal_thread::{Solver, exact_names, parts as renewal_parts};
 
@@ -124,6 +122,9 @@ pub enum AppError {
     /// A socket that systemd passed does not fit.
     #[error("{0}")]
     SocketActivation(#[from] SocketActivationError),
+    /// A monitored thread has ended.
+    #[error("the thread \"{0}\" ended with an internal error; please report it")]
+    ThreadEnded(&'static str),
     /// A listener task has ended.
     #[error("a listener ended with an internal error; please report it")]
     ListenerEnded,
@@ -324,23 +325,25 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
-        let notifier = ServiceNotifier::from_environment()?;
-        let mut watchdog = JoinSet::new();
-        if notifier.is_enabled() {
-            watchdog.spawn(
-                Watchdog::new(&self.server, (&self.watcher, &reloader, &self.denials), &notifier, stopped).run(),
-            );
-        }
-        notifier.send(vec![Notification::Ready]);
+        let monitored = vec![
+            MonitoredThread::new("constituencies", self.watcher.heartbeat()),
+            MonitoredThread::new("reloader", reloader.heartbeat()),
+            MonitoredThread::new("denials", self.denials.heartbeat()),
+        ];
+        let (watchdog, mut ended_threads) = Watchdog::start(&self.server, monitored, stopped)?;
+        watchdog.send(ServiceState::Ready);
         let result = tokio::select! {
             () = until => Ok(()),
-            () = self.signals.handle(&reloader, &notifier, self.config.limits.drain_s) => Ok(()),
+            () = self.signals.handle(&reloader, &watchdog, self.config.limits.drain_s) => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+            Some(name) = ended_threads.recv() => {
+                tracing::error!(
+                    "watchdog: thread \"{name}\" has ended with an internal error; ending provost; please report it"
+                );
+                Err(AppError::ThreadEnded(name))
+            }
         };
-        notifier.send(vec![
-            Notification::Stopping,
-            Notification::Status("graceful shutdown: waiting for requests in progress".to_owned()),
-        ]);
+        watchdog.send(ServiceState::Stopping);
         // Without a receiver, there is nothing to stop.
         let _ = stop.send(ShutdownPhase::Drain);
         renewal.iter().for_each(RenewalThread::stop);
@@ -359,7 +362,6 @@ impl App {
         if let Some(responder) = responder {
             responder.end().await;
         }
-        watchdog.shutdown().await;
         control.shutdown().await;
         control::unlink(&self.config.state);
         if let Some(status) = status {

@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use super::publisher::Publisher;
 use super::reload_log;
 use super::state_faults::StateFaults;
 use crate::admin::token::OperatorToken;
+use crate::background::{Heartbeat, HeartbeatMonitor};
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::WatcherHandle;
@@ -24,14 +25,10 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// The handle of the thread. When it and its clones are dropped, the thread finishes its current read and ends.
 #[derive(Debug, Clone)]
-pub(super) struct Reloader(Sender<ReloadRequest>);
-
-#[derive(Debug)]
-enum ReloadRequest {
-    /// Reload everything, and signal the end.
-    Reload(oneshot::Sender<()>),
-    /// Answer in the next iteration.
-    Answer(Sender<()>),
+pub(super) struct Reloader {
+    /// Requests to reload everything. The sender in it is dropped at the end.
+    requests: Sender<oneshot::Sender<()>>,
+    heartbeat: HeartbeatMonitor,
 }
 
 /// The thread's data.
@@ -50,15 +47,12 @@ pub(super) struct ReloaderThread {
 impl Reloader {
     pub(super) fn start(mut thread: ReloaderThread) -> std::io::Result<Self> {
         let (requests, received) = channel();
+        let (heartbeat, monitor) = Heartbeat::start();
         std::thread::Builder::new().name("reloader".to_owned()).spawn(move || {
             loop {
+                heartbeat.beat();
                 let reload = match received.recv_timeout(PERIOD) {
-                    Ok(ReloadRequest::Reload(done)) => Some(done),
-                    Ok(ReloadRequest::Answer(answer)) => {
-                        // The receiver may be gone.
-                        let _ = answer.send(());
-                        None
-                    }
+                    Ok(done) => Some(done),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
@@ -68,21 +62,19 @@ impl Reloader {
                 }
             }
         })?;
-        Ok(Self(requests))
+        Ok(Self { requests, heartbeat: monitor })
     }
 
     /// Starts a reload of everything. The receiver completes when it ends.
     pub(super) fn reload(&self) -> oneshot::Receiver<()> {
         let (doing, done) = oneshot::channel();
         // The thread lives as long as this handle.
-        let _ = self.0.send(ReloadRequest::Reload(doing));
+        let _ = self.requests.send(doing);
         done
     }
 
-    /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    pub(super) fn probe(&self) -> Option<Receiver<()>> {
-        let (answer, answered) = channel();
-        self.0.send(ReloadRequest::Answer(answer)).ok().map(|()| answered)
+    pub(super) fn heartbeat(&self) -> HeartbeatMonitor {
+        self.heartbeat.clone()
     }
 }
 

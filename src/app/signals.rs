@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::reloader::Reloader;
-use super::service_notify::{Notification, ServiceNotifier};
+use super::watchdog::{ServiceState, Watchdog};
 
 /// The action of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Signals {
     }
 
     /// Reloads at each SIGHUP. Returns at SIGTERM or SIGINT.
-    pub(super) async fn handle(&mut self, reloader: &Reloader, notifier: &ServiceNotifier, drain_s: u64) {
+    pub(super) async fn handle(&mut self, reloader: &Reloader, watchdog: &Watchdog, drain_s: u64) {
         let mut reloads = JoinSet::new();
         loop {
             tokio::select! {
@@ -53,12 +53,12 @@ impl Signals {
                         return;
                     }
                     Signal::Reload => {
-                        notifier.send(vec![Notification::Reloading]);
+                        watchdog.send(ServiceState::Reloading);
                         reloads.spawn(reloader.reload());
                     }
                 },
                 Some(_) = reloads.join_next() => if reloads.is_empty() {
-                    notifier.send(vec![Notification::Ready]);
+                    watchdog.send(ServiceState::Ready);
                 },
             }
         }

@@ -7,12 +7,13 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt;
+use socket2::{SockAddr, Socket, Type};
 
 /// The key of `provost.json` with the addresses for phones.
 pub const LISTEN: &str = "listen";
@@ -34,14 +35,9 @@ pub struct ActivatedSockets {
 #[derive(Debug)]
 struct ActivatedSocket {
     name: String,
-    listener: ActivatedListener,
-}
-
-#[derive(Debug)]
-enum ActivatedListener {
-    Tcp(TcpListener, SocketAddr),
-    Udp(UdpSocket, SocketAddr),
-    Unix(UnixListener, PathBuf),
+    socket: Socket,
+    kind: Type,
+    address: SockAddr,
 }
 
 /// Why an activated socket cannot be used.
@@ -84,8 +80,7 @@ impl ActivatedSockets {
             let name = names.next().unwrap_or_default().to_owned();
             // The first descriptors are standard input, output and error.
             let unusable = |source| SocketActivationError::Unusable { fd: index + 3, name: name.clone(), source };
-            let listener = ActivatedListener::take(&mut descriptors, index).map_err(unusable)?;
-            sockets.push(ActivatedSocket { name, listener });
+            sockets.push(ActivatedSocket::take(&mut descriptors, index, name.clone()).map_err(unusable)?);
         }
         Ok(Self { sockets })
     }
@@ -95,35 +90,22 @@ impl ActivatedSockets {
     /// # Errors
     /// If the socket is dual-stack.
     pub fn tcp(&mut self, key: &str, address: SocketAddr) -> Result<Option<TcpListener>, SocketActivationError> {
-        let is_it =
-            |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Tcp(_, at) if *at == address);
-        let Some(socket) = self.take(key, is_it) else { return Ok(None) };
-        let description = socket.to_string();
-        let ActivatedListener::Tcp(listener, _) = socket.listener else { return Ok(None) };
+        let Some(found) = self.claim(key, Type::STREAM, &address.into()) else { return Ok(None) };
         let is_any = address.is_ipv6() && address.ip().is_unspecified();
-        if is_any && !sockopt::ipv6_v6only(&listener).unwrap_or(true) {
-            return Err(SocketActivationError::DualStack(description));
+        if is_any && !found.socket.only_v6().unwrap_or(true) {
+            return Err(SocketActivationError::DualStack(found.to_string()));
         }
-        Ok(Some(listener))
+        Ok(Some(found.socket.into()))
     }
 
     /// Claims the UDP socket for `address`, which the `key` of `provost.json` names, if there is one.
     pub fn udp(&mut self, key: &str, address: SocketAddr) -> Option<UdpSocket> {
-        let is_it =
-            |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Udp(_, at) if *at == address);
-        match self.take(key, is_it)?.listener {
-            ActivatedListener::Udp(socket, _) => Some(socket),
-            ActivatedListener::Tcp(..) | ActivatedListener::Unix(..) => None,
-        }
+        Some(self.claim(key, Type::DGRAM, &address.into())?.socket.into())
     }
 
     /// Claims the socket at `path`, which the `key` of `provost.json` names, if there is one.
     pub fn unix(&mut self, key: &str, path: &Path) -> Option<UnixListener> {
-        let is_it = |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Unix(_, at) if at == path);
-        match self.take(key, is_it)?.listener {
-            ActivatedListener::Unix(listener, _) => Some(listener),
-            ActivatedListener::Tcp(..) | ActivatedListener::Udp(..) => None,
-        }
+        Some(OwnedFd::from(self.claim(key, Type::STREAM, &SockAddr::unix(path).ok()?)?.socket).into())
     }
 
     /// Checks that every socket is claimed. Call it after all listeners are open.
@@ -134,45 +116,44 @@ impl ActivatedSockets {
         self.sockets.first().map_or(Ok(()), |socket| Err(SocketActivationError::Unclaimed(socket.to_string())))
     }
 
-    fn take(&mut self, key: &str, is_it: impl Fn(&ActivatedSocket) -> bool) -> Option<ActivatedSocket> {
-        let may = |socket: &ActivatedSocket| socket.name == key || !KEYS.contains(&socket.name.as_str());
-        let index = self.sockets.iter().position(|socket| is_it(socket) && may(socket))?;
-        Some(self.sockets.swap_remove(index))
+    fn claim(&mut self, key: &str, kind: Type, address: &SockAddr) -> Option<ActivatedSocket> {
+        let index = self.sockets.iter().position(|it| {
+            let is_free = it.name == key || !KEYS.contains(&it.name.as_str());
+            is_free && it.kind == kind && it.address == *address
+        });
+        Some(self.sockets.swap_remove(index?))
     }
 }
 
-impl ActivatedListener {
-    fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<Self> {
-        let listener = if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
-            let address = listener.local_addr()?;
-            Self::Tcp(listener, address)
+impl ActivatedSocket {
+    /// Takes the descriptor at `index`, if it is a socket of a kind that provost uses.
+    fn take(descriptors: &mut ListenFd, index: usize, name: String) -> io::Result<Self> {
+        let socket = if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
+            listener.into()
         } else if let Ok(Some(socket)) = descriptors.take_udp_socket(index) {
-            let address = socket.local_addr()?;
-            Self::Udp(socket, address)
+            socket.into()
         } else {
-            let listener = descriptors.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?;
-            let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
-            Self::Unix(listener, path)
+            OwnedFd::from(descriptors.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?).into()
         };
-        let (descriptor, set) = match &listener {
-            Self::Tcp(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
-            Self::Unix(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
-            Self::Udp(socket, _) => {
-                socket.set_nonblocking(true)?;
-                return Ok(listener);
-            }
-        };
-        set?;
-        if sockopt::socket_acceptconn(descriptor)? { Ok(listener) } else { Err(io::Error::other("it does not listen")) }
+        Self::of(name, socket)
+    }
+
+    fn of(name: String, socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let (kind, address) = (socket.r#type()?, socket.local_addr()?);
+        if kind == Type::STREAM && !sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::other("it does not listen"));
+        }
+        Ok(Self { name, socket, kind, address })
     }
 }
 
 impl fmt::Display for ActivatedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.listener {
-            ActivatedListener::Tcp(_, address) => write!(f, "the socket {address}")?,
-            ActivatedListener::Udp(_, address) => write!(f, "the UDP socket {address}")?,
-            ActivatedListener::Unix(_, path) => write!(f, "the socket {}", path.display())?,
+        let kind = if self.kind == Type::DGRAM { "UDP socket" } else { "socket" };
+        match (self.address.as_socket(), self.address.as_pathname()) {
+            (Some(address), _) => write!(f, "the {kind} {address}")?,
+            (None, path) => write!(f, "the {kind} {}", path.unwrap_or(Path::new("")).display())?,
         }
         if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name.replace(char::is_control, "\u{fffd}")) }
     }
@@ -185,7 +166,7 @@ mod tests {
     fn activated(name: &str, address: &str) -> (ActivatedSockets, SocketAddr) {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let socket = ActivatedSocket { name: name.to_owned(), listener: ActivatedListener::Tcp(listener, address) };
+        let socket = ActivatedSocket::of(name.to_owned(), listener.into()).unwrap();
         (ActivatedSockets { sockets: vec![socket] }, address)
     }
 
@@ -220,11 +201,8 @@ mod tests {
         listener.set_only_v6(false).unwrap();
         listener.bind(&SocketAddr::from(([0; 8], 0)).into()).unwrap();
         listener.listen(1).unwrap();
-        let listener: TcpListener = listener.into();
-        let address = listener.local_addr().unwrap();
-        let mut activated = ActivatedSockets {
-            sockets: vec![ActivatedSocket { name: String::new(), listener: ActivatedListener::Tcp(listener, address) }],
-        };
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut activated = ActivatedSockets { sockets: vec![ActivatedSocket::of(String::new(), listener).unwrap()] };
         let error = activated.tcp(LISTEN, address).unwrap_err().to_string();
         assert!(error.ends_with("set BindIPv6Only=ipv6-only in its socket unit"), "{error}");
     }

@@ -1,22 +1,23 @@
-//! The watchdog: pings systemd while the server is alive, and sends its status line.
+//! The watchdog: a thread that pings systemd while the server is alive, and sends its state (`sd_notify(3)`).
 //!
 //! Each ping goes through the runtime that serves, as a new task. If the runtime is stuck, no ping is sent, and systemd
-//! restarts the server. The same holds if a monitored thread has ended. A thread that is only late is logged and does
-//! not stop the pings: it waits for a disk that hangs, a restart would not help, and the server goes on with the last
-//! known state.
+//! restarts the server. If a monitored thread has ended, the server ends. A thread that is only late is logged: it waits
+//! for a disk that hangs, a restart would not help, and the server goes on with the last known state.
+//!
+//! Only this thread sends to systemd, so a systemd that does not read blocks nothing else.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::denials::DenialsThread;
-use super::reloader::Reloader;
-use super::service_notify::{Notification, ServiceNotifier};
+use crate::background::HeartbeatMonitor;
 use crate::clock;
-use crate::constituency::watch::WatcherHandle;
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::wording::counted;
@@ -27,59 +28,99 @@ const MAX_PERIOD: Duration = Duration::from_secs(10);
 const PINGS_PER_TIMEOUT: u32 = 3;
 /// How much time each ping asks for during a drain.
 const DRAIN_EXTENSION: Duration = Duration::from_secs(40);
-/// After how long without an answer a thread is late.
+/// After how long without a sign of life a thread is late.
 const LATE_AFTER: Duration = Duration::from_mins(1);
+/// How many changes of the state may wait.
+const QUEUE: usize = 64;
 const DAY_S: i64 = 86_400;
 
+/// What the server does, for systemd.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ServiceState {
+    /// It listens, and has read the folders.
+    Ready,
+    /// A reload is running. [`ServiceState::Ready`] ends it.
+    Reloading,
+    Stopping,
+}
+
+/// The handle of the thread, which ends when this and its clones are dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Watchdog(SyncSender<ServiceState>);
+
 /// A thread that must be alive.
-struct MonitoredThread {
+#[derive(Debug)]
+pub(super) struct MonitoredThread {
     /// What the thread does.
     name: &'static str,
-    /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
-    probe: Box<dyn Fn() -> Option<Receiver<()>> + Send>,
-    pending: Option<(Receiver<()>, Instant)>,
+    heartbeat: HeartbeatMonitor,
     is_late: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ThreadHealth {
-    Good,
-    Late,
-    Dead,
-}
-
-pub(super) struct Watchdog {
-    notifier: ServiceNotifier,
+/// The thread's data.
+struct WatchdogThread<N> {
+    states: Receiver<ServiceState>,
+    period: Duration,
+    /// The runtime that serves.
+    runtime: Handle,
     threads: Vec<MonitoredThread>,
-    /// The phase of the shutdown.
+    /// Receives the name of each monitored thread that has ended.
+    ended: UnboundedSender<&'static str>,
     stop: watch::Receiver<ShutdownPhase>,
     /// The status line.
     status: Box<dyn Fn() -> String + Send>,
+    last_status: String,
+    notify: N,
+}
+
+impl Watchdog {
+    /// Starts the thread. It needs the runtime of the caller, and works without systemd too: the receiver gets the name
+    /// of each of `threads` that ends before shutdown.
+    ///
+    /// # Errors
+    /// If the thread cannot start.
+    pub(super) fn start(
+        server: &Arc<Server>,
+        threads: Vec<MonitoredThread>,
+        stop: watch::Receiver<ShutdownPhase>,
+    ) -> io::Result<(Self, UnboundedReceiver<&'static str>)> {
+        // Weak, so that the server can be dropped at shutdown.
+        let server = Arc::downgrade(server);
+        let status = Box::new(move || status(&server));
+        let timeout = sd_notify::watchdog_enabled();
+        Self::start_with(timeout, threads, stop, status, notify_systemd())
+    }
+
+    fn start_with(
+        timeout: Option<Duration>,
+        threads: Vec<MonitoredThread>,
+        stop: watch::Receiver<ShutdownPhase>,
+        status: Box<dyn Fn() -> String + Send>,
+        notify: impl FnMut(&[NotifyState<'_>]) + Send + 'static,
+    ) -> io::Result<(Self, UnboundedReceiver<&'static str>)> {
+        let (sender, states) = sync_channel(QUEUE);
+        let (ended, has_ended) = unbounded_channel();
+        let period = timeout.map_or(MAX_PERIOD, |timeout| timeout / PINGS_PER_TIMEOUT).min(MAX_PERIOD);
+        let (runtime, last_status) = (Handle::current(), String::new());
+        let thread = WatchdogThread { states, period, runtime, threads, ended, stop, status, last_status, notify };
+        std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || thread.run())?;
+        Ok((Self(sender), has_ended))
+    }
+
+    /// Queues `state`. Drops it if the queue is full: systemd is not reading then.
+    pub(super) fn send(&self, state: ServiceState) {
+        let _ = self.0.try_send(state);
+    }
 }
 
 impl MonitoredThread {
-    fn new(name: &'static str, probe: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
-        Self { name, probe: Box::new(probe), pending: None, is_late: false }
+    pub(super) fn new(name: &'static str, heartbeat: HeartbeatMonitor) -> Self {
+        Self { name, heartbeat, is_late: false }
     }
 
-    /// Checks the thread. At most one question is pending at a time.
-    fn examine(&mut self, now: Instant) -> ThreadHealth {
-        let since = match self.pending.take() {
-            Some((answer, since)) => match answer.try_recv() {
-                Ok(()) => now,
-                Err(TryRecvError::Empty) => {
-                    self.pending = Some((answer, since));
-                    since
-                }
-                Err(TryRecvError::Disconnected) => return ThreadHealth::Dead,
-            },
-            None => now,
-        };
-        if self.pending.is_none() {
-            let Some(answer) = (self.probe)() else { return ThreadHealth::Dead };
-            self.pending = Some((answer, now));
-        }
-        let is_late = now.duration_since(since) >= LATE_AFTER;
+    /// Whether the thread is late at `now`. `None` if it has ended.
+    fn examine(&mut self, now: Instant) -> Option<bool> {
+        let is_late = now.saturating_duration_since(self.heartbeat.last()?) >= LATE_AFTER;
         match (std::mem::replace(&mut self.is_late, is_late), is_late) {
             (false, true) => tracing::error!(
                 "watchdog: thread \"{}\" has not answered for {} s (hung disk?); still serving the last known state",
@@ -89,68 +130,84 @@ impl MonitoredThread {
             (true, false) => tracing::info!("watchdog: thread \"{}\" answers again", self.name),
             _ => {}
         }
-        if is_late { ThreadHealth::Late } else { ThreadHealth::Good }
+        Some(is_late)
     }
 }
 
-impl Watchdog {
-    /// A watchdog of `server` that monitors the threads behind `watcher`, `reloader` and `denials`.
-    pub(super) fn new(
-        server: &Arc<Server>,
-        (watcher, reloader, denials): (&WatcherHandle, &Reloader, &DenialsThread),
-        notifier: &ServiceNotifier,
-        stop: watch::Receiver<ShutdownPhase>,
-    ) -> Self {
-        let (watcher, reloader, denials, server) =
-            (watcher.clone(), reloader.clone(), denials.clone(), Arc::clone(server));
-        let threads = vec![
-            MonitoredThread::new("constituencies", move || watcher.ping()),
-            MonitoredThread::new("reloader", move || reloader.probe()),
-            MonitoredThread::new("denials", move || denials.probe()),
-        ];
-        Self { notifier: notifier.clone(), threads, stop, status: Box::new(move || status(&server)) }
+impl<N: FnMut(&[NotifyState<'_>])> WatchdogThread<N> {
+    fn run(mut self) {
+        let mut next_ping = clock::monotonic();
+        loop {
+            match self.states.recv_timeout(next_ping.saturating_duration_since(clock::monotonic())) {
+                Ok(ServiceState::Ready) => (self.notify)(&[NotifyState::Ready]),
+                Ok(ServiceState::Reloading) => {
+                    // Type=notify-reload requires the time of the reload.
+                    let time = NotifyState::monotonic_usec_now();
+                    (self.notify)(&std::iter::once(NotifyState::Reloading).chain(time).collect::<Vec<_>>());
+                }
+                Ok(ServiceState::Stopping) => (self.notify)(&[
+                    NotifyState::Stopping,
+                    NotifyState::Status("graceful shutdown: waiting for requests in progress"),
+                ]),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.ping();
+                    next_ping = clock::monotonic() + self.period;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 
-    /// Pings until it is dropped or a monitored thread is dead.
-    pub(super) async fn run(mut self) {
-        let period = self.notifier.watchdog.map_or(MAX_PERIOD, |watchdog| watchdog / PINGS_PER_TIMEOUT).min(MAX_PERIOD);
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut last_status = String::new();
-        loop {
-            ticks.tick().await;
-            // A new task each time, which shows that the runtime still takes and completes work.
-            let mut probe = JoinSet::new();
-            probe.spawn(async {});
-            probe.join_next().await;
-            let now = clock::monotonic();
-            let health: Vec<(&str, ThreadHealth)> =
-                self.threads.iter_mut().map(|thread| (thread.name, thread.examine(now))).collect();
-            if let Some((name, _)) = health.iter().find(|(_, health)| *health == ThreadHealth::Dead) {
-                tracing::error!(
-                    "watchdog: thread \"{name}\" has ended with an internal error; ending provost; please report it"
-                );
-                return;
-            }
-            let mut notifications = vec![Notification::Alive];
-            if *self.stop.borrow() == ShutdownPhase::NotYet {
-                let late = health.iter().filter(|(_, health)| *health == ThreadHealth::Late);
-                let late = late.map(|(name, _)| format!("; thread \"{name}\" does not answer"));
-                let status = (self.status)() + &late.collect::<String>();
-                if status != last_status {
-                    notifications.push(Notification::Status(status.clone()));
-                    last_status = status;
+    fn ping(&mut self) {
+        // A new task each time, which shows that the runtime still takes and completes work.
+        let (done, is_done) = channel();
+        self.runtime.spawn(async move { done.send(()) });
+        if is_done.recv_timeout(self.period).is_err() {
+            return;
+        }
+        if *self.stop.borrow() != ShutdownPhase::NotYet {
+            let extension = u32::try_from(DRAIN_EXTENSION.as_micros()).unwrap_or(u32::MAX);
+            return (self.notify)(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(extension)]);
+        }
+        let (now, mut late) = (clock::monotonic(), String::new());
+        self.threads.retain_mut(|thread| match thread.examine(now) {
+            Some(is_late) => {
+                if is_late {
+                    late.extend(["; thread \"", thread.name, "\" does not answer"]);
                 }
-            } else {
-                notifications.push(Notification::ExtendTimeout(DRAIN_EXTENSION));
+                true
             }
-            self.notifier.send(notifications);
+            None => {
+                // The receiver is gone during shutdown.
+                let _ = self.ended.send(thread.name);
+                false
+            }
+        });
+        let status = (self.status)() + &late;
+        if status == self.last_status {
+            (self.notify)(&[NotifyState::Watchdog]);
+        } else {
+            (self.notify)(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+            self.last_status = status;
+        }
+    }
+}
+
+/// Sends to systemd, if it set `NOTIFY_SOCKET`. A failure is logged once.
+fn notify_systemd() -> impl FnMut(&[NotifyState<'_>]) {
+    let mut is_delivered = true;
+    move |states| {
+        let sent = sd_notify::notify(states);
+        let was_delivered = std::mem::replace(&mut is_delivered, sent.is_ok());
+        if let (true, Err(error)) = (was_delivered, sent) {
+            tracing::warn!("cannot send the service status to systemd (NOTIFY_SOCKET): {error}");
         }
     }
 }
 
 /// The status line of `server`.
-fn status(server: &Arc<Server>) -> String {
+fn status(server: &Weak<Server>) -> String {
+    let Some(server) = server.upgrade() else { return String::new() };
     let constituencies = counted(server.site.load().registry().served().count(), "constituency");
     let last = server.certificates.current().iter().map(|certificate| certificate.not_after).min();
     let certificate = match last.map(|last| (last - clock::unix_seconds(clock::now())) / DAY_S) {
@@ -163,9 +220,8 @@ fn status(server: &Arc<Server>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
-
     use super::*;
+    use crate::background::Heartbeat;
 
     const WATCHDOG: Duration = Duration::from_millis(30);
     /// How long a test waits for an expected notification.
@@ -173,92 +229,79 @@ mod tests {
     /// How long a test waits to see that no notification comes.
     const MANY_PERIODS: Duration = Duration::from_millis(300);
 
-    /// A watchdog with one monitored thread, its notifications, and the sender of the shutdown.
-    fn watchdog(
-        probe: impl Fn() -> Option<Receiver<()>> + Send + 'static,
-    ) -> (Watchdog, Receiver<Vec<Notification>>, watch::Sender<ShutdownPhase>) {
-        let (notifier, received) = ServiceNotifier::of_a_test(WATCHDOG);
-        let (stopping, stop) = watch::channel(ShutdownPhase::NotYet);
-        let threads = vec![MonitoredThread::new("sings", probe)];
-        (Watchdog { notifier, threads, stop, status: Box::new(|| "well".to_owned()) }, received, stopping)
+    /// A runtime with one worker, and a watchdog of `threads` on it with what it sends.
+    struct Watched {
+        runtime: tokio::runtime::Runtime,
+        _watchdog: Watchdog,
+        ended: UnboundedReceiver<&'static str>,
+        stop: watch::Sender<ShutdownPhase>,
+        sent: Receiver<Vec<String>>,
     }
 
-    /// A thread that answers at once.
-    fn prompt() -> Option<Receiver<()>> {
-        let (answer, answered) = channel();
-        answer.send(()).ok()?;
-        Some(answered)
-    }
-
-    fn one_worker() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    fn watched(threads: Vec<MonitoredThread>) -> Watched {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let entered = runtime.enter();
+        let (stop, stopping) = watch::channel(ShutdownPhase::NotYet);
+        let (sender, sent) = channel();
+        // The send fails at the end of the test.
+        let notify =
+            move |states: &[NotifyState<'_>]| drop(sender.send(states.iter().map(ToString::to_string).collect()));
+        let status = Box::new(|| "well".to_owned());
+        let (watchdog, ended) = Watchdog::start_with(Some(WATCHDOG), threads, stopping, status, notify).unwrap();
+        drop(entered);
+        Watched { runtime, _watchdog: watchdog, ended, stop, sent }
     }
 
     #[test]
     fn pings_status_once_and_timeout_extension_during_drain() {
-        let (watchdog, received, stopping) = watchdog(prompt);
-        let runtime = one_worker();
-        runtime.spawn(watchdog.run());
-        assert_eq!(
-            received.recv_timeout(SOON).unwrap(),
-            [Notification::Alive, Notification::Status("well".to_owned())]
-        );
-        assert_eq!(received.recv_timeout(SOON).unwrap(), [Notification::Alive]);
-        stopping.send(ShutdownPhase::Drain).unwrap();
-        let ending = [Notification::Alive, Notification::ExtendTimeout(DRAIN_EXTENSION)];
-        assert!(
-            std::iter::repeat_with(|| received.recv_timeout(SOON).unwrap())
-                .take(1000)
-                .any(|notifications| notifications == ending)
-        );
+        let watched = watched(Vec::new());
+        assert_eq!(watched.sent.recv_timeout(SOON).unwrap(), ["WATCHDOG=1", "STATUS=well"]);
+        assert_eq!(watched.sent.recv_timeout(SOON).unwrap(), ["WATCHDOG=1"]);
+        watched.stop.send(ShutdownPhase::Drain).unwrap();
+        let mut later = std::iter::repeat_with(|| watched.sent.recv_timeout(SOON).unwrap()).take(1000);
+        assert!(later.any(|sent| sent == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=40000000"]));
     }
 
     #[test]
     fn no_ping_while_the_runtime_is_stuck() {
-        let (watchdog, received, _stopping) = watchdog(prompt);
-        let runtime = one_worker();
-        runtime.spawn(watchdog.run());
-        received.recv_timeout(SOON).unwrap();
+        let watched = watched(Vec::new());
+        watched.sent.recv_timeout(SOON).unwrap();
         let (release, released) = channel::<()>();
         let (stuck, is_stuck) = channel();
-        runtime.spawn(async move {
+        watched.runtime.spawn(async move {
             stuck.send(()).unwrap();
             // Blocks the runtime, as a task must not.
             let _ = released.recv();
         });
         is_stuck.recv_timeout(SOON).unwrap();
-        while received.try_recv().is_ok() {}
-        assert!(received.recv_timeout(MANY_PERIODS).is_err());
+        // One ping may have passed the runtime before it was stuck.
+        let _ = watched.sent.recv_timeout(MANY_PERIODS);
+        while watched.sent.try_recv().is_ok() {}
+        assert!(watched.sent.recv_timeout(MANY_PERIODS).is_err());
         release.send(()).unwrap();
-        received.recv_timeout(SOON).unwrap();
+        watched.sent.recv_timeout(SOON).unwrap();
     }
 
     #[test]
-    fn no_ping_after_a_thread_has_ended() {
-        for probe in [|| None, || Some(channel().1)] {
-            let (watchdog, received, _stopping) = watchdog(probe);
-            let runtime = one_worker();
-            let ended = runtime.spawn(watchdog.run());
-            runtime.block_on(ended).unwrap();
-            let pings = received.try_iter().count();
-            assert!(pings <= 1, "{pings}");
-        }
+    fn ended_thread_is_reported_by_its_name() {
+        let (heartbeat, monitor) = Heartbeat::start();
+        let mut watched = watched(vec![MonitoredThread::new("sings", monitor)]);
+        watched.sent.recv_timeout(SOON).unwrap();
+        assert!(watched.ended.try_recv().is_err());
+        drop(heartbeat);
+        assert_eq!(watched.ended.blocking_recv(), Some("sings"));
     }
 
     #[test]
-    fn late_thread_is_in_the_status_until_it_answers() {
-        let (answers, answer) = channel::<Sender<()>>();
-        let mut thread = MonitoredThread::new("sings", move || {
-            let (sender, receiver) = channel();
-            answers.send(sender).ok()?;
-            Some(receiver)
-        });
-        let start = clock::monotonic();
-        assert_eq!(thread.examine(start), ThreadHealth::Good);
-        assert_eq!(thread.examine(start + LATE_AFTER / 2), ThreadHealth::Good);
-        assert_eq!(thread.examine(start + LATE_AFTER), ThreadHealth::Late);
-        answer.recv().unwrap().send(()).unwrap();
-        assert_eq!(thread.examine(start + LATE_AFTER * 2), ThreadHealth::Good);
-        assert_eq!(answer.try_iter().count(), 1, "it is asked again");
+    fn late_thread_is_late_until_its_next_heartbeat() {
+        let (heartbeat, monitor) = Heartbeat::start();
+        let mut thread = MonitoredThread::new("sings", monitor);
+        let start = thread.heartbeat.last().unwrap();
+        assert_eq!(thread.examine(start + LATE_AFTER / 2), Some(false));
+        assert_eq!(thread.examine(start + LATE_AFTER), Some(true));
+        heartbeat.beat();
+        assert_eq!(thread.examine(thread.heartbeat.last().unwrap()), Some(false));
+        drop(heartbeat);
+        assert_eq!(thread.examine(start), None);
     }
 }

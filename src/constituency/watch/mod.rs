@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::registry::Registry;
 use super::scan::Scanner;
+use crate::background::{Heartbeat, HeartbeatMonitor};
 use crate::clock;
 use crate::files::{FileIdentity, identity};
 
@@ -35,7 +36,10 @@ const MAX_DEBOUNCE: Duration = Duration::from_millis(300);
 
 /// Requests scans from the watcher thread, and stops it.
 #[derive(Debug, Clone)]
-pub struct WatcherHandle(Sender<Wake>);
+pub struct WatcherHandle {
+    wakes: Sender<Wake>,
+    heartbeat: HeartbeatMonitor,
+}
 
 enum Wake {
     Changed,
@@ -43,8 +47,6 @@ enum Wake {
     ScanRequested(Option<Vec<String>>, Callback),
     /// The kernel removed this watch, because its folder is gone; `None`: all watches are lost.
     Unwatched(Option<WatchDescriptor>),
-    /// The watchdog checks that the thread runs.
-    Ping(Sender<()>),
     Stop,
 }
 
@@ -56,25 +58,24 @@ impl WatcherHandle {
     /// At shutdown it may be dropped without being called.
     pub fn rescan_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
         // The send fails if the thread has ended.
-        let _ = self.0.send(Wake::ScanRequested(Some(bundles), Box::new(then)));
+        let _ = self.wakes.send(Wake::ScanRequested(Some(bundles), Box::new(then)));
     }
 
     /// Requests a scan now, like [`Self::rescan_with`] with the same bundles. Requests that arrive during a scan share
     /// the next one.
     pub fn rescan(&self, then: impl FnOnce() + Send + 'static) {
-        let _ = self.0.send(Wake::ScanRequested(None, Box::new(then)));
+        let _ = self.wakes.send(Wake::ScanRequested(None, Box::new(then)));
     }
 
-    /// Asks the thread for an answer between scans; `None` if the thread has ended. The watchdog uses this.
+    /// The sign of life that the thread gives between scans.
     #[must_use]
-    pub fn ping(&self) -> Option<Receiver<()>> {
-        let (answer, answered) = channel();
-        self.0.send(Wake::Ping(answer)).ok().map(|()| answered)
+    pub fn heartbeat(&self) -> HeartbeatMonitor {
+        self.heartbeat.clone()
     }
 
     /// Stops the thread.
     pub fn stop(&self) {
-        let _ = self.0.send(Wake::Stop);
+        let _ = self.wakes.send(Wake::Stop);
     }
 }
 
@@ -89,13 +90,15 @@ pub fn spawn_watcher(
     mut publish: impl FnMut(Registry) + Send + 'static,
 ) -> std::io::Result<WatcherHandle> {
     let (sender, events) = channel();
-    let handle = WatcherHandle(sender.clone());
+    let (heartbeat, monitor) = Heartbeat::start();
+    let handle = WatcherHandle { wakes: sender.clone(), heartbeat: monitor };
     let inotify = InotifyWatches { sender, watches: None, held: HashMap::new(), is_complete: true };
     let last_scan = clock::monotonic();
     let mut watcher = Watcher {
         scanner,
         current: first,
         events,
+        heartbeat,
         inotify,
         root: None,
         needs_rescan: false,
@@ -124,6 +127,7 @@ struct Watcher {
     scanner: Scanner,
     current: Registry,
     events: Receiver<Wake>,
+    heartbeat: Heartbeat,
     inotify: InotifyWatches,
     root: Option<FileIdentity>,
     /// Whether `constituencies` may have been replaced during the last scan, so that another one is due.
@@ -173,11 +177,11 @@ impl Watcher {
     /// Waits until a scan is due; `false` on shutdown.
     fn wait(&mut self) -> bool {
         loop {
+            self.heartbeat.beat();
             match self.events.recv_timeout(ROOT_CHECK_INTERVAL) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.debounce(),
                 Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
-                Ok(Wake::Ping(reply)) => answer(&reply),
                 Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
                     let is_time = clock::monotonic().duration_since(self.last_scan) >= self.scan_interval();
@@ -206,7 +210,6 @@ impl Watcher {
             match wake {
                 Wake::Changed => {}
                 Wake::ScanRequested(bundles, then) => self.note_request(bundles, then),
-                Wake::Ping(reply) => answer(&reply),
                 Wake::Unwatched(watch) => self.inotify.forget(watch.as_ref()),
                 Wake::Stop => return false,
             }
@@ -228,7 +231,6 @@ impl Watcher {
             match self.events.recv_timeout(DEBOUNCE.min(left)) {
                 Ok(Wake::Changed) => {}
                 Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
-                Ok(Wake::Ping(reply)) => answer(&reply),
                 Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,
                 Err(_) => return true,
@@ -358,11 +360,6 @@ fn mask() -> WatchMask {
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF
         | WatchMask::ONLYDIR
-}
-
-fn answer(reply: &Sender<()>) {
-    // The send fails if the receiver has timed out.
-    let _ = reply.send(());
 }
 
 fn identify(path: &Path) -> Option<FileIdentity> {
