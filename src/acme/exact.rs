@@ -43,8 +43,7 @@ impl Renewer {
         for (constituency, _) in before.iter().filter(|(constituency, _)| wanted.get(constituency).is_none()) {
             let lineage = Lineage::Exact(constituency.clone());
             self.held.remove(&lineage);
-            self.forced.remove(&lineage);
-            self.to_ask.remove(&lineage);
+            self.requests.remove(&lineage);
             tracing::info!(
                 "certificate ({lineage}): not wanted any more, so not renewed; what is stored is kept until it expires"
             );
@@ -139,14 +138,14 @@ impl Renewer {
 
     fn forget(&mut self, lineage: &Lineage) {
         if let Err(error) = self.store.forget(lineage) {
-            tracing::warn!("certificate ({lineage}): what nobody wants any more cannot be removed: {error}");
+            tracing::warn!("certificate ({lineage}): what is stored for it cannot be removed: {error}");
             return;
         }
         self.memory.kept.certificates.remove(lineage);
         if let Some(constituency) = lineage.constituency() {
             self.memory.kept.directories.values_mut().for_each(|account| drop(account.exact.remove(constituency)));
         }
-        tracing::info!("certificate ({lineage}): nobody wants it any more, and it has expired; it was removed");
+        tracing::info!("certificate ({lineage}): not wanted any more and expired; it was removed");
         self.remember();
     }
 }

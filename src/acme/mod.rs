@@ -15,7 +15,7 @@
 //!
 //! CA, DNS, clock and randomness are [`ports`]; the production CA is in [`client`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -98,6 +98,15 @@ pub struct Parts {
     pub fingerprint: String,
 }
 
+/// What is to be done for a certificate besides the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RenewalRequest {
+    /// Renew it, due or not.
+    Renew,
+    /// Ask the CA, and renew it if the CA wants that.
+    AskCa,
+}
+
 /// Obtains and renews certificates.
 pub struct Renewer {
     parts: Parts,
@@ -110,10 +119,7 @@ pub struct Renewer {
     wanted: Arc<ExactNames>,
     live: Arc<LiveCertificates>,
     board: Arc<StatusBoard>,
-    /// Lineages to renew at an operator's request, due or not.
-    forced: BTreeSet<Lineage>,
-    /// Lineages to renew at an operator's request, if the CA, asked again, wants that.
-    to_ask: BTreeSet<Lineage>,
+    requests: BTreeMap<Lineage, RenewalRequest>,
     /// How many clean-ups of DNS records failed in a row, and when to try again.
     clean_up_failures: u32,
     clean_up_at: i64,
@@ -156,8 +162,7 @@ impl Renewer {
             wanted: Arc::default(),
             live,
             board: Arc::default(),
-            forced: BTreeSet::new(),
-            to_ask: BTreeSet::new(),
+            requests: BTreeMap::new(),
             clean_up_failures: 0,
             clean_up_at: 0,
             tidy_at: 0,

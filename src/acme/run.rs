@@ -11,7 +11,7 @@ use super::failure::AcmeFailure;
 use super::schedule::RenewalWindow;
 use super::scheduler::Task;
 use super::status::AcmeStatus;
-use super::{Lineage, Renewer};
+use super::{Lineage, RenewalRequest, Renewer};
 use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;
 
@@ -64,18 +64,13 @@ impl Renewer {
                 Ok(()) = exact.changed() => {
                     self.take_over();
                     self.publish();
-                    self.notify_waiters();
-                    self.board.publish(self.status());
                 }
-                Ok(()) = fault.changed() => {
-                    if fault.borrow_and_update().is_none() {
-                        // Attempts failed for this reason: what is due need not wait any longer.
-                        let now = self.parts.env.now();
-                        let due: Vec<Lineage> = self.lineages().into_iter().filter(|it| self.is_due(it, now)).collect();
-                        self.forced.extend(due);
-                    }
-                    self.board.publish(self.status());
-                }
+                Ok(()) = fault.changed() => if fault.borrow_and_update().is_none() {
+                    // Attempts failed for this reason: what is due need not wait any longer.
+                    let now = self.parts.env.now();
+                    let due: Vec<Lineage> = self.lineages().into_iter().filter(|it| self.is_due(it, now)).collect();
+                    self.requests.extend(due.into_iter().map(|it| (it, RenewalRequest::Renew)));
+                },
                 is_time = wait_until(&self, at) => {
                     // A certificate for exact names may have expired meanwhile.
                     self.publish_exact();
@@ -84,6 +79,8 @@ impl Renewer {
                     }
                 }
             }
+            self.notify_waiters();
+            self.board.publish(self.status());
         }
         // The journal keeps the records that this cannot remove.
         let _ = tokio::time::timeout(LAST_CLEAN_UP, self.clean_up()).await;
@@ -127,15 +124,13 @@ impl Renewer {
             Task::CleanUp => self.clean_up().await,
             Task::CheckAri(lineage) => {
                 let answer = self.look(&lineage).await;
-                if self.to_ask.remove(&lineage) {
+                if self.requests.get(&lineage) == Some(&RenewalRequest::AskCa) {
                     self.renew_if_due(&lineage, answer);
                 }
             }
             Task::Renew(lineage) => self.attempt(&lineage).await,
         }
         self.tidy();
-        self.notify_waiters();
-        self.board.publish(self.status());
     }
 
     /// Answers a command. False on `stop`; then the requester's channel closes.
@@ -154,16 +149,17 @@ impl Renewer {
             RenewalCommand::Renew { all, only, progress } => {
                 let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
                 let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
-                let (due, others): (Vec<Lineage>, Vec<Lineage>) =
-                    meant.into_iter().partition(|lineage| all || self.is_due(lineage, now));
-                self.forced.extend(due);
-                self.to_ask.extend(others);
+                for lineage in meant {
+                    if all || self.is_due(&lineage, now) {
+                        self.requests.insert(lineage, RenewalRequest::Renew);
+                    } else {
+                        self.requests.entry(lineage).or_insert(RenewalRequest::AskCa);
+                    }
+                }
                 self.board.listen(progress);
-                self.notify_waiters();
             }
             RenewalCommand::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
         }
-        self.board.publish(self.status());
     }
 
     /// Marks `lineage` for renewal if the CA's `answer` wants that, and otherwise reports why not.
@@ -171,9 +167,10 @@ impl Renewer {
         let now = self.parts.env.now();
         let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
         if is_open || self.is_due(lineage, now) {
-            self.forced.insert(lineage.clone());
+            self.requests.insert(lineage.clone(), RenewalRequest::Renew);
             return;
         }
+        self.requests.remove(lineage);
         let next = rfc3339(self.attempt_time(lineage, now));
         let message = match answer {
             Ok(Some(window)) => format!(
@@ -193,28 +190,23 @@ impl Renewer {
     /// when none is left.
     fn notify_waiters(&mut self) {
         let now = self.parts.env.now();
-        for lineage in self.to_ask.clone() {
-            let message = match self.askable_from(&lineage, now) {
-                Some(from) if from <= now => continue,
-                Some(from) => {
+        for (lineage, request) in self.requests.clone() {
+            let next = self.attempt_time(&lineage, now);
+            let message = match (request, self.askable_from(&lineage, now)) {
+                (RenewalRequest::Renew, _) if next <= now => continue,
+                (RenewalRequest::Renew, _) => format!("may be tried only in {} s", next - now),
+                (RenewalRequest::AskCa, Some(from)) if from <= now => continue,
+                (RenewalRequest::AskCa, Some(from)) => {
                     format!("is not due by the CA's last answer; the CA takes no requests for {} s", from - now)
                 }
-                None => {
-                    let next = rfc3339(self.attempt_time(&lineage, now));
-                    format!("is not due; no CA can be asked about it; next attempt at {next}")
+                (RenewalRequest::AskCa, None) => {
+                    format!("is not due; no CA can be asked about it; next attempt at {}", rfc3339(next))
                 }
             };
             self.board.report_step(&lineage, &message);
-            self.to_ask.remove(&lineage);
+            self.requests.remove(&lineage);
         }
-        for lineage in self.forced.clone() {
-            let wait = self.attempt_time(&lineage, now) - now;
-            if wait > 0 {
-                self.board.report_step(&lineage, &format!("may be tried only in {wait} s"));
-                self.forced.remove(&lineage);
-            }
-        }
-        if self.forced.is_empty() && self.to_ask.is_empty() {
+        if self.requests.is_empty() {
             self.board.close();
         }
     }

@@ -13,7 +13,7 @@ use super::schedule::{
 };
 use super::status::{AcmeStatus, CertificateStatus, HeldStatus};
 use super::store::StoredLineage;
-use super::{Lineage, Renewer};
+use super::{Lineage, RenewalRequest, Renewer};
 use crate::certificate::Validity;
 use crate::clock::rfc3339;
 use crate::wording::counted;
@@ -89,7 +89,7 @@ impl Renewer {
     pub(super) fn attempt_time(&self, lineage: &Lineage, now: i64) -> i64 {
         let (index, ready) = self.choose_ca(lineage, now);
         let ready = ready.max(self.affordable(lineage, self.parts.cas[index].directory(), now));
-        if self.forced.contains(lineage) {
+        if self.requests.get(lineage) == Some(&RenewalRequest::Renew) {
             return ready;
         }
         let attempts = self.memory.of(lineage);
@@ -136,7 +136,7 @@ impl Renewer {
     /// When to ask the CA for a window. An operator's request does not wait for the regular time.
     fn ari_check_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
         let askable_from = self.askable_from(lineage, now)?;
-        if self.to_ask.contains(lineage) {
+        if self.requests.get(lineage) == Some(&RenewalRequest::AskCa) {
             return Some(askable_from);
         }
         let recheck = self.memory.of(lineage).recheck.map_or(0, |recheck| recheck.end(now));
@@ -194,7 +194,9 @@ impl Renewer {
         let now = self.parts.env.now();
         let random = self.parts.env.random();
         let at_stake = self.at_stake(lineage);
-        self.forced.remove(lineage);
+        if self.requests.get(lineage) == Some(&RenewalRequest::Renew) {
+            self.requests.remove(lineage);
+        }
         if result.is_ok() {
             self.memory.at_mut(directory).replaced_account = false;
         }
