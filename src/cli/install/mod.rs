@@ -21,9 +21,9 @@ use place::{InstallPlace, PlaceOutcome};
 pub(super) struct InstallArgs {
     #[command(flatten)]
     target: InstallRoot,
-    /// Copy this file with a TSIG key to where the service can read it. The file is what `tsig-keygen`, `keymgr -t` (Knot)
-    /// or `pdnsutil generate-tsig-key` (`PowerDNS`) prints, a line `NAME ALGORITHM SECRET` or `ALGORITHM:NAME:SECRET`, or a
-    /// `K*` file of older BIND; a `K*.private` also needs `tsig_key_name` in `provost.json`.
+    /// Copy this file with a TSIG key to where the service can read it. The file is what `tsig-keygen`, Knot's `keymgr -t`
+    /// or `pdnsutil generate-tsig-key` prints, a line `NAME ALGORITHM SECRET` or `ALGORITHM:NAME:SECRET`, or a `K*` file of
+    /// older BIND; a `K*.private` also needs `tsig_key_name` in `provost.json`.
     #[arg(long, value_name = "FILE")]
     tsig_key: Option<PathBuf>,
     /// Install only what a package ships, below /usr: no user, and no folders of a user.
