@@ -117,13 +117,26 @@ impl<'writer> FormatFields<'writer> for PlainFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
         let mut found = FieldText::default();
         fields.record(&mut found);
-        writer.write_str(&found.message)?;
+        write_escaped(&mut writer, &found.message)?;
         let extra = found.others.iter().filter(|(_, value)| !found.message.contains(value));
         for (name, value) in extra {
-            write!(writer, " {name}={value}")?;
+            write!(writer, " {name}=")?;
+            write_escaped(&mut writer, value)?;
         }
         Ok(())
     }
+}
+
+/// Writes `text` as one line that cannot control a terminal: it may quote a CA, a DNS server or a phone.
+fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+    for character in text.chars() {
+        if character.is_control() {
+            write!(writer, "{}", character.escape_default())?;
+        } else {
+            writer.write_char(character)?;
+        }
+    }
+    Ok(())
 }
 
 impl Visit for FieldText {
@@ -159,5 +172,12 @@ mod tests {
         ] {
             assert_eq!(with_present_modules(written), meant);
         }
+    }
+
+    #[test]
+    fn control_characters_of_others_are_escaped() {
+        let mut text = String::new();
+        write_escaped(&mut Writer::new(&mut text), "detail \"x\u{1b}[31mred\nline2\u{9b}\" für alle").unwrap();
+        assert_eq!(text, r#"detail "x\u{1b}[31mred\nline2\u{9b}" für alle"#);
     }
 }

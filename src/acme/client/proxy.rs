@@ -40,6 +40,10 @@ impl ProxySettings {
         let url = proxy.map_or_else(String::new, |(_, url)| url.trim().to_owned());
         let anywhere = Uri::from_static("https://ca.example");
         let is_usable = Matcher::builder().https(url.as_str()).build().intercept(&anywhere).is_some();
+        // The matcher takes `*` for names only; to curl it means every host.
+        if except.split(',').any(|host| host.trim() == "*") {
+            return Self { matcher: Matcher::builder().build(), variable: None, is_usable };
+        }
         // Hosts that need no proxy are the same whatever the proxy is.
         let url = if is_usable || variable.is_none() { url } else { "http://proxy.example".to_owned() };
         Self { matcher: Matcher::builder().https(url).no(except).build(), variable, is_usable }
@@ -67,7 +71,25 @@ pub(super) async fn connect(uri: &Uri, (proxy, variable): (Intercept, &'static s
     }
     let late = |_| failed(&format!("no tunnel to the CA within {} s", TUNNEL_TIMEOUT.as_secs()));
     let stream = timeout(TUNNEL_TIMEOUT, tunnel.call(uri.clone())).await.map_err(late)?;
-    stream.map(hyper_util::rt::TokioIo::into_inner).map_err(|error| failed(&root_cause(&error)))
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    stream.map(hyper_util::rt::TokioIo::into_inner).map_err(|error| failed(&refusal(&root_cause(&error), host)))
+}
+
+/// A failure of the tunnel to `host`, in words. The library gives no status of the proxy's answer.
+fn refusal(cause: &str, host: &str) -> String {
+    match cause {
+        "tunnel error: unsuccessful" => format!(
+            "it refused the tunnel to {host}, or is not an HTTP proxy; allow CONNECT to {host} there, or except the CA by \
+             no_proxy; `curl -v https://{host}` shows its answer"
+        ),
+        "tunnel error: proxy authorization required" => {
+            "it requires a user and a password; put them into the URL, as in http://USER:PASSWORD@HOST:PORT".to_owned()
+        }
+        "tunnel error: unexpected end of file" => {
+            format!("it closed the connection without an answer to CONNECT {host}; is it an HTTP proxy?")
+        }
+        other => other.to_owned(),
+    }
 }
 
 /// The last error of the chain: the error of the system, if there is one.
@@ -110,6 +132,8 @@ mod tests {
         for except in ["*", "example", "other.test, ca.example", ".example"] {
             assert_eq!(found(&[("HTTPS_PROXY", "http://proxy.example:1"), ("NO_PROXY", except)]), None, "{except}");
         }
+        let all = [("HTTPS_PROXY", "http://proxy.example:1"), ("NO_PROXY", "a.example, *")];
+        assert_eq!(proxy_for("https://127.0.0.1:14000/dir", &all), None);
         let except = [("HTTPS_PROXY", "http://proxy.example:1"), ("no_proxy", "192.0.2.0/24,a.example")];
         assert!(found(&except).is_some() && proxy_for("https://192.0.2.7:14000/dir", &except).is_none());
         for wrong in ["http://user:pa55@", "ftp://user:pa55@proxy.example", "://"] {
@@ -139,7 +163,12 @@ mod tests {
         let uri: Uri = "https://ca.example:14000/dir".parse().unwrap();
         let through = |url: &str| settings(&[("HTTPS_PROXY", url)]).for_uri(&uri).unwrap().unwrap();
         let refused = connect(&uri, through(&format!("http://user:pa55@{address}"))).await.unwrap_err();
-        assert_eq!(refused, format!("the proxy {address} (HTTPS_PROXY): tunnel error: proxy authorization required"));
+        assert_eq!(
+            refused,
+            format!(
+                "the proxy {address} (HTTPS_PROXY): it requires a user and a password; put them into the URL, as in http://USER:PASSWORD@HOST:PORT"
+            )
+        );
         let request = refuses.join().unwrap();
         assert!(request.starts_with("CONNECT ca.example:14000 HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("Proxy-Authorization: Basic dXNlcjpwYTU1\r\n"), "{request}");

@@ -1,4 +1,5 @@
-//! Limits how many UDP answers a network gets, so that forged queries do not direct many answers at it.
+//! Limits how many answers a network gets: over UDP, so that forged queries do not direct many answers at it; over TCP,
+//! so that no network occupies the thread.
 //!
 //! A network is an IPv4 /24 or an IPv6 /56. Each has a bucket (GCRA, ITU-T I.371). The table has a fixed size: networks
 //! whose keyed hashes collide share a bucket, and no flood makes it grow.
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The mean time between two answers to one network: 50 a second.
-const INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const INTERVAL: Duration = Duration::from_millis(20);
 /// How many answers may come at once.
 const BURST: u32 = 200;
 const BUCKETS: u16 = 16_384;
@@ -31,7 +32,7 @@ impl RateLimit {
     /// Counts an answer to `address`. False if its network has had its share.
     pub(super) fn allows(&mut self, address: IpAddr, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.start);
-        let index = self.hasher.hash_one(network(address)) % u64::from(BUCKETS);
+        let index = self.hasher.hash_one(Network::of(address)) % u64::from(BUCKETS);
         let Some(empty_at) = usize::try_from(index).ok().and_then(|index| self.empty_at.get_mut(index)) else {
             return false;
         };
@@ -44,11 +45,19 @@ impl RateLimit {
     }
 }
 
-/// The network that shares a bucket.
-fn network(address: IpAddr) -> (bool, u128) {
-    match address.to_canonical() {
-        IpAddr::V4(address) => (false, u128::from(u32::from(address) >> 8)),
-        IpAddr::V6(address) => (true, u128::from(address) >> 72),
+/// The network of a client: an IPv4 /24 or an IPv6 /56.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Network {
+    V4(u32),
+    V6(u128),
+}
+
+impl Network {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(u32::from(address) >> 8),
+            IpAddr::V6(address) => Self::V6(u128::from(address) >> 72),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Serves the zone on sockets, over UDP and TCP (RFC 7766). Runs on a thread of its own, so that a flood of queries cannot
 //! slow phones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Responder;
 use super::answer::{Client, Transport};
-use super::rate_limit::RateLimit;
+use super::rate_limit::{INTERVAL, Network, RateLimit};
 use crate::clock;
 
 /// The largest query that is read. Real ones are far smaller.
@@ -23,6 +24,8 @@ const LARGEST_QUERY: usize = 4096;
 const IDLE: Duration = Duration::from_secs(5);
 /// The TCP connections of each address at the same time. They do not count against those of phones.
 const MAX_CONNECTIONS: usize = 128;
+/// The TCP connections of one client network. A resolver needs one or two.
+const MAX_NETWORK_CONNECTIONS: usize = 16;
 /// The pause after an error of the system, such as a lack of file descriptors.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -61,11 +64,60 @@ async fn serve_udp(responder: &Responder, socket: &UdpSocket) {
     }
 }
 
-/// The open TCP connections: when each last had a query, and how to end it.
-type Connections = Arc<Mutex<BTreeMap<u64, (Instant, AbortHandle)>>>;
+/// The open TCP connections of an address.
+#[derive(Debug)]
+struct Connections {
+    open: BTreeMap<u64, OpenConnection>,
+    queries: RateLimit,
+}
+
+#[derive(Debug)]
+struct OpenConnection {
+    network: Network,
+    /// When it was accepted, or last had a query.
+    active: Instant,
+    handle: AbortHandle,
+}
+
+impl Connections {
+    fn new() -> Self {
+        Self { open: BTreeMap::new(), queries: RateLimit::new(clock::monotonic()) }
+    }
+
+    /// Ends a connection if there are too many: the one that has been idle for longest of `network`, if that has too
+    /// many, or else of the network with the most. So no network can take the connections of others.
+    fn make_room(&mut self, network: Network) {
+        let mut counts: HashMap<Network, usize> = HashMap::new();
+        for connection in self.open.values() {
+            *counts.entry(connection.network).or_default() += 1;
+        }
+        let from = if counts.get(&network).is_some_and(|count| *count >= MAX_NETWORK_CONNECTIONS) {
+            network
+        } else if self.open.len() >= MAX_CONNECTIONS {
+            let Some((largest, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return };
+            largest
+        } else {
+            return;
+        };
+        let of_network = self.open.iter().filter(|(_, connection)| connection.network == from);
+        let oldest = of_network.min_by_key(|(_, connection)| connection.active).map(|(id, _)| *id);
+        if let Some(connection) = oldest.and_then(|id| self.open.remove(&id)) {
+            connection.handle.abort();
+        }
+    }
+
+    /// Counts a query on connection `id`. False if its network must wait first.
+    fn allows_query(&mut self, id: u64, address: IpAddr) -> bool {
+        let now = clock::monotonic();
+        if let Some(connection) = self.open.get_mut(&id) {
+            connection.active = now;
+        }
+        self.queries.allows(address, now)
+    }
+}
 
 async fn serve_tcp(responder: &Arc<Responder>, listener: &TcpListener) {
-    let connections = Connections::default();
+    let connections = Arc::new(Mutex::new(Connections::new()));
     // Aborts its tasks when it is dropped.
     let mut tasks = JoinSet::new();
     for id in 0.. {
@@ -76,46 +128,25 @@ async fn serve_tcp(responder: &Arc<Responder>, listener: &TcpListener) {
             }
         };
         while tasks.try_join_next().is_some() {}
-        make_room(&connections);
-        let (responder, open) = (Arc::clone(responder), Arc::clone(&connections));
+        let network = Network::of(peer.ip());
+        connections.lock().make_room(network);
+        let (responder, all) = (Arc::clone(responder), Arc::clone(&connections));
         let handle = tasks.spawn(async move {
             // An error ends only this connection.
-            let _ = serve_connection(&responder, stream, peer.ip(), &|| touch(&open, id)).await;
-            lock(&open).remove(&id);
+            let _ = serve_connection(&responder, stream, peer.ip(), &|| all.lock().allows_query(id, peer.ip())).await;
+            all.lock().open.remove(&id);
         });
         // The task has not run yet: this thread runs both.
-        lock(&connections).insert(id, (clock::monotonic(), handle));
+        connections.lock().open.insert(id, OpenConnection { network, active: clock::monotonic(), handle });
     }
 }
 
-/// Ends the connection that has been idle for longest, if there are too many.
-fn make_room(connections: &Connections) {
-    let mut open = lock(connections);
-    if open.len() < MAX_CONNECTIONS {
-        return;
-    }
-    let oldest = open.iter().min_by_key(|(_, (since, _))| *since).map(|(id, _)| *id);
-    if let Some((_, handle)) = oldest.and_then(|id| open.remove(&id)) {
-        handle.abort();
-    }
-}
-
-fn touch(connections: &Connections, id: u64) {
-    if let Some((since, _)) = lock(connections).get_mut(&id) {
-        *since = clock::monotonic();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Answers the queries of one connection, one after another.
+/// Answers the queries of one connection, one after another. Each waits until `allows_query` returns true.
 async fn serve_connection(
     responder: &Responder,
     mut stream: TcpStream,
     address: IpAddr,
-    has_query: &(dyn Fn() + Send + Sync),
+    allows_query: &(dyn Fn() -> bool + Send + Sync),
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; LARGEST_QUERY];
@@ -126,7 +157,10 @@ async fn serve_connection(
             stream.read_exact(query).await
         })
         .await??;
-        has_query();
+        // Backpressure: a network that asks faster than UDP allows waits, and its own socket buffers fill.
+        while !allows_query() {
+            tokio::time::sleep(INTERVAL).await;
+        }
         let client = Client { address, transport: Transport::Tcp };
         let Some(answer) = buffer.get(..length).and_then(|query| responder.answer(query, client)) else {
             // "the server MUST close the connection" only on errors of framing; but what is no query cannot be answered.

@@ -1,7 +1,7 @@
 //! `"responder"` in `"dns"`: provost itself is the name server of the challenges' zone.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::de::Error;
@@ -27,7 +27,7 @@ pub struct ResponderSettings {
     pub listen: Vec<SocketAddr>,
     /// The host name of this name server, as the NS record at the registrar has it. It must have addresses, and no CNAME
     /// record. Default: `ns.` and `domain`, which the wildcard's address record covers.
-    #[serde(default, deserialize_with = "name::deserialize_some")]
+    #[serde(default, deserialize_with = "host_name")]
     pub name_server: Option<String>,
     /// The public addresses of this name server. Default: those of `listen`.
     #[serde(default)]
@@ -82,6 +82,16 @@ impl ResponderSettings {
     }
 }
 
+fn host_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text: Option<String> = name::deserialize_some(deserializer)?;
+    if let Some(address) = text.as_ref().filter(|text| text.trim_end_matches('.').parse::<IpAddr>().is_ok()) {
+        return Err(D::Error::custom(format_args!(
+            "{address:?} is an address; name_server is a host name, and \"addresses\" has its addresses"
+        )));
+    }
+    Ok(text)
+}
+
 fn listen_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     let mut addresses = Vec::new();
@@ -91,7 +101,19 @@ fn listen_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<So
                 "{text:?} is not an address with a port; write for example \"192.0.2.10:53\" or \"[2001:db8::10]:53\""
             ))
         })?;
-        if address.ip().is_unspecified() {
+        let ip = address.ip().to_canonical();
+        if ip != address.ip() {
+            let plain = SocketAddr::new(ip, address.port());
+            return Err(D::Error::custom(format_args!(
+                "{text} is an IPv4 address in IPv6 notation; write \"{plain}\""
+            )));
+        }
+        if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(D::Error::custom(format_args!(
+                "{text} is an address of many hosts; name the public addresses of this server, each with port 53"
+            )));
+        }
+        if ip.is_unspecified() {
             return Err(D::Error::custom(format_args!(
                 "{text} stands for all addresses; name the public addresses of this server, each with port 53"
             )));
@@ -122,6 +144,11 @@ mod tests {
         for (wrong, reason) in [
             (r#"["0.0.0.0:53"]"#, "stands for all addresses"),
             (r#"["[::]:53"]"#, "stands for all addresses"),
+            (r#"["[::ffff:0.0.0.0]:53"]"#, "write \"0.0.0.0:53\""),
+            (r#"["[::ffff:192.0.2.10]:53"]"#, "write \"192.0.2.10:53\""),
+            (r#"["224.0.0.251:53"]"#, "address of many hosts"),
+            (r#"["[ff02::fb]:53"]"#, "address of many hosts"),
+            (r#"["255.255.255.255:53"]"#, "address of many hosts"),
             (r#"["192.0.2.10"]"#, "not an address with a port"),
             (r#"["ns.example.com:53"]"#, "not an address with a port"),
             (r#"["192.0.2.10:53", "192.0.2.10:53"]"#, "listed twice"),
@@ -129,6 +156,14 @@ mod tests {
         ] {
             let error = read(&format!(r#"{{ "listen": {wrong} }}"#)).unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn name_server_is_a_host_name() {
+        for address in ["192.0.2.10", "192.0.2.10.", "2001:db8::10"] {
+            let error = read(&format!(r#"{{ "listen": ["192.0.2.10:53"], "name_server": "{address}" }}"#)).unwrap_err();
+            assert!(error.contains("is an address; name_server is a host name"), "{error}");
         }
     }
 

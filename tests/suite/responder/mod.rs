@@ -190,12 +190,47 @@ fn the_oldest_idle_tcp_connection_makes_room() {
     assert_eq!(over_tcp(&mut last, &soa).answers.len(), 1);
 }
 
+/// Connects from `source`, another address of loopback.
+fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+#[test]
+fn one_network_cannot_take_the_tcp_connections_of_another() {
+    let site = site();
+    let server = site.start();
+    let address = address(&server);
+    let soa = query(APEX, RecordType::SOA);
+    // Resolvers of other networks are connected, and have not asked yet.
+    let mut resolvers: Vec<TcpStream> = (1..=40).map(|third| connect_from([127, 0, third, 1], address)).collect();
+    let mut flood = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        let mut stream = connect_from([127, 0, 200, 1], address);
+        stream.write_all(&[&u16::try_from(soa.len()).unwrap().to_be_bytes()[..], &soa].concat()).unwrap();
+        flood.push(stream);
+    }
+    let mut answered = 0;
+    for resolver in &mut resolvers {
+        assert_eq!(over_tcp(resolver, &soa).answers.len(), 1);
+        answered += 1;
+    }
+    assert_eq!(answered, 40);
+}
+
 #[test]
 fn responder_settings_that_make_no_sense_are_exit_code_2() {
     let site = site();
     let good = site.config.clone();
-    let cases: [(&str, Value, &str); 14] = [
+    let cases: [(&str, Value, &str); 17] = [
         ("/responder/listen", json!(["0.0.0.0:53"]), "stands for all addresses"),
+        ("/responder/listen", json!(["[::ffff:0.0.0.0]:53"]), "an IPv4 address in IPv6 notation"),
+        ("/responder/listen", json!(["224.0.0.251:53"]), "an address of many hosts"),
+        ("/responder/name_server", json!("192.0.2.10"), "name_server is a host name"),
         ("/responder/listen", json!(["[::]:53"]), "stands for all addresses"),
         ("/responder/listen", json!(["192.0.2.10"]), "not an address with a port"),
         ("/responder/listen", json!([]), "lists no address"),
