@@ -83,12 +83,13 @@ impl ResponderSettings {
 }
 
 fn host_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text: Option<String> = name::deserialize_some(deserializer)?;
+    let text = Option::<String>::deserialize(deserializer)?;
     if let Some(address) = text.as_ref().filter(|text| text.trim_end_matches('.').parse::<IpAddr>().is_ok()) {
         return Err(D::Error::custom(format_args!(
             "{address:?} is an address; name_server is a host name, and \"addresses\" has its addresses"
         )));
     }
+    text.iter().try_for_each(|text| name::parse(text).map(drop)).map_err(D::Error::custom)?;
     Ok(text)
 }
 
