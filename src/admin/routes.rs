@@ -94,7 +94,8 @@ impl Route {
 
     fn access(&self) -> RouteAccess {
         match self {
-            Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => RouteAccess::Public,
+            Self::Health | Self::Ready => RouteAccess::Probe,
+            Self::Asset(_) | Self::SignIn => RouteAccess::Public,
             _ => RouteAccess::Operators,
         }
     }
@@ -128,7 +129,7 @@ pub(super) async fn answer(
         if route == Route::SignIn && !status.token.is_configured() {
             return sign_in_disabled();
         }
-        let timeout = if access == RouteAccess::Public { PUBLIC_BODY_TIMEOUT } else { BODY_TIMEOUT };
+        let timeout = if access == RouteAccess::Operators { BODY_TIMEOUT } else { PUBLIC_BODY_TIMEOUT };
         return match read(body, timeout).await {
             Ok(body) => change(status, &route, &head, &body, now).await,
             Err(answer) => answer,

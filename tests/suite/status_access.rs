@@ -132,6 +132,37 @@ fn readyz_gives_unauthenticated_clients_only_a_status() {
 }
 
 #[test]
+fn health_checks_get_a_status_under_any_host() {
+    for listen in ["0.0.0.0:0", "127.0.0.1:0"] {
+        let site = site(listen);
+        let server = site.start();
+        let stranger = stranger(&server);
+        // As HAProxy's "option httpchk", Kubernetes and a check by name send them; the last is a DNS rebinding.
+        let checks: [&[&str]; 4] = [
+            &["--http1.0", "-H", "Host:"],
+            &["-H", "Host: 192.0.2.11:8444"],
+            &["-H", "Host: node1.example.com"],
+            &["-H", "Host: evil.example.com", "-H", "Origin: http://evil.example.com"],
+        ];
+        for check in checks {
+            for client in [stranger.clone(), stranger.with_token(TOKEN)] {
+                let answer = client.with(check).get("/readyz");
+                // Under an unknown Host, the token gives no body.
+                let is_ours = listen.starts_with('0') && check[1].ends_with("8444") && client.has_token();
+                let body = if is_ours { "ready\n" } else { "" };
+                assert_eq!((answer.status, answer.body.as_str()), (200, body), "{listen} {check:?}");
+            }
+            assert_eq!(stranger.with(check).get("/healthz").status, 200, "{listen} {check:?}");
+            for path in ["/", "/metrics", "/sign-in", "/api/overview"] {
+                let status = stranger.with_token(TOKEN).with(check).get(path).status;
+                assert_eq!(status == 421, !(listen.starts_with('0') && check[1].ends_with("8444")), "{path} {check:?}");
+            }
+        }
+        assert_eq!(stranger.with(&["-X", "POST", "-H", "Host: evil.example.com"]).get("/readyz").status, 421);
+    }
+}
+
+#[test]
 fn remote_listener_without_a_valid_token_is_refused() {
     let mut site = site("0.0.0.0:0");
     let refused = |site: &Site, expected: &str| {

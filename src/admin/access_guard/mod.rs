@@ -1,6 +1,7 @@
 //! Access control of the operators' listener, as one pure function. The first rule that a request breaks refuses it.
 //!
-//! 1. Host must be one of ours. This stops DNS rebinding: the page of an attacker sends its own host name.
+//! 1. Host must be one of ours. This stops DNS rebinding: the page of an attacker sends its own host name. Health checks
+//!    may send any Host, because their response is a status code that reveals no more.
 //! 2. A change must not come from a page of another origin. Nor may such a page fetch an operators' route, but a link
 //!    may lead there.
 //! 3. An operators' route needs the token. If no token is configured, local clients that use a loopback name may read,
@@ -54,6 +55,8 @@ pub(super) enum ClientLocation {
 pub(super) enum RouteAccess {
     /// Any client. The response reveals nothing.
     Public,
+    /// The same for a health check, which may send any Host or none.
+    Probe,
     /// Operators only.
     Operators,
 }
@@ -109,8 +112,14 @@ impl AccessGuard {
         token: &OperatorToken,
         now: i64,
     ) -> Result<Principal, Forbidden> {
-        let host = self.check_host(request)?;
         let is_change = !matches!(request.method, Method::GET | Method::HEAD);
+        let host = match self.check_host(request) {
+            Ok(host) => host,
+            Err(_) if access == RouteAccess::Probe && !is_change => {
+                return Ok(Principal { is_signed_in: false, may_read: false });
+            }
+            Err(refused) => return Err(refused),
+        };
         let is_cross_origin = !is_same_origin(&request.headers) && !is_link(request);
         if is_change {
             check_site(&request.headers, &host)?;
@@ -126,7 +135,7 @@ impl AccessGuard {
         let is_open = !token.is_configured() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
         let principal = Principal { is_signed_in, may_read: (is_signed_in || is_open) && !is_cross_origin };
         match access {
-            RouteAccess::Public => Ok(principal),
+            RouteAccess::Public | RouteAccess::Probe => Ok(principal),
             RouteAccess::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
             RouteAccess::Operators if is_change && has_session => require_origin(&request.headers).map(|()| principal),
             RouteAccess::Operators if principal.may_read => Ok(principal),

@@ -78,6 +78,12 @@ fn unknown_host_names_are_refused() {
         ["evil.example.com", "localhost.evil.example.com", "192.0.2.1", "", "a b", "0.0.0.0", "evil.localhost"]
     {
         assert_eq!(at(&loopback, strange), 421, "{strange}");
+        let probe = |method| {
+            let request = request(method, &[("Host", strange)]);
+            loopback.check(&request, ClientLocation::Local, RouteAccess::Probe, &none, NOW)
+        };
+        assert_eq!(probe("GET"), Ok(Principal { is_signed_in: false, may_read: false }), "{strange}");
+        assert_eq!(probe("POST").map_err(|refused| refused.status.as_u16()), Err(421), "{strange}");
     }
     assert_eq!(refusal(&loopback, &none, "GET", &[]), 421);
     assert_eq!(refusal(&loopback, &none, "GET", &[("Host", "localhost"), ("Host", "localhost")]), 421);

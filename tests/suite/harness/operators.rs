@@ -58,6 +58,10 @@ impl Operators {
         Self { token: None, ..self.clone() }
     }
 
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// The curl command for `path`, which prints the headers too.
     pub fn curl(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
