@@ -332,9 +332,29 @@ impl App {
         ];
         let (watchdog, mut ended_threads) = Watchdog::start(&self.server, monitored, stopped)?;
         watchdog.send(ServiceState::Ready);
+        let stopped_by_signal = async {
+            let (first, delay_s) =
+                (self.signals.handle(&reloader, &watchdog).await, self.config.limits.shutdown_delay_s);
+            let mut name = first;
+            if delay_s > 0 {
+                tracing::info!(
+                    "{first}: /readyz is 503 from now on; connections are served as usual for {delay_s} s \
+                     (limits.shutdown_delay_s); a second signal ends this"
+                );
+                watchdog.send(ServiceState::LameDuck(delay_s));
+                let _ = stop.send(ShutdownPhase::LameDuck);
+                let delay = self.config.limits.shutdown_delay();
+                let second = tokio::time::timeout(delay, self.signals.handle(&reloader, &watchdog)).await;
+                name = second.unwrap_or(first);
+            }
+            let drain_s = self.config.limits.drain_s;
+            tracing::info!(
+                "{name}: graceful shutdown: no new connections; requests in progress may finish within {drain_s} s"
+            );
+        };
         let result = tokio::select! {
             () = until => Ok(()),
-            () = self.signals.handle(&reloader, &watchdog, self.config.limits.drain_s) => Ok(()),
+            () = stopped_by_signal => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
             Some(name) = ended_threads.recv() => {
                 tracing::error!(

@@ -42,16 +42,13 @@ impl Signals {
         }
     }
 
-    /// Reloads at each SIGHUP. Returns at SIGTERM or SIGINT.
-    pub(super) async fn handle(&mut self, reloader: &Reloader, watchdog: &Watchdog, drain_s: u64) {
+    /// Reloads at each SIGHUP. Returns the name of the signal at SIGTERM or SIGINT.
+    pub(super) async fn handle(&mut self, reloader: &Reloader, watchdog: &Watchdog) -> &'static str {
         let mut reloads = JoinSet::new();
         loop {
             tokio::select! {
                 signal = self.next() => match signal {
-                    Signal::Stop(name) => {
-                        tracing::info!("{name}: graceful shutdown: no new connections; requests in progress may finish within {drain_s} s");
-                        return;
-                    }
+                    Signal::Stop(name) => return name,
                     Signal::Reload => {
                         watchdog.send(ServiceState::Reloading);
                         reloads.spawn(reloader.reload());

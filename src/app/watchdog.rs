@@ -26,7 +26,7 @@ use crate::wording::counted;
 const MAX_PERIOD: Duration = Duration::from_secs(10);
 /// Pings per watchdog timeout.
 const PINGS_PER_TIMEOUT: u32 = 3;
-/// How much time each ping asks for during a drain.
+/// How much time each ping asks for during a shutdown.
 const DRAIN_EXTENSION: Duration = Duration::from_secs(40);
 /// After how long without a sign of life a thread is late.
 const LATE_AFTER: Duration = Duration::from_mins(1);
@@ -41,6 +41,8 @@ pub(super) enum ServiceState {
     Ready,
     /// A reload is running. [`ServiceState::Ready`] ends it.
     Reloading,
+    /// It serves as before for this many seconds, although it is about to stop.
+    LameDuck(u64),
     Stopping,
 }
 
@@ -145,6 +147,11 @@ impl<N: FnMut(&[NotifyState<'_>])> WatchdogThread<N> {
                     let time = NotifyState::monotonic_usec_now();
                     (self.notify)(&std::iter::once(NotifyState::Reloading).chain(time).collect::<Vec<_>>());
                 }
+                Ok(ServiceState::LameDuck(seconds)) => {
+                    let status = format!("/readyz is 503 from now on; connections are served as usual for {seconds} s");
+                    // The unit's timeout may be shorter than the period.
+                    (self.notify)(&[NotifyState::Stopping, extension(), NotifyState::Status(&status)]);
+                }
                 Ok(ServiceState::Stopping) => (self.notify)(&[
                     NotifyState::Stopping,
                     NotifyState::Status("graceful shutdown: waiting for requests in progress"),
@@ -166,8 +173,7 @@ impl<N: FnMut(&[NotifyState<'_>])> WatchdogThread<N> {
             return;
         }
         if *self.stop.borrow() != ShutdownPhase::NotYet {
-            let extension = u32::try_from(DRAIN_EXTENSION.as_micros()).unwrap_or(u32::MAX);
-            return (self.notify)(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(extension)]);
+            return (self.notify)(&[NotifyState::Watchdog, extension()]);
         }
         let (now, mut late) = (clock::monotonic(), String::new());
         self.threads.retain_mut(|thread| match thread.examine(now) {
@@ -191,6 +197,11 @@ impl<N: FnMut(&[NotifyState<'_>])> WatchdogThread<N> {
             self.last_status = status;
         }
     }
+}
+
+/// Asks systemd to wait longer for the end of the shutdown.
+fn extension() -> NotifyState<'static> {
+    NotifyState::ExtendTimeoutUsec(u32::try_from(DRAIN_EXTENSION.as_micros()).unwrap_or(u32::MAX))
 }
 
 /// Sends to systemd, if it set `NOTIFY_SOCKET`. A failure is logged once.

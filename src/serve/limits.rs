@@ -42,6 +42,9 @@ pub struct Limits {
     pub stall_s: u64,
     /// A body slower than this over a minute is aborted.
     pub min_bytes_per_s: u64,
+    /// How long the server still serves as usual after SIGTERM, while `/readyz` is 503, so that a load balancer notices
+    /// before connections are refused. A second SIGTERM ends this.
+    pub shutdown_delay_s: u64,
     /// How long a graceful shutdown waits for requests in progress.
     pub drain_s: u64,
     /// Free space that uploads leave on the state directory's file system, for certificates and phone history. Default: the
@@ -63,6 +66,7 @@ impl Default for Limits {
             idle_s: 60,
             stall_s: 30,
             min_bytes_per_s: 256,
+            shutdown_delay_s: 0,
             drain_s: 30,
             free_space_bytes: None,
         }
@@ -99,6 +103,12 @@ impl Limits {
     #[must_use]
     pub fn handshake(&self) -> Duration {
         Duration::from_secs(self.handshake_s)
+    }
+
+    /// How long the server still serves as usual after a stop signal.
+    #[must_use]
+    pub fn shutdown_delay(&self) -> Duration {
+        Duration::from_secs(self.shutdown_delay_s)
     }
 
     /// How long a graceful shutdown waits for requests in progress.

@@ -8,6 +8,8 @@ pub enum ShutdownPhase {
     /// The server runs.
     #[default]
     NotYet,
+    /// The server serves as before, but `/readyz` says that it is about to stop (`limits.shutdown_delay_s`).
+    LameDuck,
     /// Requests in progress may finish, within the drain time (`limits.drain_s`). All other connections close.
     Drain,
     /// All connections are cut off.

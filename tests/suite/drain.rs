@@ -5,8 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::harness::operators::Operators;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::socket::Socket;
@@ -140,6 +141,66 @@ fn second_signal_stops_the_drain_at_once() {
     assert_eq!(status.code(), Some(0));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines[0]["reason"], "closed because of a second stop signal before the response was ready");
+}
+
+#[test]
+fn phones_are_served_as_usual_during_the_shutdown_delay() {
+    let mut site = site(20);
+    site.config["limits"]["shutdown_delay_s"] = 600.into();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    let operators = Operators::of(&server);
+    assert_eq!(operators.get("/readyz").status, 200);
+    let mut kept = connect(&server);
+    server.signal(Signal::TERM);
+    server.says("SIGTERM: /readyz is 503 from now on; connections are served as usual for 600 s");
+    let stopping = operators.get("/readyz");
+    assert_eq!((stopping.status, stopping.body.as_str()), (503, "provost is shutting down\n"));
+    eventually("the metric", || operators.get("/metrics").body.contains("provost_ready 0\n").then_some(()));
+    for _ in 0..3 {
+        assert_eq!(kept.get("/site.cfg").unwrap().header("connection"), None);
+        let mut new = connect(&server);
+        assert_eq!(new.get("/site.cfg").unwrap().status, 200);
+        assert_eq!(new.request("PUT", UPLOAD, "", b"log").unwrap().status / 10, 20);
+    }
+    // A reload is a part of that service.
+    server.signal(Signal::HUP);
+    server.says("SIGHUP: ");
+    assert!(!server.stderr().iter().any(|line| line.contains("no new connections")));
+    server.signal(Signal::TERM);
+    server.says("SIGTERM: graceful shutdown: no new connections");
+    assert!(kept.is_closed());
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn shutdown_delay_ends_by_itself_and_then_drains() {
+    let mut site = site(600);
+    site.config["limits"]["shutdown_delay_s"] = 1.into();
+    let server = site.start();
+    let mut upload = begin_upload(&server, &site, 10, b"first");
+    server.signal(Signal::INT);
+    server.says("SIGINT: /readyz is 503 from now on; connections are served as usual for 1 s");
+    server.says("SIGINT: graceful shutdown: no new connections");
+    upload.send(b"-last").unwrap();
+    assert_eq!(upload.response("PUT").unwrap().status, 201);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn third_signal_ends_requests_in_progress() {
+    let mut site = site(600);
+    site.config["limits"]["shutdown_delay_s"] = 600.into();
+    let server = site.start();
+    let mut upload = begin_upload(&server, &site, 10, b"first");
+    server.signal(Signal::TERM);
+    server.says("/readyz is 503 from now on");
+    server.signal(Signal::INT);
+    server.says("SIGINT: graceful shutdown: no new connections");
+    server.signal(Signal::TERM);
+    server.says("second SIGTERM: ending requests in progress");
+    assert!(upload.is_closed());
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

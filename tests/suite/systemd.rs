@@ -150,6 +150,29 @@ fn draining_service_extends_its_stop_timeout() {
 }
 
 #[test]
+fn shutdown_delay_extends_the_stop_timeout() {
+    let (kept, mut site) = kept();
+    site.config["limits"]["shutdown_delay_s"] = 600.into();
+    let service = Service::of(&site);
+    let supervisor = NotifySocket::new();
+    let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
+    supervisor.receives("READY=1");
+    server.signal(Signal::TERM);
+    // At once, because the unit's timeout may be shorter than the watchdog's period.
+    let reported = supervisor.receives("STOPPING=1");
+    assert!(reported.iter().any(|line| line.starts_with("EXTEND_TIMEOUT_USEC=")), "{reported:?}");
+    assert!(reported.iter().any(|line| line.starts_with("STATUS=/readyz is 503 from now on")), "{reported:?}");
+    for _ in 0..3 {
+        let reported = supervisor.receives("EXTEND_TIMEOUT_USEC=");
+        assert!(reported.contains(&"WATCHDOG=1".to_owned()), "{reported:?}");
+    }
+    assert_eq!(client(server.address()).get("/site.cfg").unwrap().status, 200);
+    server.signal(Signal::TERM);
+    supervisor.receives("STATUS=graceful shutdown");
+    assert!(server.wait().success());
+}
+
+#[test]
 fn restart_with_socket_activation_refuses_no_connection() {
     let (kept, site) = kept();
     let address = kept.local_addr().unwrap();
