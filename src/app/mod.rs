@@ -229,6 +229,7 @@ impl App {
             crypto_queue: CryptoQueue::new(std::thread::available_parallelism().map_or(1, usize::from)),
             connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), files.room())),
             limits: config.limits.clone(),
+            load_balancers: config.load_balancers.clone(),
         });
         let (stop, stopped) = watch::channel(ShutdownPhase::default());
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, watched, files));

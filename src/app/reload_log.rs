@@ -156,6 +156,7 @@ pub(super) fn log_restart_needed(running: &Config, read: &Config) {
         ("domain", running.domain != read.domain),
         ("listen", running.listen != read.listen),
         ("plain_http", running.plain_http != read.plain_http),
+        ("proxy_protocol", running.load_balancers != read.load_balancers),
         ("constituencies", running.constituencies != read.constituencies),
         ("state", running.state != read.state),
         ("certificate", running.certificate != read.certificate),

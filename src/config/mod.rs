@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -15,7 +16,7 @@ use crate::identity::trust::{BundleFiles, BundleSchema};
 use crate::serve::access_log::LogFormat;
 use crate::serve::addresses::{OneOrSeveral, one_or_several};
 use crate::serve::host;
-use crate::serve::{Limits, PlainHttp};
+use crate::serve::{Limits, LoadBalancers, PlainHttp};
 use crate::settings::{self, SettingsError};
 
 #[cfg(test)]
@@ -41,6 +42,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Plain HTTP on a trusted LAN.
     pub plain_http: Option<PlainHttp>,
+    /// The load balancers in front of `listen`.
+    pub load_balancers: LoadBalancers,
     /// The folder `constituencies`.
     pub constituencies: PathBuf,
     /// The state directory.
@@ -121,6 +124,12 @@ pub struct ConfigFile {
     listen: Vec<SocketAddr>,
     /// Plain HTTP on a trusted LAN, for firmware that is too old for TLS. Default: off.
     plain_http: Option<PlainHttp>,
+    /// The networks of load balancers in front of `listen`, such as `["10.0.0.5/32"]`. A connection from there must begin
+    /// with a PROXY header (version 1 or 2), whose address is the client's in logs, phone history and limits. From other
+    /// networks, no header is read. Default: none.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    proxy_protocol: Vec<IpNet>,
     /// The folder that holds a folder for each constituency. It may be a symbolic link.
     #[serde(default = "default_constituencies")]
     constituencies: PathBuf,
@@ -199,6 +208,8 @@ impl Config {
         if let Some(plain) = &typed.plain_http {
             plain.check(&listen).map_err(|reason| wrong("plain_http", reason))?;
         }
+        let load_balancers =
+            LoadBalancers::new(typed.proxy_protocol).map_err(|reason| wrong("proxy_protocol", reason))?;
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
             return Err(wrong("certificate", "\"files\" is empty; name a certificate chain and its key".to_owned()));
         }
@@ -218,6 +229,7 @@ impl Config {
             domain: domain.into_owned(),
             listen,
             plain_http: typed.plain_http,
+            load_balancers,
             constituencies: from_base(typed.constituencies),
             state: from_base(typed.state),
             certificate: match typed.certificate {
@@ -247,6 +259,7 @@ impl Config {
             domain: LOCAL_DOMAIN.to_owned(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))],
             plain_http: None,
+            load_balancers: LoadBalancers::default(),
             constituencies: default_constituencies(),
             state: "state".into(),
             certificate: CertificateSource::LocalCa(LocalCaSettings {}),

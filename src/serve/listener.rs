@@ -13,11 +13,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use super::access_log::{AccessRecord, TlsResult};
-use super::connection_limits::{ConnectionKind, ConnectionLimits, ConnectionPermit, Eviction};
+use super::connection_limits::{
+    ClientRefused, ConnectionKind, ConnectionLimits, ConnectionPermit, ConnectionSource, Eviction,
+};
 use super::crypto_queue::{HandshakeTurn, TurnStream};
-use super::handshake::{self, Close, ReceivedHello, RejectedHandshake, TlsClient};
+use super::handshake::{self, BROKEN_OFF, Close, ReceivedHello, RejectedHandshake, TlsClient};
 use super::http1::serve_connection;
 use super::lingering_close::{LingerControl, LingeringStream};
+use super::proxy_protocol::{HeaderError, receive_header};
 use super::request::HttpClient;
 use super::shutdown::{CloseReason, ShutdownPhase, wait_for};
 use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
@@ -31,6 +34,10 @@ const FIRST_BYTES: usize = 256;
 const LINGER_BYTES: u64 = 256 << 10;
 /// The kind that the access log gives to a refusal because of a connection limit.
 const NO_PLACE: &str = "no_place";
+/// The kind for a handshake that timed out.
+const SLOW: &str = "slow";
+/// The kind for a load balancer's connection without a valid PROXY header.
+const PROXY_HEADER: &str = "proxy_header";
 /// The backoff after a failed accept, such as for lack of file descriptors.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// A shortage is over when a connection is accepted and the last failure was longer ago than this.
@@ -40,12 +47,17 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: watch::Receiver<ShutdownPhase>) {
     let limits = Arc::clone(&server.connection_limits);
     let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
+    let admit = |address| {
+        let is_balancer = server.load_balancers.contains(address);
+        Ok(if is_balancer { ConnectionSource::LoadBalancer(address) } else { ConnectionSource::Client(address) })
+    };
     let handle =
         |stream, arrival, permit| handle_connection(stream, arrival, permit, Arc::clone(&server), receiver.clone());
-    accept_all(listener, &limits, shutdown, |_| Ok(()), refuse, handle).await;
+    accept_all(listener, &limits, shutdown, admit, refuse, handle).await;
 }
 
-/// The same, over `plain` HTTP. Connections from outside of its networks are closed before anything is read.
+/// The same, over `plain` HTTP. Connections from outside of its networks are closed before anything is read. PROXY
+/// headers are not read here: the address that is allowed is the one at the other end of the connection.
 pub async fn serve_plain(
     listener: TcpListener,
     plain: Arc<PlainHttp>,
@@ -56,7 +68,11 @@ pub async fn serve_plain(
     let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
     let elsewhere = || "the client is outside the networks for plain HTTP (plain_http.networks)".to_owned();
     let admit = |address| {
-        if plain.allows(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
+        if plain.allows(address) {
+            Ok(ConnectionSource::Client(address))
+        } else {
+            Err(RejectedHandshake::because(None, "elsewhere", elsewhere()))
+        }
     };
     let handle = |stream, arrival, permit| {
         handle_plain_connection(stream, arrival, permit, Arc::clone(&server), receiver.clone())
@@ -75,6 +91,7 @@ type TimedTcpStream = TimeoutStream<LingeringStream<TcpStream>>;
 /// A client's address, and when its connection was accepted.
 #[derive(Debug, Clone, Copy)]
 struct AcceptedConnection {
+    /// That of a load balancer, until its PROXY header is read.
     address: SocketAddr,
     time: SystemTime,
     /// The same, by the monotonic clock.
@@ -93,7 +110,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     listener: TcpListener,
     limits: &Arc<ConnectionLimits>,
     mut shutdown: watch::Receiver<ShutdownPhase>,
-    admit: impl Fn(IpAddr) -> Result<(), RejectedHandshake>,
+    admit: impl Fn(IpAddr) -> Result<ConnectionSource, RejectedHandshake>,
     refuse: impl Fn(AcceptedConnection, RejectedHandshake),
     mut handle: impl FnMut(TcpStream, AcceptedConnection, ConnectionPermit) -> L,
 ) {
@@ -112,12 +129,15 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
             }
             ListenerEvent::Drain => break,
         };
-        if let Err(refused) = admit(address.ip()) {
-            refuse(AcceptedConnection::of(address), refused);
-            continue;
-        }
+        let source = match admit(address.ip()) {
+            Ok(source) => source,
+            Err(refused) => {
+                refuse(AcceptedConnection::of(address), refused);
+                continue;
+            }
+        };
         let entered = tokio::select! {
-            entered = limits.enter(address.ip(), |full| shortage.note(full)) => entered,
+            entered = limits.enter(source, |full| shortage.note(full)) => entered,
             () = wait_for(&mut shutdown, ShutdownPhase::Drain) => break,
         };
         match entered {
@@ -229,10 +249,11 @@ fn handle_connection(
     async move {
         let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
             Ok(ready) => ready,
-            Err(refused) => {
-                log_refusal(&pending.server, arrival, refused);
+            Err(NoHandshake::Rejected(refused)) => {
+                log_refusal(&pending.server, pending.arrival, *refused);
                 return CloseReason::Closed;
             }
+            Err(NoHandshake::HealthCheck) => return CloseReason::Closed,
         };
         match Box::pin(pending.accept(stream, received, turn)).await {
             Some(rest) => rest.await,
@@ -243,6 +264,19 @@ fn handle_connection(
 
 /// The rest of a connection, after its handshake.
 type ConnectionFuture = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
+
+/// Why a connection comes to no handshake.
+enum NoHandshake {
+    Rejected(Box<RejectedHandshake>),
+    /// A load balancer connected and closed, to see whether the port is open. That is not logged.
+    HealthCheck,
+}
+
+impl From<RejectedHandshake> for NoHandshake {
+    fn from(rejected: RejectedHandshake) -> Self {
+        Self::Rejected(Box::new(rejected))
+    }
+}
 
 /// A connection whose handshake is in progress.
 struct PendingConnection {
@@ -255,18 +289,59 @@ struct PendingConnection {
 }
 
 impl PendingConnection {
-    /// Waits for the ClientHello, and then for the handshake's turn.
+    /// Waits for the ClientHello, from a load balancer behind the PROXY header, and then for the handshake's turn.
     async fn wait_for_handshake(
         &mut self,
         stream: &mut TimedTcpStream,
-    ) -> Result<(ReceivedHello, HandshakeTurn), RejectedHandshake> {
-        let received = self.receive_hello(stream).await?;
+    ) -> Result<(ReceivedHello, HandshakeTurn), NoHandshake> {
+        if self.is_of_balancer() {
+            // Boxed, so that the future stays small for all other clients.
+            Box::pin(self.receive_proxy_header(stream)).await?;
+        }
+        let received = match self.receive_hello(stream).await {
+            Ok(received) => received,
+            Err(refused) if refused.sent_nothing && self.is_of_balancer() => return Err(NoHandshake::HealthCheck),
+            Err(refused) => return Err(refused.into()),
+        };
         let turn = self.server.crypto_queue.enter(self.timeouts.clone());
         tokio::select! {
             biased;
             () = turn.begin() => Ok((received, turn)),
-            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
+            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping().into()),
         }
+    }
+
+    /// Whether the client is a load balancer: before its PROXY header, or if the header names no other client.
+    fn is_of_balancer(&self) -> bool {
+        self.server.load_balancers.contains(self.arrival.address.ip())
+    }
+
+    /// Waits for the PROXY header. From then on, the connection is the named client's.
+    async fn receive_proxy_header(&mut self, stream: &mut TimedTcpStream) -> Result<(), NoHandshake> {
+        let header = tokio::select! {
+            biased;
+            header = receive_header(stream) => header,
+            eviction = self.permit.evicted() => return Err(evicted(&eviction).into()),
+            () = wait_for(&mut self.shutdown, ShutdownPhase::Drain) => return Err(stopping().into()),
+        };
+        match header {
+            Ok(client) => self.arrival.address = client.unwrap_or(self.arrival.address),
+            Err(HeaderError::Nothing) => return Err(NoHandshake::HealthCheck),
+            Err(error) => {
+                let (kind, reason) = match error {
+                    HeaderError::Io(_) if self.timeouts.abort_reason().is_some() => {
+                        (SLOW, format!("no whole PROXY header within {} s", self.server.limits.handshake_s))
+                    }
+                    HeaderError::Incomplete(_) | HeaderError::Io(_) => (BROKEN_OFF, error.to_string()),
+                    _ => (PROXY_HEADER, error.to_string()),
+                };
+                return Err(RejectedHandshake::because(None, kind, reason).into());
+            }
+        }
+        self.permit.set_client(self.arrival.address.ip()).map_err(|refused| match refused {
+            ClientRefused::Evicted(eviction) => evicted(&eviction).into(),
+            ClientRefused::Full(full) => RejectedHandshake::because(None, NO_PLACE, full.to_string()).into(),
+        })
     }
 
     /// Waits for the ClientHello; until it is complete, the connection may be evicted.
@@ -317,7 +392,7 @@ impl PendingConnection {
         result.map_err(|refused| match self.timeouts.abort_reason() {
             Some(_) => {
                 let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
-                RejectedHandshake { kind: "slow", reason, close: None, ..refused }
+                RejectedHandshake { kind: SLOW, reason, close: None, ..refused }
             }
             None => refused,
         })
@@ -468,7 +543,8 @@ mod tests {
             sender.send(ShutdownPhase::Drain).unwrap();
         };
         let limits = Arc::new(ConnectionLimits::new(Limits::default(), 100));
-        let served = accept_all(listener, &limits, shutdown, |_| Ok(()), |_, _| unreachable!(), fragile);
+        let admit = |address| Ok(ConnectionSource::Client(address));
+        let served = accept_all(listener, &limits, shutdown, admit, |_, _| unreachable!(), fragile);
         tokio::join!(served, clients);
         assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
     }

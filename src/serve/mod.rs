@@ -1,6 +1,7 @@
 //! Serves phones: from a TCP connection to a file, an upload, or a refusal with its reason.
 //!
-//! 1. [`listener`] accepts connections. Each has a permit ([`connection_limits`]), a timeout for each wait
+//! 1. [`listener`] accepts connections. From a load balancer, each begins with a header that names its client
+//!    ([`proxy_protocol`]). Each has a permit ([`connection_limits`]), a timeout for each wait
 //!    ([`timeouts`]) and, if the client may still be sending, a lingering close ([`lingering_close`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → turn in the queue ([`crypto_queue`]) → constituency ([`site`]) → TLS, by
 //!    OpenSSL for phones that rustls cannot serve ([`openssl`], [`tls_stream`]) → verified device.
@@ -42,6 +43,7 @@ pub mod openssl;
 mod password_auth;
 pub mod path;
 mod plain_http;
+mod proxy_protocol;
 pub mod request;
 mod request_line;
 pub mod request_log;
@@ -55,6 +57,7 @@ pub mod upload;
 
 pub use limits::{Limits, client_prefix};
 pub use plain_http::PlainHttp;
+pub use proxy_protocol::LoadBalancers;
 
 /// The ALPN protocols, in our order of preference. HTTP/0.9 has an identifier too, but the server does not speak it.
 const ALPN_PROTOCOLS: [&str; 2] = ["http/1.1", "http/1.0"];
@@ -80,6 +83,8 @@ pub struct Server {
     /// Handshakes wait here for a CPU.
     pub crypto_queue: Arc<crypto_queue::CryptoQueue>,
     pub limits: Limits,
+    /// The load balancers, whose connections begin with a PROXY header.
+    pub load_balancers: LoadBalancers,
 }
 
 impl Server {

@@ -243,6 +243,7 @@ fn documented() -> (Value, Value) {
         "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
         "no_sni": "ucs-5-9", "tls": "modern", "log": "text", "limits": {},
         "plain_http": { "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] },
+        "proxy_protocol": ["10.0.0.5/32"],
         "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
     });
     let policy = json!({
@@ -266,7 +267,7 @@ fn schemas_accept_documented_keys_and_reject_invalid_values() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 12);
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 13);
     assert_eq!(constituency["properties"].as_object().unwrap().len(), 13);
     let (documented, policy) = documented();
     check(&provost, &provost, &documented).unwrap();

@@ -68,6 +68,7 @@ mod planted;
 mod policy_commands;
 mod print_dhcp;
 mod print_phone_config;
+mod proxy_protocol;
 mod readiness;
 mod readme;
 mod reload;

@@ -19,6 +19,16 @@ pub(super) fn check(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
         );
         findings.push(Finding::new(FindingLevel::Warning, &file, message));
     }
+    for network in config.load_balancers.networks() {
+        let is_shared = |plain: &&ipnet::IpNet| plain.contains(network) || network.contains(*plain);
+        if let Some(shared) = plain.networks.iter().find(is_shared) {
+            let message = format!(
+                "\"plain_http\": {shared} overlaps with {network} of \"proxy_protocol\": over plain HTTP, a load balancer's \
+                 clients count as the balancer itself, so let no balancer forward to this port"
+            );
+            findings.push(Finding::new(FindingLevel::Warning, &file, message));
+        }
+    }
     if open.is_empty() {
         let message = "\"plain_http\": no constituency has \"plain_http\": true, so the port serves no files";
         findings.push(Finding::new(FindingLevel::Warning, &file, message));

@@ -57,6 +57,8 @@ struct State {
     by_phone: KeyedCounter<PhoneKey>,
     /// Handshakes that may be evicted.
     without_hello: Pool,
+    /// Connections of load balancers that may be evicted after those. They are counted for no address yet.
+    without_header: Pool,
     /// Anonymous connections that may be evicted.
     without_request: Pool,
     between_requests: Pool,
@@ -67,6 +69,7 @@ type Pool = Candidates<oneshot::Sender<Notice>>;
 /// What a connection that may be evicted waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
+    Header,
     Hello,
     FirstRequest,
     NextRequest,
@@ -74,6 +77,25 @@ enum Awaited {
 
 /// A phone in one constituency.
 pub type PhoneKey = (ConstituencyName, MacAddress);
+
+/// Where a new connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionSource {
+    /// From the client.
+    Client(IpAddr),
+    /// From a load balancer, which names the client in a moment ([`ConnectionPermit::set_client`]).
+    LoadBalancer(IpAddr),
+}
+
+impl ConnectionSource {
+    /// The address at the other end.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::Client(address) | Self::LoadBalancer(address) => address,
+        }
+    }
+}
 
 /// What is known of a connection so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +154,17 @@ pub enum LimitReached {
     },
 }
 
+/// Why a client that a load balancer named is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientRefused {
+    /// The connection was evicted just before.
+    #[error("{0}")]
+    Evicted(#[from] Eviction),
+    /// The limit of the client's address.
+    #[error("{0}")]
+    Full(#[from] LimitReached),
+}
+
 /// Why a connection is closed for a newer one.
 #[derive(Debug, thiserror::Error)]
 #[error("evicted {}: {full}; {prefix} has the most {} ({weight})", .awaited.stage(), .awaited.connections())]
@@ -146,6 +179,7 @@ impl Awaited {
     /// When a connection is evicted that waits for this.
     fn stage(self) -> &'static str {
         match self {
+            Self::Header => "before its PROXY header was complete",
             Self::Hello => "before its ClientHello was complete",
             Self::FirstRequest => "before its first request was complete",
             Self::NextRequest => "while it was idle between requests",
@@ -155,7 +189,7 @@ impl Awaited {
     /// Connections that wait for this, behind the words of [`Awaited::stage`].
     fn connections(self) -> &'static str {
         match self {
-            Self::Hello | Self::FirstRequest => "connections without one",
+            Self::Header | Self::Hello | Self::FirstRequest => "connections without one",
             Self::NextRequest => "idle connections",
         }
     }
@@ -174,6 +208,8 @@ pub struct ConnectionPermit {
     counted_as: Option<IpNet>,
     prefix: Prefix,
     is_unlimited: bool,
+    /// Whether a load balancer has not named the client yet.
+    awaits_header: bool,
     stage: PermitStage,
     phone: Option<PhoneKey>,
     /// Dropped with the permit, which the new connection waits for.
@@ -216,21 +252,21 @@ impl ConnectionLimits {
         self.state().taken(kind)
     }
 
-    /// Waits for a permit for a new connection from `address`, whose handshake begins. Calls `paused` with the limit
+    /// Waits for a permit for a new connection from `source`, whose handshake begins. Calls `paused` with the limit
     /// that is reached, when no connection can be evicted.
     ///
     /// # Errors
-    /// If the address has too many connections that cannot be evicted.
+    /// If the client's address has too many connections that cannot be evicted.
     pub async fn enter(
         self: &Arc<Self>,
-        address: IpAddr,
+        source: ConnectionSource,
         mut paused: impl FnMut(&LimitReached),
     ) -> Result<ConnectionPermit, LimitReached> {
         loop {
             let mut changed = pin!(self.changed.notified());
             // Registered before the limits are checked, so that no change after the check is missed.
             changed.as_mut().enable();
-            match self.try_enter(address, clock::monotonic()) {
+            match self.try_enter(source, clock::monotonic()) {
                 LimitEntry::Admitted(permit) => return Ok(permit),
                 LimitEntry::Refused(full) => return Err(full),
                 LimitEntry::Evicting(gone) => _ = gone.await,
@@ -246,9 +282,13 @@ impl ConnectionLimits {
         }
     }
 
-    fn try_enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> LimitEntry {
+    fn try_enter(self: &Arc<Self>, source: ConnectionSource, now: Instant) -> LimitEntry {
         let mut state = self.state();
-        let (counted_as, prefix) = (self.limits.counted_as(address), Prefix::of(address));
+        let prefix = Prefix::of(source.address());
+        let (counted_as, is_unlimited) = match source {
+            ConnectionSource::Client(address) => (self.limits.counted_as(address), self.limits.is_unlimited(address)),
+            ConnectionSource::LoadBalancer(_) => (None, false),
+        };
         let allowed = self.limits.connections_per_address;
         if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
             let full = LimitReached::Address { address, allowed };
@@ -263,12 +303,18 @@ impl ConnectionLimits {
                 return LimitEntry::Waiting(None);
             }
             // If most handshakes have their ClientHello, this is load. Otherwise, idle clients hold the permits.
-            let is_load = state.without_hello.len() * 2 < state.taken(ConnectionKind::Unfinished);
-            let mut victim = state.without_hello.evict(now, is_load).map(|victim| (Awaited::Hello, victim));
+            let idle = state.without_hello.len() + state.without_header.len();
+            let is_load = idle * 2 < state.taken(ConnectionKind::Unfinished);
+            // Those without a PROXY header come last, because the header of a phone's connection follows in a moment.
+            let mut victim = [Awaited::Hello, Awaited::Header]
+                .into_iter()
+                .find_map(|awaited| Some((awaited, state.pool(awaited).evict(now, is_load)?)));
             if victim.is_none() && matches!(full, LimitReached::Files { .. }) {
                 victim = state.evict_anonymous(now);
             }
-            return match (victim, state.without_hello.next_eligible()) {
+            let next =
+                state.without_hello.next_eligible().into_iter().chain(state.without_header.next_eligible()).min();
+            return match (victim, next) {
                 (Some((awaited, victim)), _) => LimitEntry::Evicting(evict(victim, awaited, full)),
                 (None, None) => LimitEntry::Paused(full),
                 (None, next) => LimitEntry::Waiting(next),
@@ -284,7 +330,8 @@ impl ConnectionLimits {
             kind: ConnectionKind::Unfinished,
             counted_as,
             prefix,
-            is_unlimited: self.limits.is_unlimited(address),
+            is_unlimited,
+            awaits_header: matches!(source, ConnectionSource::LoadBalancer(_)),
             stage: PermitStage::Unread,
             phone: None,
             gone: None,
@@ -374,6 +421,7 @@ impl State {
 
     fn pool(&mut self, awaited: Awaited) -> &mut Pool {
         match awaited {
+            Awaited::Header => &mut self.without_header,
             Awaited::Hello => &mut self.without_hello,
             Awaited::FirstRequest => &mut self.without_request,
             Awaited::NextRequest => &mut self.between_requests,
@@ -438,7 +486,7 @@ impl ConnectionPermit {
     /// Polls for the eviction; see [`ConnectionPermit::evicted`].
     pub fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Eviction> {
         if self.kind == ConnectionKind::Unfinished {
-            self.become_candidate(Awaited::Hello);
+            self.become_candidate(if self.awaits_header { Awaited::Header } else { Awaited::Hello });
         }
         let PermitStage::Candidate(_, notice) = &mut self.stage else { return Poll::Pending };
         match ready!(Pin::new(notice).poll(cx)) {
@@ -472,6 +520,10 @@ impl ConnectionPermit {
     /// # Errors
     /// If it was evicted just before.
     pub fn note_hello(&mut self) -> Result<(), Eviction> {
+        self.become_safe()
+    }
+
+    fn become_safe(&mut self) -> Result<(), Eviction> {
         let stage = self.limits.state().leave(self.id, &mut self.stage, PermitStage::Safe);
         self.limits.changed.notify_waiters();
         match stage {
@@ -480,6 +532,38 @@ impl ConnectionPermit {
             }
             PermitStage::Unread | PermitStage::Safe => Ok(()),
         }
+    }
+
+    /// Counts the connection from a load balancer as one of its client at `address` from now on. If that address has too
+    /// many, another connection from there is evicted for it. Until that one has closed, there is one more than the limit.
+    ///
+    /// # Errors
+    /// If the address has too many connections that cannot be evicted, or this one was evicted just before.
+    pub fn set_client(&mut self, address: IpAddr) -> Result<(), ClientRefused> {
+        self.set_client_at(address, clock::monotonic())
+    }
+
+    fn set_client_at(&mut self, address: IpAddr, now: Instant) -> Result<(), ClientRefused> {
+        self.become_safe()?;
+        let limits = Arc::clone(&self.limits);
+        let mut state = limits.state();
+        let (counted_as, prefix) = (limits.limits.counted_as(address), Prefix::of(address));
+        let allowed = limits.limits.connections_per_address;
+        if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
+            let full = LimitReached::Address { address, allowed };
+            let Some((awaited, victim)) = state.evict_from(prefix, now) else { return Err(full.into()) };
+            // Not waited for: its task ends as soon as it runs.
+            drop(evict(victim, awaited, full));
+        }
+        counted_as.inspect(|address| state.by_address.add(*address));
+        self.counted_as = counted_as;
+        self.prefix = prefix;
+        self.is_unlimited = limits.limits.is_unlimited(address);
+        self.awaits_header = false;
+        // As a new connection of the client.
+        self.stage = PermitStage::Unread;
+        state.unread += 1;
+        Ok(())
     }
 
     /// Notes that a request's header is complete: the connection cannot be evicted until it is idle. An eviction just

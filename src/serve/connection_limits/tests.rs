@@ -16,9 +16,13 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn client(text: &str) -> ConnectionSource {
+    ConnectionSource::Client(address(text))
+}
+
 /// A permit that is available at once.
 fn enter(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
-    match limits.try_enter(address(from), clock::monotonic()) {
+    match limits.try_enter(client(from), clock::monotonic()) {
         LimitEntry::Admitted(permit) => permit,
         LimitEntry::Refused(full) | LimitEntry::Paused(full) => panic!("{full}"),
         LimitEntry::Evicting(_) | LimitEntry::Waiting(_) => panic!("evicts"),
@@ -45,7 +49,7 @@ fn newcomer(
     paused: impl FnMut(&LimitReached) + Send + 'static,
 ) -> JoinSet<Result<ConnectionPermit, LimitReached>> {
     let (limits, mut waiting) = (Arc::clone(limits), JoinSet::new());
-    waiting.spawn(async move { limits.enter(address("192.0.2.2"), paused).await });
+    waiting.spawn(async move { limits.enter(client("192.0.2.2"), paused).await });
     waiting
 }
 
@@ -59,7 +63,7 @@ fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
 
 /// Why there is no permit at once, nor by eviction.
 fn full(limits: &Arc<ConnectionLimits>, from: &str) -> LimitReached {
-    match limits.try_enter(address(from), clock::monotonic() + EVICTION_GRACE) {
+    match limits.try_enter(client(from), clock::monotonic() + EVICTION_GRACE) {
         LimitEntry::Refused(full) | LimitEntry::Paused(full) => full,
         LimitEntry::Admitted(_) => panic!("admitted"),
         LimitEntry::Waiting(_) | LimitEntry::Evicting(_) => panic!("evicts"),
@@ -336,7 +340,7 @@ async fn unlimited_connection_read_last_does_not_stop_accepting() {
 async fn hello_during_eviction_does_not_keep_the_permit() {
     let limits = limits(Limits { unfinished_handshakes: 1, ..Limits::default() });
     let mut idle = enter_idle(&limits, "192.0.2.1");
-    let LimitEntry::Evicting(gone) = limits.try_enter(address("192.0.2.2"), clock::monotonic()) else {
+    let LimitEntry::Evicting(gone) = limits.try_enter(client("192.0.2.2"), clock::monotonic()) else {
         panic!("not evicted")
     };
     idle.note_hello().unwrap_err();
@@ -351,9 +355,9 @@ fn idle_connections_have_a_grace_period_under_load() {
     let handshakes = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let mut idle = enter_idle(&limits, "192.0.2.2");
     let now = clock::monotonic();
-    let LimitEntry::Waiting(Some(grown)) = limits.try_enter(address("192.0.2.3"), now) else { panic!("no grace") };
+    let LimitEntry::Waiting(Some(grown)) = limits.try_enter(client("192.0.2.3"), now) else { panic!("no grace") };
     assert!(grown <= now + EVICTION_GRACE);
-    assert!(matches!(limits.try_enter(address("192.0.2.3"), grown), LimitEntry::Evicting(_)));
+    assert!(matches!(limits.try_enter(client("192.0.2.3"), grown), LimitEntry::Evicting(_)));
     assert!(evicted(&mut idle).is_some());
     drop(handshakes);
 }
@@ -363,9 +367,9 @@ fn lingering_refused_client_is_evicted_at_once() {
     let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
     let mut refused = [(); 3].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let now = clock::monotonic();
-    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), LimitEntry::Paused(_)));
+    assert!(matches!(limits.try_enter(client("192.0.2.2"), now), LimitEntry::Paused(_)));
     assert!(evicted(&mut refused[0]).is_none());
-    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), LimitEntry::Evicting(_)));
+    assert!(matches!(limits.try_enter(client("192.0.2.2"), now), LimitEntry::Evicting(_)));
     assert!(evicted(&mut refused[0]).is_some());
 }
 
@@ -374,7 +378,7 @@ fn idle_client_is_evicted_for_one_at_its_address() {
     let limits = limits(Limits { connections_per_address: 2, ..Limits::default() });
     let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
     let now = clock::monotonic() + EVICTION_GRACE;
-    assert!(matches!(limits.try_enter(address("192.0.2.1"), now), LimitEntry::Evicting(_)));
+    assert!(matches!(limits.try_enter(client("192.0.2.1"), now), LimitEntry::Evicting(_)));
     let [oldest, second] = idle.each_mut().map(evicted);
     assert!(oldest.is_some_and(|reason| reason.contains("limits.connections_per_address")));
     assert_eq!(second, None);
@@ -464,7 +468,7 @@ fn anonymous_connections_are_evicted_for_handshakes() {
             })
             .take_while(|_| key == "ulimit -n")
             .collect();
-        assert!(matches!(limits.try_enter(address("192.0.2.1"), clock::monotonic()), LimitEntry::Evicting(_)), "{key}");
+        assert!(matches!(limits.try_enter(client("192.0.2.1"), clock::monotonic()), LimitEntry::Evicting(_)), "{key}");
         assert!(evicted(&mut silent[0]).is_some_and(|reason| reason.contains(key)));
         drop(phones);
     }
@@ -484,4 +488,92 @@ fn unlimited_networks_are_never_evicted() {
     full(&limits, "198.51.100.1");
     drop(trusted);
     enter_anonymous(&limits, "198.51.100.1").unwrap_err();
+}
+
+/// The permit of a connection from the load balancer 192.0.2.250, whose header is not read yet.
+fn enter_relayed(limits: &Arc<ConnectionLimits>) -> ConnectionPermit {
+    match limits.try_enter(ConnectionSource::LoadBalancer(address("192.0.2.250")), clock::monotonic()) {
+        LimitEntry::Admitted(permit) => permit,
+        _ => panic!("no permit"),
+    }
+}
+
+#[test]
+fn relayed_connection_counts_for_its_client_only() {
+    let limits = limits(Limits { connections_per_address: 1, ..Limits::default() });
+    // Without a header, more than one address may have.
+    let mut relayed: Vec<ConnectionPermit> = (0..3).map(|_| enter_relayed(&limits)).collect();
+    relayed[0].set_client(address("2001:db8::1")).unwrap();
+    relayed[0].note_hello().unwrap();
+    let refused = relayed[1].set_client(address("2001:db8::2")).unwrap_err();
+    assert!(matches!(refused, ClientRefused::Full(LimitReached::Address { allowed: 1, .. })), "{refused}");
+    relayed[1].set_client(address("192.0.2.1")).unwrap();
+    // The balancer itself.
+    relayed[2].set_client(address("192.0.2.250")).unwrap();
+    for permit in &mut relayed {
+        permit.note_hello().unwrap();
+    }
+    for taken in ["2001:db8::3", "192.0.2.1", "192.0.2.250"] {
+        assert!(matches!(full(&limits, taken), LimitReached::Address { .. }), "{taken}");
+    }
+    drop(relayed);
+    for free in ["2001:db8::3", "192.0.2.1", "192.0.2.250"] {
+        drop(enter(&limits, free));
+    }
+    let state = limits.state();
+    assert_eq!((state.taken, state.unread), ([0; 3], 0));
+}
+
+#[test]
+fn relayed_client_evicts_an_idle_connection_of_its_own_prefix() {
+    let limits = limits(Limits { connections_per_address: 1, ..Limits::default() });
+    let mut idle = enter_idle(&limits, "192.0.2.1");
+    let mut relayed = enter_relayed(&limits);
+    relayed.set_client_at(address("192.0.2.1"), clock::monotonic() + EVICTION_GRACE).unwrap();
+    assert!(evicted(&mut idle).unwrap().contains("192.0.2.1/32 already has 1 connection"));
+}
+
+#[test]
+fn connections_without_a_header_are_evicted_after_all_others() {
+    let unlimited_networks = vec!["192.0.2.250/32".parse().unwrap()];
+    let limits = limits(Limits { unfinished_handshakes: 4, unlimited_networks, ..Limits::default() });
+    let mut relayed = [enter_relayed(&limits), enter_relayed(&limits)];
+    let mut known = enter_relayed(&limits);
+    known.set_client(address("198.51.100.1")).unwrap();
+    let mut idle = enter_idle(&limits, "203.0.113.1");
+    for permit in relayed.iter_mut().chain([&mut known]) {
+        assert!(evicted(permit).is_none());
+    }
+    let later = clock::monotonic() + EVICTION_GRACE;
+    let evict_one = || {
+        assert!(matches!(limits.try_enter(client("203.0.113.9"), later), LimitEntry::Evicting(_)));
+    };
+    evict_one();
+    assert!(evicted(&mut known).is_some(), "the oldest");
+    evict_one();
+    assert!(evicted(&mut idle).is_some());
+    // Then those without a header, although their address is unlimited.
+    evict_one();
+    assert!(evicted(&mut relayed[0]).is_some());
+    evict_one();
+    // Its header comes too late.
+    let late = relayed[1].set_client(address("198.51.100.2")).unwrap_err();
+    assert!(matches!(late, ClientRefused::Evicted(_)), "{late}");
+}
+
+#[test]
+fn unlimited_client_behind_a_balancer_is_never_evicted() {
+    let unlimited_networks = vec!["198.51.100.0/24".parse().unwrap()];
+    let limits = limits(Limits {
+        unfinished_handshakes: 2,
+        connections_per_address: 1,
+        unlimited_networks,
+        ..Limits::default()
+    });
+    let mut permits = [enter_relayed(&limits), enter_relayed(&limits)];
+    for permit in &mut permits {
+        permit.set_client(address("198.51.100.1")).unwrap();
+        assert!(evicted(permit).is_none());
+    }
+    assert!(full(&limits, "203.0.113.9").to_string().contains("limits.unfinished_handshakes"));
 }

@@ -46,7 +46,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 const UNSUPPORTED_TLS: &str = "unsupported_tls";
 const MALFORMED: &str = "malformed";
 const CLIENT_ALERT: &str = "client_alert";
-const BROKEN_OFF: &str = "broken_off";
+pub(super) const BROKEN_OFF: &str = "broken_off";
 
 /// The reason if the client closes the connection without an alert.
 const CLOSED: &str = "closed by the client during the handshake";
@@ -145,11 +145,16 @@ pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Recei
             Ok(Some(Ok(true))) => return Ok(ReceivedHello { reader, no_hello: None }),
             Ok(Some(Err(no_hello))) => return Ok(ReceivedHello { reader, no_hello: Some(no_hello) }),
             Ok(None) => {
-                let reason = format!("closed by the client: {}", reader.interrupted());
-                return Err(RejectedHandshake::because(None, BROKEN_OFF, reason));
+                let no_hello = reader.interrupted();
+                let reason = format!("closed by the client: {no_hello}");
+                let sent_nothing = no_hello == NoClientHello::Nothing;
+                return Err(RejectedHandshake { sent_nothing, ..RejectedHandshake::because(None, BROKEN_OFF, reason) });
             }
             Err(error) => {
-                return Err(RejectedHandshake::because(None, BROKEN_OFF, format!("reading the ClientHello: {error}")));
+                let reason = format!("reading the ClientHello: {error}");
+                let is_closed = error.kind() == io::ErrorKind::ConnectionReset;
+                let sent_nothing = is_closed && reader.interrupted() == NoClientHello::Nothing;
+                return Err(RejectedHandshake { sent_nothing, ..RejectedHandshake::because(None, BROKEN_OFF, reason) });
             }
         }
     }

@@ -21,6 +21,8 @@ pub struct RejectedHandshake {
     pub claim: Option<ClaimedIdentity>,
     /// Whether OpenSSL ran the handshake.
     pub is_openssl: bool,
+    /// Whether the client closed the connection before it sent anything.
+    pub sent_nothing: bool,
     /// Closes the connection gracefully, if we sent something; `None` closes it at once.
     pub close: Option<Close>,
 }
@@ -35,7 +37,7 @@ impl RejectedHandshake {
         kind: &'static str,
         reason: String,
     ) -> Self {
-        Self { constituency, kind, reason, claim: None, is_openssl: false, close: None }
+        Self { constituency, kind, reason, claim: None, is_openssl: false, sent_nothing: false, close: None }
     }
 
     /// Adds a graceful close of `stream`, to which the alert was written. Does nothing if the client ended the

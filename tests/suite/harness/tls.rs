@@ -17,6 +17,8 @@ use super::socket::Socket;
 pub struct Client {
     address: SocketAddr,
     source: Option<IpAddr>,
+    /// What is sent before TLS.
+    preamble: Vec<u8>,
     server_name: Option<String>,
     host: String,
     config: ClientConfig,
@@ -42,6 +44,7 @@ impl Client {
         let mut client = Self {
             address,
             source: None,
+            preamble: Vec::new(),
             server_name: server_name.map(str::to_owned),
             host: server_name.map_or_else(|| address.to_string(), str::to_owned),
             config: config(None, rustls::ALL_VERSIONS),
@@ -101,6 +104,12 @@ impl Client {
         self
     }
 
+    /// Sends these bytes before TLS, as a load balancer does.
+    pub fn after(mut self, preamble: &[u8]) -> Self {
+        self.preamble = preamble.to_vec();
+        self
+    }
+
     /// The TLS settings.
     pub fn config(&mut self) -> &mut ClientConfig {
         &mut self.config
@@ -138,10 +147,12 @@ impl Client {
     }
 
     fn tcp(&self) -> io::Result<Socket> {
-        match self.source {
+        let mut socket = match self.source {
             Some(source) => Socket::connect_from(source, self.address),
             None => Socket::connect(self.address),
-        }
+        }?;
+        socket.write_all(&self.preamble)?;
+        Ok(socket)
     }
 
     fn finish(&self, connection: ClientConnection, tcp: Socket) -> io::Result<Connection> {

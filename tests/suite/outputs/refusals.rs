@@ -204,6 +204,7 @@ impl Other {
             "connections_per_address": 1, "handshake_s": 600, "drain_s": 600,
             "stall_s": 3600, "min_bytes_per_s": 0, "free_space_bytes": 0,
         });
+        site.config["proxy_protocol"] = json!(["127.0.0.3/32"]);
         let mut other = Self::start(site);
         let phone = other.server.client("ote", &FACTORY.device(VVX500));
         other.upload = Some(crate::uploads::begin_put(&phone, crate::uploads::LOG, "", 2, b"1"));
@@ -216,6 +217,12 @@ impl Other {
                 other.has_refused(reason).then_some(())
             });
         }
+        // A load balancer that sends no PROXY header.
+        eventually("proxy_header", || {
+            let mut socket = Socket::connect_from([127, 0, 0, 3].into(), other.server.address()).unwrap();
+            let _ = socket.write_all(b"GET ");
+            other.has_refused("proxy_header").then_some(())
+        });
         other.server.signal(Signal::TERM);
         eventually("stopping", || other.has_refused("stopping").then_some(()));
         other
