@@ -40,6 +40,7 @@ mod file_names;
 mod files;
 mod framing;
 mod handshake;
+mod haproxy;
 mod identity;
 mod idle_connections;
 mod install;

@@ -14,6 +14,7 @@ mod dhcp;
 mod dns_records;
 mod grafana;
 mod grant;
+mod haproxy;
 pub(super) mod manual;
 mod phone_config;
 pub(super) mod systemd;
@@ -48,6 +49,8 @@ pub(super) enum Command {
     Man(manual::Args),
     /// DHCP options for a constituency's phones, to add to the configuration of ISC's dhcpd, Kea, dnsmasq or RouterOS.
     Dhcp(dhcp::Args),
+    /// A configuration of HAProxy in front of several nodes: TLS passes through, PROXY headers name the clients.
+    Haproxy(haproxy::Args),
     /// A parameter file that binds a phone to this server, whatever the DHCP server at another place offers.
     PhoneConfig(phone_config::Args),
 }
@@ -64,6 +67,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
         Command::Dhcp(args) => dhcp::print(args, &config.find()?)?,
+        Command::Haproxy(args) => haproxy::print(args, &config.find()?),
         Command::PhoneConfig(args) => phone_config::print(args, &config.find()?)?,
     };
     print_line(&printed.trim_end());
