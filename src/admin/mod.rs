@@ -26,6 +26,7 @@ use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
 
 mod access_guard;
+pub mod all_phones;
 mod connections;
 mod events;
 pub mod listener;
@@ -41,6 +42,7 @@ pub mod token;
 pub use settings::{Endpoint, StatusSettings};
 
 use access_guard::AccessGuard;
+use all_phones::AllPhones;
 use snapshot_cache::SnapshotCache;
 use token::OperatorToken;
 
@@ -49,8 +51,7 @@ use token::OperatorToken;
 pub struct Snapshot {
     /// Everything but the list of phones.
     pub overview: snapshot::Overview,
-    /// Every phone, sorted by constituency and MAC address.
-    pub phones: Vec<snapshot::PhoneView>,
+    pub phones: AllPhones,
 }
 
 /// A change that an operator requests.

@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 
-use super::snapshot::{PhoneCounts, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
+use super::all_phones::{AllPhones, PhoneEntry};
+use super::snapshot::{PhoneCounts, PhonePage, PhoneQuery, PhoneSort, PhoneState, StateFilter};
 
 /// The default and the maximum of phones in a response.
 pub(super) const LIMIT: usize = 100;
@@ -77,9 +78,33 @@ impl StateFilter {
 }
 
 impl PhoneCounts {
-    /// Adds one phone in `state`.
-    pub fn add(&mut self, state: PhoneState) {
-        let count = match state {
+    /// Adds `count` phones in `state`.
+    pub fn add(&mut self, state: PhoneState, count: usize) {
+        *self.slot(state) += count;
+        self.known += if state.is_known() { count } else { 0 };
+    }
+
+    /// Removes one phone in `state`, which was added before.
+    pub(super) fn remove_one(&mut self, state: PhoneState) {
+        *self.slot(state) -= 1;
+        self.known -= usize::from(state.is_known());
+    }
+
+    /// Adds all phones of `other`.
+    pub fn add_all(&mut self, mut other: Self) {
+        for state in PhoneState::ALL {
+            let count = *other.slot(state);
+            self.add(state, count);
+        }
+    }
+
+    /// The number of phones in each state.
+    pub fn by_state(mut self) -> impl Iterator<Item = (PhoneState, usize)> {
+        PhoneState::ALL.into_iter().map(move |state| (state, *self.slot(state)))
+    }
+
+    fn slot(&mut self, state: PhoneState) -> &mut usize {
+        match state {
             PhoneState::Well => &mut self.well,
             PhoneState::Silent => &mut self.silent,
             PhoneState::Never => &mut self.never,
@@ -90,9 +115,7 @@ impl PhoneCounts {
             PhoneState::Denied => &mut self.denied,
             PhoneState::Removed => &mut self.removed,
             PhoneState::Gone => &mut self.gone,
-        };
-        *count += 1;
-        self.known += usize::from(state.is_known());
+        }
     }
 }
 
@@ -123,29 +146,31 @@ impl PhoneQuery {
 
     /// The page of `phones` that match.
     #[must_use]
-    pub fn select(&self, phones: &[PhoneView]) -> PhonePage {
+    pub fn select(&self, phones: &AllPhones) -> PhonePage {
         let search = Search::new(&self.search);
-        let matches = |phone: &&PhoneView| {
-            self.constituency.as_ref().is_none_or(|name| phone.constituency.as_str() == name)
-                && self.state.is_none_or(|filter| filter.takes(phone.state))
-                && search.finds(phone)
-        };
-        let mut matched: Vec<&PhoneView> = phones.iter().filter(matches).collect();
+        let takes = |state| self.state.is_none_or(|filter| filter.takes(state));
+        let mut matched = phones.candidates(self.constituency.as_deref(), takes);
+        matched.retain(|phone| search.finds(phone));
         self.order(&mut matched);
         let matching = matched.len();
-        let page = matched.into_iter().skip(self.offset).take(self.limit);
-        PhonePage { total: phones.len(), matching, phones: page.cloned().collect() }
+        let page = matched.iter().skip(self.offset).take(self.limit);
+        PhonePage { total: phones.total(), matching, phones: page.map(PhoneEntry::view).collect() }
     }
 
     /// Sorts stably. The phones come in sorted by name.
-    fn order(&self, phones: &mut [&PhoneView]) {
+    fn order(&self, phones: &mut [PhoneEntry<'_>]) {
+        let last_seen = |phone: &PhoneEntry<'_>| Reverse(phone.seen().and_then(|seen| seen.last_seen));
         match self.sort {
-            PhoneSort::State => phones.sort_by_key(|phone| (phone.state.rank(), Reverse(phone.last_seen))),
-            PhoneSort::LastSeen => phones.sort_by_key(|phone| Reverse(phone.last_seen)),
+            PhoneSort::State => phones.sort_by_key(|phone| (phone.state().rank(), last_seen(phone))),
+            PhoneSort::LastSeen => phones.sort_by_key(last_seen),
             PhoneSort::Name => {}
             PhoneSort::Model => {
                 // Phones without a model come last.
-                phones.sort_by_key(|phone| (phone.model.is_none(), phone.model.as_deref(), phone.firmware.as_deref()));
+                phones.sort_by_key(|phone| {
+                    let (model, firmware) =
+                        phone.seen().map_or((None, None), |seen| (seen.model.as_deref(), seen.firmware.as_deref()));
+                    (model.is_none(), model, firmware)
+                });
             }
         }
         if self.is_reversed {
@@ -186,47 +211,31 @@ impl Search {
         Self { digits: is_hex.then_some(digits), text }
     }
 
-    fn finds(&self, phone: &PhoneView) -> bool {
+    fn finds(&self, phone: &PhoneEntry<'_>) -> bool {
         let has = |text: &str| text.to_lowercase().contains(&self.text);
-        let texts = [phone.address.as_deref(), phone.model.as_deref(), phone.firmware.as_deref()];
+        let (constituency, mac) = phone.key();
         self.text.is_empty()
-            || self.digits.as_ref().is_some_and(|digits| phone.mac.to_string().contains(digits))
-            || has(&phone.note)
-            || has(phone.constituency.as_str())
-            || texts.into_iter().flatten().any(has)
+            || self.digits.as_ref().is_some_and(|digits| mac.to_string().contains(digits))
+            || has(phone.note())
+            || has(constituency.as_str())
+            || phone.seen().is_some_and(|seen| {
+                [&seen.address, &seen.model, &seen.firmware].into_iter().flatten().any(|text| has(text))
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::snapshot::PhoneView;
 
     fn phone(constituency: &str, mac: &str, state: PhoneState, last_seen: Option<i64>) -> PhoneView {
-        PhoneView {
-            constituency: constituency.parse().unwrap(),
-            mac: mac.parse().unwrap(),
-            state,
-            note: String::new(),
-            first_seen: None,
-            last_seen,
-            address: None,
-            model: None,
-            firmware: None,
-            tls: None,
-            tls_level: None,
-            certificate_not_after: None,
-            configuration: None,
-            upload: None,
-            refusal: None,
-            claimed: None,
-            requests: 0,
-            refusals: 0,
-            denied_everywhere: None,
-        }
+        let (constituency, mac) = (constituency.parse().unwrap(), mac.parse().unwrap());
+        PhoneView { last_seen, ..PhoneView::unseen(constituency, mac, state, String::new()) }
     }
 
     /// Sorted by name, as in a snapshot.
-    fn phones() -> Vec<PhoneView> {
+    fn phones() -> AllPhones {
         let mut phones = vec![
             phone("home", "00005e005301", PhoneState::Well, Some(500)),
             phone("home", "00005e005302", PhoneState::Silent, Some(100)),
@@ -239,7 +248,7 @@ mod tests {
         phones[0].model = Some("VVX_500".to_owned());
         phones[3].model = Some("VVX_411".to_owned());
         phones[3].address = Some("192.0.2.7".to_owned());
-        phones
+        AllPhones::new(phones, [])
     }
 
     /// The last digits of the phones that a query returns, and how many match.
@@ -291,8 +300,10 @@ mod tests {
         let phones: Vec<PhoneView> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
         let mut counts = PhoneCounts::default();
         for phone in &phones {
-            counts.add(phone.state);
+            counts.add(phone.state, 1);
         }
+        let phones = AllPhones::new(phones, []);
+        assert_eq!(phones.counts().into_values().collect::<Vec<_>>(), [counts]);
         let counts = serde_json::to_value(counts).unwrap();
         let mut seen = 0;
         for filter in StateFilter::all() {

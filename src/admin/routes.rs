@@ -361,9 +361,7 @@ async fn history(
     mac: MacAddress,
 ) -> Result<PhoneHistoryView, (StatusCode, String)> {
     let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
-    let key = (constituency, mac);
-    let found = snapshot.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
-    let phone = found.and_then(|index| snapshot.phones.get(index)).cloned();
+    let phone = snapshot.phones.find(constituency, mac);
     let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("phone {mac} not found in {constituency}")))?;
     let admin_data = Arc::clone(&status.admin_data);
     match tokio::task::spawn_blocking(move || admin_data.history(phone)).await {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::certificate::ConditionLevel;
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, Listing, MacAddress};
 
 /// How many missing files a text names.
 const MISSING_SHOWN: usize = 5;
@@ -188,6 +188,45 @@ pub struct PhoneView {
     pub refusals: u64,
     /// The server-wide denial, if there is one.
     pub denied_everywhere: Option<DenialView>,
+}
+
+impl PhoneState {
+    /// The state of a phone that was never seen, by the list that names it.
+    #[must_use]
+    pub fn of_unseen(listing: Listing) -> Self {
+        match listing {
+            Listing::Known => Self::Never,
+            Listing::Denied => Self::Denied,
+        }
+    }
+}
+
+impl PhoneView {
+    /// A phone that was never seen.
+    #[must_use]
+    pub fn unseen(constituency: ConstituencyName, mac: MacAddress, state: PhoneState, note: String) -> Self {
+        Self {
+            constituency,
+            mac,
+            state,
+            note,
+            first_seen: None,
+            last_seen: None,
+            address: None,
+            model: None,
+            firmware: None,
+            tls: None,
+            tls_level: None,
+            certificate_not_after: None,
+            configuration: None,
+            upload: None,
+            refusal: None,
+            claimed: None,
+            requests: 0,
+            refusals: 0,
+            denied_everywhere: None,
+        }
+    }
 }
 
 /// A server-wide denial: by whom, when, and why. Texts may be empty.

@@ -99,6 +99,6 @@ fn warn_of_claims(constituency: &ConstituencyName, mac: MacAddress, claims: &[St
 
 /// The certificates that claimed to be that phone's, in any constituency.
 fn claims_of(history: &HistoryReader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
-    let claims = history.claims()?.into_iter().filter(|claim| claim.mac == mac);
+    let claims = history.claims_of(mac)?.into_iter();
     Ok(claims.filter_map(|claim| claim.fingerprint.map(Fingerprint::from)).collect())
 }

@@ -118,8 +118,8 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
 
 /// Warns if the phone's folder lacks files that its master configuration names.
 fn warn_of_missing_files(config: &Config, constituency: &ConstituencyName, mac: MacAddress) {
-    let seen = server::phone_history(config).ok().flatten().and_then(|history| history.phones().ok());
-    let phone = seen.into_iter().flatten().find(|phone| phone.mac == mac && phone.constituency == *constituency);
+    let seen = server::phone_history(config).ok().flatten().and_then(|history| history.phones_of(mac).ok());
+    let phone = seen.into_iter().flatten().find(|phone| phone.constituency == *constituency);
     let model = phone.and_then(|phone| phone.model);
     let phone = named_files::Phone { constituency, mac, model: model.as_deref(), directory: "" };
     if let Some(missing) = phone.named_files(&config.constituencies).and_then(|named| named.text()) {

@@ -38,5 +38,5 @@ pub use policy::{
 };
 #[cfg(test)]
 pub(crate) use registry::VISITED;
-pub use registry::{Constituency, Fault, PhoneStanding, Registry, Severity};
+pub use registry::{Constituency, Fault, Listing, PhoneStanding, Registry, Severity};
 pub use tls_level::TlsLevel;

@@ -31,8 +31,25 @@ pub struct Constituency {
     /// The folder with its files.
     pub folder: Arc<Folder>,
     pub(super) with_own_file: Arc<HashSet<MacAddress>>,
+    pub(super) counts: ListCounts,
     /// Live server-wide denials, not a snapshot.
     pub(super) denials: Arc<ServerDenials>,
+}
+
+/// What the lists of a constituency say about a phone, whatever the rest of the server says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// It is known: the list names it, or it has a `<mac>.cfg`.
+    Known,
+    /// The policy denies it, whether or not it is known too.
+    Denied,
+}
+
+/// The sizes of a constituency's lists. They change only with the lists.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListCounts {
+    known: usize,
+    known_and_denied: usize,
 }
 
 /// A problem in `constituencies`: something is not served, or does not have the effect that its author expects.
@@ -70,7 +87,8 @@ pub enum PhoneStanding {
 
 #[cfg(test)]
 thread_local! {
-    /// How many constituencies this thread has visited by [`Registry::served`]: tests count work by it.
+    /// How many constituencies this thread has visited by [`Registry::served`], and how many phones by
+    /// [`Constituency::known_phones`]: tests count work by it.
     pub(crate) static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
@@ -83,6 +101,17 @@ impl PhoneStanding {
             Self::Unknown => Some(format!("{mac} is not known to {constituency}")),
             Self::Denied => Some(format!("{mac} is denied by {constituency}")),
             Self::DeniedEverywhere => Some(format!("{mac} is denied everywhere (provost undeny {mac} lifts it)")),
+        }
+    }
+}
+
+impl ListCounts {
+    pub(super) fn of(policy: &Policy, with_own_file: &HashSet<MacAddress>) -> Self {
+        let Phones::Listed(listed) = &policy.phones else { return Self { known: 0, known_and_denied: 0 } };
+        let is_known = |mac: &&MacAddress| listed.contains_key(mac) || with_own_file.contains(mac);
+        Self {
+            known: listed.len() + with_own_file.iter().filter(|mac| !listed.contains_key(*mac)).count(),
+            known_and_denied: policy.denied.iter().filter(is_known).count(),
         }
     }
 }
@@ -222,8 +251,35 @@ impl Constituency {
     /// The number of phones that are listed or have a `<mac>.cfg`; 0 with `"any"`.
     #[must_use]
     pub fn count_known_phones(&self) -> usize {
-        let Phones::Listed(listed) = &self.policy.phones else { return 0 };
-        listed.len() + self.with_own_file.iter().filter(|mac| !listed.contains_key(*mac)).count()
+        self.counts.known
+    }
+
+    /// What the lists say about `mac`. `None` if no list names it, also with `"any"`.
+    #[must_use]
+    pub fn listing(&self, mac: MacAddress) -> Option<Listing> {
+        if self.policy.denied.contains(&mac) {
+            return Some(Listing::Denied);
+        }
+        let Phones::Listed(listed) = &self.policy.phones else { return None };
+        (listed.contains_key(&mac) || self.with_own_file.contains(&mac)).then_some(Listing::Known)
+    }
+
+    /// The number of phones with this listing.
+    #[must_use]
+    pub fn count_listed(&self, listing: Listing) -> usize {
+        match listing {
+            Listing::Known => self.counts.known - self.counts.known_and_denied,
+            Listing::Denied => self.policy.denied.len(),
+        }
+    }
+
+    /// The operator's note on `mac`; empty if there is none.
+    #[must_use]
+    pub fn note(&self, mac: MacAddress) -> &str {
+        match &self.policy.phones {
+            Phones::Any => "",
+            Phones::Listed(listed) => listed.get(&mac).map_or("", String::as_str),
+        }
     }
 
     /// The phones that are listed or have a `<mac>.cfg`, sorted; none with `"any"`.
@@ -233,6 +289,8 @@ impl Constituency {
         let mut all: Vec<_> = listed.keys().chain(self.with_own_file.iter()).copied().collect();
         all.sort_unstable();
         all.dedup();
+        #[cfg(test)]
+        VISITED.set(VISITED.get() + all.len());
         all
     }
 }

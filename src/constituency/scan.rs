@@ -24,7 +24,7 @@ use super::folder::{Folder, OpenFolders};
 use super::last_good::{LastGood, LoadError};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, SeenPolicy};
-use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
+use super::registry::{Constituency, Fault, ListCounts, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
 use crate::files::{FileIdentity, FileStamp, identity};
 use crate::wording::counted;
@@ -511,6 +511,7 @@ impl CachedConstituency {
             policy: Arc::clone(policy),
             tls_generation,
             folder: Arc::new(folder),
+            counts: ListCounts::of(policy, &with_own_file),
             with_own_file,
             denials: Arc::clone(denials),
         }));

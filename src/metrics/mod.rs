@@ -6,8 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -217,7 +217,8 @@ impl Metrics {
     }
 
     fn register_counts(&self, facts: &GaugeValues, registry: &mut Registry) {
-        let is_there = |name: &ConstituencyName| facts.constituencies.iter().any(|(there, _)| there == name.as_str());
+        let there: HashSet<&str> = facts.constituencies.iter().map(|(name, _)| name.as_str()).collect();
+        let is_there = |name: &ConstituencyName| there.contains(name.as_str());
         let mut tallies = self.tallies.lock();
         // Refusals without a constituency stay.
         tallies.retain(|name, _| name.as_ref().is_none_or(is_there));

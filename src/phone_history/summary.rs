@@ -1,10 +1,11 @@
 //! Joins the phones that policies name with those that were seen. Pure.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::{StoredClaim, StoredPhone};
 use crate::constituency::{
-    Constituency, ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Phones, Registry, ServerDenial,
+    Constituency, ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Registry, ServerDenial,
 };
 
 /// Every phone, by constituency and MAC address.
@@ -34,19 +35,48 @@ pub const SILENT_AFTER: i64 = 2 * 86_400_000;
 /// claim alone adds no phone.
 #[must_use]
 pub fn summarize(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
-    let mut all = PhoneSummaries::new();
+    let mut all = summarize_active(registry, seen, claims, &[]);
     for constituency in registry.served() {
         for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
-            all.insert((constituency.name.clone(), mac), PhoneSummary::of(Some(constituency), mac));
+            let key = (constituency.name.clone(), mac);
+            all.entry(key).or_insert_with(|| PhoneSummary::of(Some(constituency), mac));
         }
     }
+    all
+}
+
+/// The phones of [`summarize`] of which more is known than their list says: they were `seen`, a claim names them, or they
+/// are `denied` on the whole server. Costs nothing for the others.
+#[must_use]
+pub fn summarize_active(
+    registry: &Registry,
+    seen: Vec<StoredPhone>,
+    claims: &[StoredClaim],
+    denied: &[MacAddress],
+) -> PhoneSummaries {
+    let mut all = PhoneSummaries::new();
     for phone in seen {
-        let served = registry.find(phone.constituency.as_str()).filter(|found| found.name == phone.constituency);
+        let served = registry.by_folder(phone.constituency.as_str());
         let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
         all.entry(key).or_insert_with(|| PhoneSummary::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
     }
+    for mac in denied.iter().copied() {
+        for constituency in registry.served().filter(|constituency| constituency.listing(mac).is_some()) {
+            let key = (constituency.name.clone(), mac);
+            all.entry(key).or_insert_with(|| PhoneSummary::of(Some(constituency), mac));
+        }
+    }
     for claim in claims {
-        let Some(known) = all.get_mut(&(claim.constituency.clone(), claim.mac)) else { continue };
+        let key = (claim.constituency.clone(), claim.mac);
+        let known = match all.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => match registry.by_folder(claim.constituency.as_str()) {
+                Some(served) if served.listing(claim.mac).is_some() => {
+                    new.insert(PhoneSummary::of(Some(served), claim.mac))
+                }
+                _ => continue,
+            },
+        };
         if known.claim.as_ref().is_none_or(|other| other.last_seen <= claim.last_seen) {
             known.claim = Some(claim.clone());
         }
@@ -56,10 +86,7 @@ pub fn summarize(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredCl
 
 impl PhoneSummary {
     fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
-        let note = match constituency.map(|constituency| &constituency.policy.phones) {
-            Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
-            _ => String::new(),
-        };
+        let note = constituency.map(|constituency| constituency.note(mac).to_owned()).unwrap_or_default();
         let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
         let server_denial = constituency.and_then(|constituency| constituency.server_denial(mac));
         let standing = constituency.map(|constituency| constituency.standing(mac));

@@ -202,6 +202,12 @@ impl Site {
         self.unusable.iter().map(|(name, reason)| (name, reason.as_str()))
     }
 
+    /// Why the TLS configuration of `name` cannot be built.
+    #[must_use]
+    pub fn why_unusable(&self, name: &ConstituencyName) -> Option<&str> {
+        self.unusable.get(name).map(String::as_str)
+    }
+
     /// The current state of constituency `name`, if it is served.
     #[must_use]
     pub fn get(&self, name: &ConstituencyName) -> Option<Current<'_>> {

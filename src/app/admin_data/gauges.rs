@@ -21,11 +21,13 @@ impl LiveAdminData {
         let mut tls: BTreeMap<TlsGauges, usize> = BTreeMap::new();
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
             seen.insert(constituency.name.clone(), 0);
+            for (state, count) in constituency.counts.by_state().filter(|(_, count)| *count > 0) {
+                phones.insert((constituency.name.clone(), state.name()), count);
+            }
         }
-        for phone in &snapshot.phones {
+        for phone in snapshot.phones.views() {
             if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
                 *seen += usize::from(is_seen_lately(phone, overview.now));
-                *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
                 if let Some(spoken) = spoken(phone) {
                     *tls.entry(spoken).or_default() += 1;
                 }

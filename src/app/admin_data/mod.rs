@@ -18,6 +18,7 @@ use super::denials::DenialsThread;
 use super::publisher::Publisher;
 use super::renewal_thread::RenewalHandle;
 use super::state_faults::StateFaults;
+use crate::admin::all_phones::AllPhones;
 use crate::admin::snapshot::{self, CertificateView, Overview, PhoneHistoryView, PhoneView};
 use crate::admin::{AdminChange, AdminData, ChangeRequest, Readiness, Snapshot};
 use crate::certificate::{LiveCertificates, ServerCertificate};
@@ -30,7 +31,7 @@ use crate::constituency::{
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
-use crate::phone_history::summary::summarize;
+use crate::phone_history::summary::summarize_active;
 use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
@@ -92,12 +93,17 @@ impl AdminData for LiveAdminData {
         });
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
-        let summary = site.as_ref().map(|site| summarize(site.registry(), seen, &claims)).unwrap_or_default();
+        let denied = self.denials.phones();
+        let denied_macs: Vec<_> = denied.keys().copied().collect();
+        let summarize = |site: &Arc<Site>| summarize_active(site.registry(), seen, &claims, &denied_macs);
+        let summary = site.as_ref().map(summarize).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         problems.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
         let silent_together = phones::silences(&summary, now, self.started);
-        let phones: Vec<PhoneView> = summary.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
+        let views = summary.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
+        let lists = site.iter().flat_map(|site| site.registry().served()).cloned();
+        let phones = AllPhones::new(views, lists);
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -108,10 +114,10 @@ impl AdminData for LiveAdminData {
             certificates: self.certificates(now),
             constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
             counts: phones::counts(&phones),
-            waiting: phones::waiting(&phones),
+            waiting: phones::waiting(phones.views()),
             silent_together,
             unproven: phones::unproven(claims),
-            denied: phones::denied(&self.denials.phones()),
+            denied: phones::denied(&denied),
             activity: self.activity(now),
             problems,
         };
@@ -275,7 +281,7 @@ impl LiveAdminData {
         current.iter().chain(own).map(shown).collect()
     }
 
-    fn constituencies(&self, site: &Site, phones: &[PhoneView], now: i64) -> Vec<snapshot::ConstituencyView> {
+    fn constituencies(&self, site: &Site, phones: &AllPhones, now: i64) -> Vec<snapshot::ConstituencyView> {
         let mut all: BTreeMap<String, snapshot::ConstituencyView> = BTreeMap::new();
         for served in site.registry().served() {
             all.insert(served.name.to_string(), self.constituency(site, served));
@@ -288,10 +294,15 @@ impl LiveAdminData {
                 (Severity::Error, none) => *none = Some(fault.message.clone()),
             }
         }
-        for phone in phones {
-            let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
-            own.counts.add(phone.state);
-            own.seen_lately += usize::from(is_well_today(phone, now));
+        for (name, counts) in phones.counts() {
+            if let Some(own) = all.get_mut(name.as_str()) {
+                own.counts = counts;
+            }
+        }
+        for phone in phones.views().iter().filter(|phone| is_well_today(phone, now)) {
+            if let Some(own) = all.get_mut(phone.constituency.as_str()) {
+                own.seen_lately += 1;
+            }
         }
         for own in all.values_mut() {
             // Without the phones that are also denied.
@@ -302,7 +313,7 @@ impl LiveAdminData {
     }
 
     fn constituency(&self, site: &Site, served: &Constituency) -> snapshot::ConstituencyView {
-        let problem = site.unusable().find(|(name, _)| **name == served.name).map(|(_, reason)| reason.to_owned());
+        let problem = site.why_unusable(&served.name).map(str::to_owned);
         let port = self.addresses.first().map(SocketAddr::port).filter(|port| *port != 443);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let url = site.get(&served.name).map(|_| format!("https://{}.{}{port}/", served.name, site.domain()));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::admin::all_phones::AllPhones;
 use crate::admin::snapshot::{
     DenialView, DeniedPhone, NetworkView, PhoneCounts, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView,
     SilentTogether, UnprovenView,
@@ -24,27 +25,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
     let claimed = claim.map(|claim| (claim.refusal.clone().unwrap_or_default(), seconds(claim.last_seen)));
     let denied_everywhere = known.server_denial.as_ref().map(denial);
     let PhoneSummary { note, seen, .. } = known;
-    let mut phone = PhoneView {
-        constituency,
-        mac,
-        state,
-        note,
-        first_seen: None,
-        last_seen: None,
-        address: None,
-        model: None,
-        firmware: None,
-        tls: None,
-        tls_level: None,
-        certificate_not_after: None,
-        configuration: None,
-        upload: None,
-        refusal: None,
-        claimed,
-        requests: 0,
-        refusals: 0,
-        denied_everywhere,
-    };
+    let mut phone = PhoneView { claimed, denied_everywhere, ..PhoneView::unseen(constituency, mac, state, note) };
     if let Some(seen) = seen {
         let event = |event: StoredEvent| (event.what, seconds(event.at));
         phone.tls_level = seen.tls_level().map(TlsLevel::as_str);
@@ -96,10 +77,10 @@ pub(super) fn is_well_today(phone: &PhoneView, now: i64) -> bool {
     phone.state == PhoneState::Well && is_seen_lately(phone, now)
 }
 
-pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
+pub(super) fn counts(phones: &AllPhones) -> PhoneCounts {
     let mut counts = PhoneCounts::default();
-    for phone in phones {
-        counts.add(phone.state);
+    for own in phones.counts().into_values() {
+        counts.add_all(own);
     }
     counts
 }
@@ -201,8 +182,18 @@ fn seconds(milliseconds: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
     use super::*;
-    use crate::phone_history::{self, Visits};
+    use crate::admin::snapshot::PhoneQuery;
+    use crate::clock;
+    use crate::constituency::scan::Scanner;
+    use crate::constituency::{Registry, ServerDenials, VISITED, denials};
+    use crate::phone_history::summary::{summarize, summarize_active};
+    use crate::phone_history::{self, StoredPhone, Visits};
+    use crate::state;
 
     const NOW: i64 = 1_800_000_000;
     const HOUR: i64 = 3600;
@@ -264,6 +255,115 @@ mod tests {
             count: 1,
             refusal: Some("the password is wrong".to_owned()),
         }
+    }
+
+    fn mac(number: u8) -> MacAddress {
+        hourly("ote", number, 0, PhoneStanding::Known).0.1
+    }
+
+    fn seen(constituency: &str, number: u8) -> StoredPhone {
+        hourly(constituency, number, HOUR, PhoneStanding::Known).1.seen.unwrap()
+    }
+
+    fn registry(folder: &Path, policies: &[(&str, serde_json::Value)], denials: Arc<ServerDenials>) -> Registry {
+        for (name, policy) in policies {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+            state::write_private(&folder.join(name).join("constituency.json"), policy.to_string().as_bytes()).unwrap();
+        }
+        Scanner::new(folder.to_owned(), Vec::new()).with_denials(denials).scan(clock::now())
+    }
+
+    fn views(summary: PhoneSummaries) -> Vec<PhoneView> {
+        summary.into_iter().map(|(key, known)| phone(key, known, NOW)).collect()
+    }
+
+    #[test]
+    fn phones_without_a_view_are_counted_listed_and_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let denial = ServerDenial { by: "a test".to_owned(), at: None, note: String::new() };
+        denials::deny(&state, mac(2), denial, &|_| ()).unwrap();
+        let denials = Arc::new(ServerDenials::read(&state).unwrap());
+        let listed: serde_json::Map<String, serde_json::Value> =
+            (0..6).map(|number| (mac(number).to_string(), format!("Room {number}").into())).collect();
+        let root = folder.path().join("constituencies");
+        std::fs::create_dir_all(root.join("ote")).unwrap();
+        state::write_private(&root.join("ote").join(format!("{}.cfg", mac(7))), b"").unwrap();
+        let ote = json!({ "phones": listed, "denied": [mac(5).to_string(), mac(6).to_string()] });
+        let any = json!({ "phones": "any", "denied": [mac(1).to_string(), mac(3).to_string()] });
+        let registry = registry(&root, &[("any", any), ("ote", ote)], denials);
+        assert_eq!(registry.served().count(), 2);
+
+        let seen = || {
+            let phones = [("any", 1), ("any", 9), ("gone", 0), ("ote", 0), ("ote", 5), ("ote", 8)];
+            phones.map(|(name, number)| seen(name, number)).to_vec()
+        };
+        // Of a phone that was never seen, of one that is denied, of one that no list names, and of one that `any` accepts.
+        let claims = [claim("ote", 1, 60), claim("ote", 6, 60), claim("ote", 10, 60), claim("any", 3, 60)];
+        let whole = AllPhones::new(views(summarize(&registry, seen(), &claims)), []);
+        let active = summarize_active(&registry, seen(), &claims, &[mac(2)]);
+        let active = AllPhones::new(views(active), registry.served().cloned());
+        let named = |phones: &[PhoneView]| phones.iter().map(|it| format!("{} {}", it.constituency, it.mac)).collect();
+        let (all, own): (Vec<String>, Vec<String>) = (named(whole.views()), named(active.views()));
+        assert_eq!((all.len(), own.len()), (13, 10), "{all:#?} {own:#?}");
+
+        assert_eq!(counts(&active), counts(&whole));
+        for (name, own) in whole.counts() {
+            assert_eq!(active.counts().get(name), Some(&own), "{name}");
+        }
+        let pages = [
+            "",
+            "reverse=1",
+            "sort=name",
+            "sort=model",
+            "sort=last_seen",
+            "offset=3&limit=4",
+            "state=known",
+            "state=never",
+            "state=denied",
+            "state=locked_out",
+            "state=gone",
+            "constituency=ote",
+            "constituency=any",
+            "constituency=gone",
+            "search=room+4",
+            "search=5e:00:53:03",
+            "search=OTE",
+        ];
+        for text in pages {
+            let query = PhoneQuery::parse(text).unwrap();
+            let page = |phones| serde_json::to_value(query.select(phones)).unwrap();
+            assert_eq!(page(&active), page(&whole), "{text}");
+            assert_ne!(page(&active)["matching"], 0, "{text}");
+        }
+        for phone in whole.views() {
+            let found = active.find(&phone.constituency, phone.mac);
+            assert_eq!(serde_json::to_value(found).unwrap(), serde_json::to_value(phone).unwrap());
+        }
+        assert!(active.find(&"ote".parse().unwrap(), mac(99)).is_none());
+    }
+
+    #[test]
+    fn counting_visits_no_phone_that_was_never_seen() {
+        /// How many phones and constituencies are visited to count `listed` phones, of which one was seen.
+        fn visited(listed: u64) -> usize {
+            let folder = tempfile::tempdir().unwrap();
+            let phones: serde_json::Map<String, serde_json::Value> =
+                (0..listed).map(|number| (mac(0).plus(number).to_string(), "".into())).collect();
+            let registry = registry(folder.path(), &[("ote", json!({ "phones": phones }))], Arc::default());
+            let before = VISITED.get();
+            let summary = summarize_active(&registry, vec![seen("ote", 3)], &[claim("ote", 4, 60)], &[]);
+            let all = AllPhones::new(views(summary), registry.served().cloned());
+            let counted = counts(&all);
+            let visited = VISITED.get() - before;
+            assert_eq!((counted.known, counted.well, counted.locked_out), (usize::try_from(listed).unwrap(), 1, 1));
+            let page = PhoneQuery::parse("state=never").unwrap().select(&all);
+            assert_eq!(page.matching, counted.never);
+            assert!(VISITED.get() - before > visited + counted.never, "the list visits them");
+            visited
+        }
+        assert_eq!(visited(10), visited(5000));
     }
 
     #[test]
