@@ -36,13 +36,14 @@ fn uses_passwords(config: &Config, constituency: &ConstituencyName) -> Option<bo
     found.map(|found| found.policy.tls.client_auth == ClientAuth::Digest)
 }
 
-/// Whether `mac` has a password; `None` if none is asked for.
+/// Whether `mac` has a password; `None` if `client_auth` asks for none.
 pub(super) fn has_one(
     config: &Config,
     constituency: &ConstituencyName,
     mac: MacAddress,
+    client_auth: ClientAuth,
 ) -> Result<Option<bool>, PasswordsError> {
-    if uses_passwords(config, constituency) != Some(true) {
+    if client_auth != ClientAuth::Digest {
         return Ok(None);
     }
     let stored = passwords::stored(&config.state, constituency)?;

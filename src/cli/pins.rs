@@ -1,5 +1,6 @@
 //! Warnings of `allow` about certificates that prove nothing, before an operator pins one.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::phones::time;
@@ -29,23 +30,24 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     Ok(())
 }
 
-/// Warns if `mac` will still be refused, because all its certificates so far prove nothing, or its latest ones do.
+/// Warns if `mac` will still be refused, because all its certificates so far prove nothing, or its latest ones do. `own` is
+/// its pin in `constituency`.
 pub(super) fn warn_of_unproven(
     config: &Config,
     constituency: &ConstituencyName,
     mac: MacAddress,
+    own: Option<Fingerprint>,
 ) -> Result<(), ReadError> {
     let Some(history) = server::phone_history(config)? else { return Ok(()) };
     let mut phones = history.phones_of(mac)?;
     let mut claims = history.claims_of(mac)?;
     claims.retain(|claim| claim.fingerprint.is_some());
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
-    let pin = |name: &ConstituencyName| {
-        let served = registry.by_folder(name.as_str());
-        served.and_then(|served| served.policy.pins.get(&mac).copied())
-    };
+    // Scanned only if the phone was seen elsewhere alone: that reads every policy.
+    let registry =
+        LazyCell::new(|| Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now()));
+    let pin_elsewhere = |name: &ConstituencyName| registry.by_folder(name.as_str())?.policy.pins.get(&mac).copied();
     let is_here = |name: &ConstituencyName| name == constituency;
-    if let Some(pin) = pin(constituency)
+    if let Some(pin) = own
         && (phones.iter().any(|phone| is_here(&phone.constituency)) || claims.iter().any(|claim| is_of(claim, pin)))
     {
         return Ok(());
@@ -58,7 +60,7 @@ pub(super) fn warn_of_unproven(
         phones.retain(|phone| is_here(&phone.constituency));
         claims.retain(|claim| is_here(&claim.constituency));
     } else {
-        phones.retain(|phone| pin(&phone.constituency).is_none());
+        phones.retain(|phone| pin_elsewhere(&phone.constituency).is_none());
     }
     let proven = phones.iter().map(proven_at).max();
     claims.retain(|claim| proven.is_none_or(|at| claim.last_seen >= at));

@@ -12,7 +12,7 @@ use super::{
 use crate::app::named_files;
 use crate::config::Config;
 use crate::constituency::edit::PolicyChange;
-use crate::constituency::edit_file::{EditError, EditResult, change};
+use crate::constituency::edit_file::{EditError, EditResult, Edited, change};
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 
 /// What `provost allow` takes.
@@ -71,7 +71,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     };
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
-        let when = if changed == EditResult::Now { "within a second" } else { "already" };
+        let when = if changed.result == EditResult::Now { "within a second" } else { "already" };
         let print_allowed = || print_line(&format_args!("{mac} is allowed in {constituency}{by} {when}"));
         if args.digest {
             let given = passwords::create(&config, constituency, *mac).with_context(|| {
@@ -81,7 +81,7 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
             given.show();
             return Ok(());
         }
-        match passwords::has_one(&config, constituency, *mac) {
+        match passwords::has_one(&config, constituency, *mac, changed.client_auth) {
             Ok(None) => print_allowed(),
             Ok(Some(true)) => {
                 print_allowed();
@@ -101,9 +101,9 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
             }
         }
         let warned = match args.certificate_sha256 {
-            Some(_) if changed != EditResult::Now => Ok(()),
+            Some(_) if changed.result != EditResult::Now => Ok(()),
             Some(certificate) => pins::warn_of_pin(&config, *mac, certificate),
-            None => pins::warn_of_unproven(&config, constituency, *mac),
+            None => pins::warn_of_unproven(&config, constituency, *mac, changed.pin),
         };
         if let Err(error) = warned {
             warn(&format_args!("cannot read the history of {mac}: {error}"));
@@ -131,7 +131,8 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     let config = config.find()?;
     let mac = args.mac;
     let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
-    match passwords::remove_of(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
+    let change_policy = |wanted| change_policy(&config, name, wanted).map(|edited| edited.result);
+    match passwords::remove_of(&config, name, mac).and(change_policy(PolicyChange::Deny { mac })) {
         Ok(EditResult::Now) => print_line(&format_args!("{mac} is denied in {name} within a second")),
         Ok(EditResult::Already) => print_line(&format_args!("{mac} is already denied in {name}")),
         Ok(EditResult::NoClientAuth) => {
@@ -158,7 +159,7 @@ pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<Ex
     Ok(code(denials::lift(&config, args.mac)))
 }
 
-fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<EditResult> {
+fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<Edited> {
     let bundles = config.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Ok(change(&config.constituencies, name, wanted, &bundles, &waiting)?)

@@ -3,6 +3,7 @@
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 
+use super::excerpt::Excerpt;
 use super::{Fingerprint, MacAddress};
 
 /// The text that stands for a missing policy file.
@@ -44,6 +45,20 @@ impl PolicyChange<'_> {
     /// # Errors
     /// If the text is not a JSON object, a value has the wrong type, or the MAC address cannot be a phone's.
     pub fn apply(&self, text: &str) -> Result<String, String> {
+        let excerpt = Excerpt::of(text, self.mac());
+        let edited = self.edit(excerpt.as_str())?;
+        excerpt.expand(&edited).map_or_else(|| self.edit(text), Ok)
+    }
+
+    /// The phone that it concerns.
+    pub(super) fn mac(&self) -> MacAddress {
+        match self {
+            Self::Allow { mac, .. } | Self::Pin { mac, .. } | Self::Deny { mac } => *mac,
+        }
+    }
+
+    /// Applies this change to `text`: a policy, or an excerpt of one. Costs much memory per entry.
+    pub(super) fn edit(&self, text: &str) -> Result<String, String> {
         if let Self::Allow { mac, .. } | Self::Pin { mac, .. } = self {
             mac.check_phone().map_err(|error| error.to_string())?;
         }
@@ -294,9 +309,13 @@ mod tests {
             let allowed = allow(&denied, Some(&note));
             let mut expected = before;
             expected["denied"].as_array_mut().unwrap().retain(|it| it != "00005e00530c");
-            expected["phones"]["00005e00530c"] = note.into();
+            expected["phones"]["00005e00530c"] = note.as_str().into();
             proptest::prop_assert_eq!(parse(&allowed), expected);
-            proptest::prop_assert_eq!(deny(&denied), denied);
+            proptest::prop_assert_eq!(deny(&denied), denied.as_str());
+            if is_pretty {
+                let change = PolicyChange::Allow { mac: mac(), note: Some(&note) };
+                proptest::prop_assert_eq!(change.edit(&denied).unwrap(), allowed, "as without an excerpt");
+            }
         }
     }
 }

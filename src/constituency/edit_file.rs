@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use rustix::fs::FileType;
 
 use super::edit::{self, PolicyChange};
+use super::excerpt::Excerpt;
 use super::policy::POLICY_FILE;
 use super::policy_file::{self, ReadingState};
-use super::{ClientAuth, ConstituencyName, Policy};
+use super::{ClientAuth, ConstituencyName, Fingerprint, Policy};
 use crate::clock;
 use crate::settings::SettingsError;
 use crate::state::lock::LockError;
@@ -18,6 +19,15 @@ use crate::state::{Draft, FolderHandle};
 
 /// The prefix of the temporary file that replaces the policy.
 const DRAFT: &str = ".constituency-";
+
+/// A change, and what the policy says of the phone after it.
+#[derive(Debug)]
+pub struct Edited {
+    pub result: EditResult,
+    pub client_auth: ClientAuth,
+    /// The pinned certificate of the phone.
+    pub pin: Option<Fingerprint>,
+}
 
 /// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +78,7 @@ pub fn change(
     change: PolicyChange<'_>,
     bundles: &[&str],
     notify: &dyn Fn(&str),
-) -> Result<EditResult, EditError> {
+) -> Result<Edited, EditError> {
     let path = constituencies.join(name.as_str());
     let file = path.join(POLICY_FILE);
     let failed = |source| EditError::Io { path: file.clone(), source };
@@ -85,20 +95,37 @@ pub fn change(
     loop {
         let before = read(&folder, &file)?;
         let text = before.as_deref().unwrap_or(edit::EMPTY_POLICY);
-        let policy = Policy::parse(&file, text, bundles)?;
+        let edited = |result, policy: &Policy| Edited {
+            result,
+            client_auth: policy.tls.client_auth,
+            pin: policy.pins.get(&change.mac()).copied(),
+        };
+        let excerpt = Excerpt::of(text, change.mac());
+        // The whole text gives an error its line.
+        let parse = |excerpt: &str, whole: &str| {
+            Policy::parse(&file, excerpt, bundles).or_else(|_| Policy::parse(&file, whole, bundles))
+        };
+        let policy = parse(excerpt.as_str(), text)?;
         if policy.tls.client_auth == ClientAuth::None && matches!(change, PolicyChange::Deny { .. }) {
-            return Ok(EditResult::NoClientAuth);
+            return Ok(edited(EditResult::NoClientAuth, &policy));
         }
-        let after = change.apply(text).map_err(|reason| SettingsError::of_file(&file, reason))?;
-        if after == text {
-            return Ok(EditResult::Already);
+        let invalid = |reason| SettingsError::of_file(&file, reason);
+        let short = change.edit(excerpt.as_str()).map_err(invalid)?;
+        if short == excerpt.as_str() {
+            return Ok(edited(EditResult::Already, &policy));
         }
-        Policy::parse(&file, &after, bundles)?;
+        let after = match excerpt.expand(&short) {
+            Some(after) => after,
+            None => change.edit(text).map_err(invalid)?,
+        };
+        let policy = parse(&short, &after)?;
         let new = prepare(&folder, &after).map_err(failed)?;
+        // The file is read again: at most two copies of it are held.
+        drop(after);
         // If an editor saved the file in the meantime, start again, so that its change is kept.
         if read(&folder, &file)? == before {
             new.put(POLICY_FILE).map_err(failed)?;
-            return Ok(EditResult::Now);
+            return Ok(edited(EditResult::Now, &policy));
         }
     }
 }

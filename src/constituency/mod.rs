@@ -8,6 +8,7 @@ mod common_names;
 pub mod denials;
 pub mod edit;
 pub mod edit_file;
+mod excerpt;
 pub mod file_names;
 mod fingerprint;
 mod folder;

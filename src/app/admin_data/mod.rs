@@ -176,7 +176,7 @@ impl LiveAdminData {
         let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
-        match changed.map_err(|error| error.to_string())? {
+        match changed.map_err(|error| error.to_string())?.result {
             EditResult::NoClientAuth => Err(format!(
                 "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
             )),
