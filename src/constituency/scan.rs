@@ -55,6 +55,8 @@ pub struct Scanner {
     next_generation: u64,
     denials: Arc<ServerDenials>,
     last_good: Option<LastGood>,
+    /// The faults of the last scan that are not of one constituency's policy or files.
+    faults: Vec<Fault>,
     /// Whether the folders have not been scanned yet, so that stored policies from before the start apply.
     is_first: bool,
     is_incomplete: bool,
@@ -95,6 +97,7 @@ impl Scanner {
             next_generation: 0,
             denials: Arc::default(),
             last_good: None,
+            faults: Vec::new(),
             is_first: true,
             is_incomplete: false,
             needs_rescan: false,
@@ -180,7 +183,38 @@ impl Scanner {
         {
             last_good.keep_only(&self.folders);
         }
-        let mut registry = Registry { faults, ..Registry::default() };
+        self.faults = faults;
+        self.registry()
+    }
+
+    /// Scans only the folders `names` at `now`, because only files in them have changed. `None` if that is not enough: the
+    /// whole of `constituencies` is to be scanned then.
+    pub fn scan_only(&mut self, names: &BTreeSet<ConstituencyName>, now: SystemTime) -> Option<Registry> {
+        if self.is_first || self.is_incomplete || self.needs_rescan {
+            return None;
+        }
+        let (identity_of_root, root) = self.root.clone()?;
+        let is_in_place = || rustix::fs::stat(&self.path).is_ok_and(|stat| identity(&stat) == identity_of_root);
+        if !is_in_place() {
+            return None;
+        }
+        for name in names {
+            let before = self.cached.get(name)?.identity;
+            let mut faults = Vec::new();
+            if !self.scan_folder(&root, name, now, &mut faults) || !faults.is_empty() {
+                return None;
+            }
+            // A replaced folder is not watched yet.
+            if self.cached.get(name)?.identity != before {
+                return None;
+            }
+        }
+        Some(self.registry())
+    }
+
+    /// The registry of what is cached.
+    fn registry(&mut self) -> Registry {
+        let mut registry = Registry { faults: self.faults.clone(), ..Registry::default() };
         for (name, cached) in &self.cached {
             registry.faults.extend_from_slice(&cached.faults);
             registry.served.extend(cached.current.clone().map(|current| (name.clone(), current)));
@@ -573,7 +607,15 @@ fn is_resource_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many folders this thread has opened to scan them: tests count work by it.
+    pub(super) static SCANNED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn open_folder(root: &OwnedFd, name: &ConstituencyName) -> Result<(Stat, OwnedFd), Errno> {
+    #[cfg(test)]
+    SCANNED.set(SCANNED.get() + 1);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = rustix::fs::openat(root, name.as_str(), flags, Mode::empty())?;
     Ok((rustix::fs::fstat(&handle)?, handle))
@@ -709,6 +751,60 @@ mod tests {
         let first = scene.registry_at(10);
         assert_eq!(first.served().count(), 2);
         assert!(scene.registry_at(20).is_same_as(&first), "one without a policy file, and one with it");
+    }
+
+    #[test]
+    fn edited_policy_among_300_folders_opens_one_folder() {
+        let mut scene = Scene::new();
+        for number in 0..300 {
+            std::fs::create_dir(scene.path(&format!("root/c{number}"))).unwrap();
+        }
+        // A fault of `constituencies` itself stays.
+        std::fs::create_dir(scene.path("root/Not_A_Label")).unwrap();
+        let first = scene.registry_at(0);
+        assert_eq!((first.served().count(), first.faults().len()), (301, 1));
+        std::fs::write(scene.path("root/c7").join(POLICY_FILE), r#"{ "aliases": ["seven"] }"#).unwrap();
+        std::fs::write(scene.path("root/c7/00005e00530c.cfg"), "").unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2000);
+        let before = SCANNED.get();
+        let one = scene.scanner.scan_only(&BTreeSet::from(["c7".parse().unwrap()]), now).unwrap();
+        assert_eq!(SCANNED.get() - before, 1);
+        assert!(one.find("seven").is_some_and(|seven| seven.name.as_str() == "c7" && seven.known_phones().len() == 1));
+        assert!(one.listed().contains("00005e00530c".parse().unwrap()));
+        assert!(scene.scanner.scan(now).is_same_as(&one), "a scan of all finds nothing else");
+        assert_eq!(SCANNED.get() - before, 302);
+    }
+
+    #[test]
+    fn scan_of_named_folders_refuses_what_needs_a_scan_of_all() {
+        let only = |scene: &mut Scene, name: &str| {
+            scene.scanner.scan_only(&BTreeSet::from([name.parse().unwrap()]), SystemTime::UNIX_EPOCH).is_some()
+        };
+        let new = |change: &dyn Fn(&Scene)| {
+            let mut scene = Scene::new();
+            std::fs::write(scene.path("root/ote").join(POLICY_FILE), "{}").unwrap();
+            scene.registry_at(0);
+            assert!(only(&mut scene, "ote"));
+            change(&scene);
+            scene
+        };
+        assert!(!only(&mut new(&|_| ()), "new"), "a folder that was never scanned");
+        assert!(!only(&mut new(&|scene| scene.rename("root/ote", "aside")), "ote"), "a missing folder");
+        let replace = |scene: &Scene| {
+            scene.rename("root/ote", "aside");
+            std::fs::create_dir(scene.path("root/ote")).unwrap();
+            std::fs::write(scene.path("root/ote").join(POLICY_FILE), "{}").unwrap();
+        };
+        assert!(!only(&mut new(&replace), "ote"), "a replaced folder");
+        assert!(!only(&mut new(&|scene| scene.rename("root", "aside")), "ote"), "a missing tree");
+        let replace_all = |scene: &Scene| {
+            scene.rename("root", "aside");
+            std::fs::create_dir_all(scene.path("root/ote")).unwrap();
+        };
+        assert!(!only(&mut new(&replace_all), "ote"), "a replaced tree");
+        let mut scene = new(&|scene| std::fs::remove_file(scene.path("root/ote").join(POLICY_FILE)).unwrap());
+        scene.registry_at(10);
+        assert!(scene.scanner.needs_rescan() && !only(&mut scene, "ote"), "a policy that may come back");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The watcher: scans `constituencies` whenever something changes there, and at least every ten seconds.
 //!
 //! inotify only triggers a scan; the scan reads the actual state. So a lost event delays a change by seconds and never
-//! loses it.
+//! loses it. If all events are about files in the folders of known constituencies, only these folders are scanned.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::io::Errno;
 
+use super::ConstituencyName;
 use super::registry::Registry;
 use super::scan::Scanner;
 use crate::background::{Heartbeat, HeartbeatMonitor};
@@ -42,12 +43,20 @@ pub struct WatcherHandle {
 }
 
 enum Wake {
-    Changed,
+    Changed(Changed),
     /// Scan now, with the trust bundles of these names if there are new ones, and run the callback afterwards.
     ScanRequested(Option<Vec<String>>, Callback),
     /// The kernel removed this watch, because its folder is gone; `None`: all watches are lost.
     Unwatched(Option<WatchDescriptor>),
     Stop,
+}
+
+/// What changed.
+enum Changed {
+    /// Files directly in the folders of these watches.
+    In(HashSet<WatchDescriptor>),
+    /// Perhaps anything.
+    Anything,
 }
 
 /// Runs after a scan.
@@ -92,7 +101,8 @@ pub fn spawn_watcher(
     let (sender, events) = channel();
     let (heartbeat, monitor) = Heartbeat::start();
     let handle = WatcherHandle { wakes: sender.clone(), heartbeat: monitor };
-    let inotify = InotifyWatches { sender, watches: None, held: HashMap::new(), is_complete: true };
+    let inotify =
+        InotifyWatches { sender, watches: None, held: HashMap::new(), names: HashMap::new(), is_complete: true };
     let last_scan = clock::monotonic();
     let mut watcher = Watcher {
         scanner,
@@ -103,6 +113,7 @@ pub fn spawn_watcher(
         root: None,
         needs_rescan: false,
         last_scan,
+        only: None,
         is_failing: false,
         callbacks: Vec::new(),
     };
@@ -132,7 +143,10 @@ struct Watcher {
     root: Option<FileIdentity>,
     /// Whether `constituencies` may have been replaced during the last scan, so that another one is due.
     needs_rescan: bool,
+    /// The last scan of everything.
     last_scan: Instant,
+    /// The constituencies to scan next; `None`: everything.
+    only: Option<BTreeSet<ConstituencyName>>,
     /// Whether the last scan panicked.
     is_failing: bool,
     /// Callbacks that run after the next scan.
@@ -141,6 +155,11 @@ struct Watcher {
 
 impl Watcher {
     fn scan(&mut self, publish: &mut impl FnMut(Registry)) {
+        if let Some(names) = self.only.take()
+            && let Some(found) = self.scanner.scan_only(&names, clock::now())
+        {
+            return self.publish(found, publish);
+        }
         self.last_scan = clock::monotonic();
         let root = identify(self.scanner.path());
         // Watch first, then scan, so that a change in between triggers another scan.
@@ -151,16 +170,22 @@ impl Watcher {
                 // A new folder may have been filled before it was watched: scan again.
                 found = self.scanner.scan(clock::now());
             }
+            self.publish(found, publish);
+        }
+        // If `constituencies` was replaced or missing during the scan, the scan may have seen it empty. It may also be
+        // the same folder again, but without its watch.
+        self.root = identify(self.scanner.path());
+        self.needs_rescan = self.root != root || self.inotify.misses(self.root.as_ref());
+    }
+
+    fn publish(&mut self, found: Registry, publish: &mut impl FnMut(Registry)) {
+        if !found.is_same_as(&self.current) {
             // Replace the current registry only after publishing. If `publish` panics, the next scan finds the
             // difference again.
             let snapshot = found.snapshot();
             publish(found);
             self.current = snapshot;
         }
-        // If `constituencies` was replaced or missing during the scan, the scan may have seen it empty. It may also be
-        // the same folder again, but without its watch.
-        self.root = identify(self.scanner.path());
-        self.needs_rescan = self.root != root || self.inotify.misses(self.root.as_ref());
     }
 
     /// Logs when scans begin to panic, and when they work again. Meanwhile the last registry stays in use.
@@ -180,7 +205,7 @@ impl Watcher {
             self.heartbeat.beat();
             match self.events.recv_timeout(ROOT_CHECK_INTERVAL) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-                Ok(Wake::Changed) => return self.debounce(),
+                Ok(Wake::Changed(changed)) => return self.debounce(changed),
                 Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
                 Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -208,7 +233,7 @@ impl Watcher {
         self.note_request(bundles, then);
         while let Ok(wake) = self.events.try_recv() {
             match wake {
-                Wake::Changed => {}
+                Wake::Changed(_) => {}
                 Wake::ScanRequested(bundles, then) => self.note_request(bundles, then),
                 Wake::Unwatched(watch) => self.inotify.forget(watch.as_ref()),
                 Wake::Stop => return false,
@@ -224,17 +249,45 @@ impl Watcher {
         self.callbacks.push(then);
     }
 
-    fn debounce(&mut self) -> bool {
+    /// Collects the changes of a short time; `false` on shutdown.
+    fn debounce(&mut self, mut all: Changed) -> bool {
         let until = clock::monotonic() + MAX_DEBOUNCE;
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(DEBOUNCE.min(left)) {
-                Ok(Wake::Changed) => {}
+                Ok(Wake::Changed(more)) => all.add(more),
                 Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
-                Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
+                Ok(Wake::Unwatched(watch)) => {
+                    self.inotify.forget(watch.as_ref());
+                    all = Changed::Anything;
+                }
                 Ok(Wake::Stop) => return false,
-                Err(_) => return true,
+                Err(_) => {
+                    self.only = self.named(&all);
+                    return true;
+                }
             }
+        }
+    }
+
+    /// The constituencies whose files changed. `None` if something else may have changed, or if a scan of everything is
+    /// due: continuous changes do not postpone it.
+    fn named(&self, all: &Changed) -> Option<BTreeSet<ConstituencyName>> {
+        let is_due = clock::monotonic().duration_since(self.last_scan) >= self.scan_interval();
+        match all {
+            Changed::In(folders) if !is_due && !self.is_failing && !self.needs_rescan => {
+                folders.iter().map(|watch| self.inotify.names.get(watch).cloned()).collect()
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Changed {
+    fn add(&mut self, more: Self) {
+        match (self, more) {
+            (Self::In(folders), Self::In(more)) => folders.extend(more),
+            (all, _) => *all = Self::Anything,
         }
     }
 }
@@ -245,6 +298,8 @@ struct InotifyWatches {
     /// `None` while inotify is not available.
     watches: Option<Watches>,
     held: HashMap<FileIdentity, WatchDescriptor>,
+    /// The constituencies of the watched folders.
+    names: HashMap<WatchDescriptor, ConstituencyName>,
     is_complete: bool,
 }
 
@@ -279,9 +334,13 @@ impl InotifyWatches {
 
     fn forget(&mut self, gone: Option<&WatchDescriptor>) {
         match gone {
-            Some(gone) => self.held.retain(|_, watch| watch != gone),
+            Some(gone) => {
+                self.held.retain(|_, watch| watch != gone);
+                self.names.remove(gone);
+            }
             None => {
                 self.held.clear();
+                self.names.clear();
                 self.watches = None;
                 self.is_complete = false;
             }
@@ -299,6 +358,8 @@ impl InotifyWatches {
             .chain(faulty)
             .filter_map(|path| Some((identify(&path)?, path)))
             .collect();
+        // A folder may have been renamed: its watch stays, its name does not.
+        self.names.clear();
         self.held.retain(|identity, watch| {
             let is_expected = wanted.contains_key(identity);
             if !is_expected {
@@ -310,11 +371,14 @@ impl InotifyWatches {
         let mut is_new = false;
         let mut failed = None;
         for (identity, path) in wanted {
-            if self.held.contains_key(&identity) {
+            let name = path.strip_prefix(root).ok().and_then(|name| name.to_str()?.parse().ok());
+            if let Some(watch) = self.held.get(&identity) {
+                self.names.extend(name.map(|name| (watch.clone(), name)));
                 continue;
             }
             match watches.add(&path, mask()) {
                 Ok(watch) => {
+                    self.names.extend(name.map(|name| (watch.clone(), name)));
                     self.held.insert(identity, watch);
                     is_new = true;
                 }
@@ -370,17 +434,27 @@ fn identify(path: &Path) -> Option<FileIdentity> {
 fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
     let mut buffer = [0; 4096];
     while let Ok(events) = inotify.read_events_blocking(&mut buffer) {
-        let mut has_changed = false;
+        let mut changed: Option<Changed> = None;
         for event in events {
             if event.mask.contains(EventMask::IGNORED) {
                 if sender.send(Wake::Unwatched(Some(event.wd))).is_err() {
                     return;
                 }
             } else {
-                has_changed = true;
+                // Without a name, the event is about the watched folder itself, or events were lost.
+                let one = match event.name {
+                    Some(_) => Changed::In(HashSet::from([event.wd])),
+                    None => Changed::Anything,
+                };
+                match &mut changed {
+                    Some(all) => all.add(one),
+                    None => changed = Some(one),
+                }
             }
         }
-        if has_changed && sender.send(Wake::Changed).is_err() {
+        if let Some(changed) = changed
+            && sender.send(Wake::Changed(changed)).is_err()
+        {
             return;
         }
     }
