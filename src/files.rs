@@ -5,22 +5,50 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, stat};
+
+use crate::state::kind_of;
 
 /// The age of a file's last change after which an equal stamp proves that the file is unchanged.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// Reads the whole regular file at `path`. Anything else is an error: reading a pipe could block without end.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened: opening a device may start it, and a socket cannot be opened.
+    check_regular(stat(path).map_err(unreadable)?.st_mode)?;
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("is not a regular file (folders and pipes are not read)"));
-    }
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(unreadable)?);
+    check_regular(fstat(&file)?.st_mode)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The same as text.
+pub fn read_regular_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_regular(path)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not text in UTF-8"))
+}
+
+fn check_regular(mode: u32) -> io::Result<()> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Ok(()),
+        kind => {
+            let kind = kind_of(kind);
+            Err(io::Error::other(format!("is not a regular file but {kind}; put the file itself in its place")))
+        }
+    }
+}
+
+/// Adds the remedy to a lack of permissions.
+fn unreadable(error: rustix::io::Errno) -> io::Error {
+    let error = io::Error::from(error);
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    let remedy = "let the user that runs provost read it, and enter the folders above it";
+    io::Error::new(error.kind(), format!("{error}; {remedy}"))
 }
 
 /// Device and inode.

@@ -146,11 +146,12 @@ fn signed(scope: &str, until: &str) -> String {
 
 /// The token in `file`, without surrounding white space.
 fn read(file: &Path) -> Result<Vec<u8>, TokenError> {
+    // First, because the mode of something else says nothing.
+    let bytes = read_regular(file)?;
     let mode = std::fs::metadata(file)?.mode() & 0o7777;
     if mode & 0o007 != 0 {
         return Err(TokenError::Open { mode });
     }
-    let bytes = read_regular(file)?;
     let token = bytes.trim_ascii();
     let is_good = token.len() >= MIN_LENGTH && token.iter().all(u8::is_ascii_graphic);
     if is_good { Ok(token.to_owned()) } else { Err(TokenError::Weak) }

@@ -53,6 +53,7 @@ mod lingering_close;
 mod local;
 mod locked_out;
 mod manual;
+mod named_files;
 mod negotiation;
 #[cfg(feature = "old-tls")]
 mod outputs;

@@ -26,6 +26,7 @@ use super::{NONCE_TRIES, refusal};
 use crate::acme::failure::AcmeFailure;
 use crate::acme::settings::Contact;
 use crate::ca::KeyKind;
+use crate::files::read_regular_text;
 use crate::state;
 
 /// An account's folder: `account.key`, and `account.json` once it is registered.
@@ -173,7 +174,7 @@ impl HmacKey {
     /// Reads the key as the CA shows it: base64 or base64url, with or without padding.
     pub(super) fn read(file: &Path) -> Result<Self, AcmeFailure> {
         let wrong = |reason: String| AcmeFailure::action_required(format!("{}: {reason}", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let text = read_regular_text(file).map_err(|error| wrong(error.to_string()))?;
         let text = text.trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
         // The decoder's error would quote the secret.
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong("is no base64url".to_owned()))?;

@@ -27,6 +27,7 @@ use super::refusal;
 use super::response_headers::ResponseHeaders;
 use crate::acme::failure::AcmeFailure;
 use crate::clock;
+use crate::files::read_regular;
 use crate::wording::{find_tls_error, tls_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -198,7 +199,7 @@ async fn first_to_answer(
 
 fn read_roots(file: &Path) -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&std::fs::read(file)?) {
+    for certificate in CertificateDer::pem_slice_iter(&read_regular(file)?) {
         roots.add(certificate?)?;
     }
     if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
