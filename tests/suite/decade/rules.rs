@@ -36,6 +36,8 @@ pub(super) struct Stub {
     names_are_wrong: AtomicBool,
     /// A revocation is never answered.
     ignores_revocations: AtomicBool,
+    /// Orders need a validation, which the CA refuses so.
+    refused_validation: Mutex<Option<AcmeFailure>>,
     /// Every window of renewal (ARI) is past, also that of a new certificate.
     windows_are_past: AtomicBool,
     requests: AtomicU32,
@@ -58,6 +60,7 @@ impl Stub {
             hangs: AtomicBool::default(),
             names_are_wrong: AtomicBool::default(),
             ignores_revocations: AtomicBool::default(),
+            refused_validation: Mutex::default(),
             windows_are_past: AtomicBool::default(),
             requests: AtomicU32::default(),
             orders: AtomicU32::default(),
@@ -172,15 +175,23 @@ impl Order for StubOrder {
     }
 
     fn status(&mut self) -> OrderStatus {
-        if self.chain.is_some() { OrderStatus::Valid } else { OrderStatus::Ready }
+        match &self.chain {
+            Some(_) => OrderStatus::Valid,
+            None if self.ca.refused_validation.lock().unwrap().is_some() => OrderStatus::Pending,
+            None => OrderStatus::Ready,
+        }
     }
 
     fn challenges<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, Vec<PendingChallenge>> {
-        Box::pin(async { Ok(Vec::new()) })
+        let challenge = || PendingChallenge { domain: "phones.example.com".to_owned(), value: "value".to_owned() };
+        Box::pin(async move { Ok(vec![challenge()]) })
     }
 
     fn validate<'a>(&'a mut self, _method: &'a str) -> PortFuture<'a, ()> {
-        Box::pin(self.ca.request())
+        Box::pin(async {
+            self.ca.request().await?;
+            self.ca.refused_validation.lock().unwrap().clone().map_or(Ok(()), Err)
+        })
     }
 
     fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
@@ -200,12 +211,17 @@ impl Order for StubOrder {
     }
 }
 
-/// DNS without any effect, because no record is needed here.
-struct NoDns;
+/// DNS without any effect, because no CA looks at it here.
+#[derive(Default)]
+struct NoDns {
+    /// No removal of a record ends.
+    removal_hangs: AtomicBool,
+}
 
 impl ChallengeDns for NoDns {
-    fn locate<'a>(&'a self, _: &'a str) -> PortFuture<'a, RecordLocation> {
-        Box::pin(async { Err(AcmeFailure::retry("no DNS here")) })
+    fn locate<'a>(&'a self, name: &'a str) -> PortFuture<'a, RecordLocation> {
+        let zone = "phones.example.com".to_owned();
+        Box::pin(async move { Ok(RecordLocation { name: name.to_owned(), zone, via: Vec::new() }) })
     }
 
     fn stands_alone<'a>(&'a self, _: &'a str) -> PortFuture<'a, ()> {
@@ -221,7 +237,12 @@ impl ChallengeDns for NoDns {
     }
 
     fn remove<'a>(&'a self, _: &'a RecordLocation, _: &'a [String]) -> PortFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            if self.removal_hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
     }
 
     fn wait_until_visible<'a>(
@@ -241,6 +262,7 @@ pub(super) struct Simulated {
     pub(super) live: Arc<LiveCertificates>,
     pub(super) cas: Vec<Arc<Stub>>,
     pub(super) wanted: watch::Sender<Arc<ExactNames>>,
+    dns: Arc<NoDns>,
     domain: &'static str,
     keys: Vec<KeyKind>,
 }
@@ -257,6 +279,7 @@ impl Simulated {
             live: Arc::default(),
             cas,
             wanted,
+            dns: Arc::default(),
             domain: "phones.example.com",
             keys: vec![KIND],
         }
@@ -269,7 +292,7 @@ impl Simulated {
             exact: self.wanted.subscribe(),
             preferred_chain: None,
             cas: self.cas.iter().map(|ca| Arc::new(Port(Arc::clone(ca))) as Arc<dyn Ca>).collect(),
-            dns: Arc::new(NoDns),
+            dns: Arc::clone(&self.dns) as Arc<dyn ChallengeDns>,
             env: self.world.clone(),
             fingerprint: String::new(),
         };
@@ -345,6 +368,27 @@ fn retry_after_is_obeyed_across_restarts() {
         }
         assert_eq!(site.cas[0].requests.load(Ordering::SeqCst), 1);
         site.live_for(DAY).await;
+        assert_eq!(site.live.current().len(), 1);
+    });
+}
+
+#[test]
+fn retry_after_survives_a_kill_during_the_clean_up() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        let limited = AcmeFailure::retry("too many").after(Some(3 * DAY));
+        *site.cas[0].refused_validation.lock().unwrap() = Some(limited);
+        site.dns.removal_hangs.store(true, Ordering::SeqCst);
+        // The process is killed while it removes its record.
+        site.live_for(HOUR).await;
+        let requests = || site.cas[0].requests.load(Ordering::SeqCst);
+        let before = requests();
+        assert!(before > 0);
+        *site.cas[0].refused_validation.lock().unwrap() = None;
+        site.dns.removal_hangs.store(false, Ordering::SeqCst);
+        site.live_for(2 * DAY).await;
+        assert_eq!(requests(), before, "the CA was asked before its Retry-After");
+        site.live_for(2 * DAY).await;
         assert_eq!(site.live.current().len(), 1);
     });
 }
