@@ -20,7 +20,7 @@ pub struct BindConfig {
     keys: Vec<(String, String)>,
     zones: String,
     files: Vec<(String, String)>,
-    first_zone: Option<String>,
+    zone_names: Vec<String>,
     recursion: bool,
     more_addresses: String,
     /// A key: messages that it signs see another copy of the zones.
@@ -154,7 +154,7 @@ impl BindConfig {
 
     fn zone(mut self, zone: &str, clauses: &str) -> Self {
         writeln!(self.zones, "zone \"{zone}\" {{ {clauses} }};").unwrap();
-        self.first_zone.get_or_insert_with(|| zone.to_owned());
+        self.zone_names.push(zone.to_owned());
         self
     }
 
@@ -199,7 +199,7 @@ impl BindConfig {
         )
     }
 
-    /// Starts it and waits until it answers for its first zone.
+    /// Starts it and waits until it answers for all its zones: it loads them one after another.
     pub fn start(&self) -> Bind {
         // Another process may take the port before the server binds it.
         let mut attempts = (0..5).map(|_| self.try_at(free_address()));
@@ -217,7 +217,8 @@ impl BindConfig {
         let (child, log) = run_named(folder.path(), &config);
         // Dropped, it is killed.
         let mut bind = Bind { folder, child, address, control, log };
-        answers(address, self.first_zone.as_deref().unwrap_or("."), &mut bind.child, &bind.log).then_some(bind)
+        let zones = if self.zone_names.is_empty() { vec![".".to_owned()] } else { self.zone_names.clone() };
+        zones.iter().all(|zone| answers(address, zone, &mut bind.child, &bind.log)).then_some(bind)
     }
 }
 
