@@ -326,11 +326,12 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
-        let monitored = vec![
+        let mut monitored = vec![
             MonitoredThread::new("constituencies", self.watcher.heartbeat()),
             MonitoredThread::new("reloader", reloader.heartbeat()),
             MonitoredThread::new("denials", self.denials.heartbeat()),
         ];
+        monitored.extend(responder.iter().map(|responder| MonitoredThread::new("dns", responder.heartbeat())));
         let (watchdog, mut ended_threads) = Watchdog::start(&self.server, monitored, stopped)?;
         watchdog.send(ServiceState::Ready);
         let stopped_by_signal = async {

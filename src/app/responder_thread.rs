@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::socket_activation::{ActivatedSockets, RESPONDER, SocketActivationError};
 use super::{ANNOUNCEMENT, AppError, sockets};
+use crate::background::{Heartbeat, HeartbeatMonitor};
 use crate::config::{CertificateSource, Config};
 use crate::dns::Responder;
 use crate::dns::responder::{ResponderSockets, challenge_name, serve};
@@ -25,6 +26,10 @@ const ZONE_INTERVAL: Duration = Duration::from_mins(1);
 /// How many ports are tried where the system chooses one: it must be free for UDP and TCP.
 const PORT_TRIES: usize = 20;
 const BACKLOG: i32 = 128;
+/// The pause between two signs of life.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How far the thread stands back (setpriority(2)).
+const NICENESS: i32 = 10;
 
 /// The responder before it serves.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub(super) struct OpenResponder {
 #[derive(Debug)]
 pub(super) struct ResponderThread {
     stop: oneshot::Sender<()>,
+    heartbeat: HeartbeatMonitor,
     thread: JoinHandle<()>,
 }
 
@@ -82,21 +88,24 @@ impl OpenResponder {
     pub(super) fn start(self) -> io::Result<ResponderThread> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
+        let (heartbeat, monitor) = Heartbeat::start();
         let thread = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+            lower_priority();
             runtime.block_on(async {
                 tokio::select! {
-                    () = self.run() => {}
+                    () = self.run(heartbeat) => {}
                     _ = stopped => {}
                 }
             });
         })?;
-        Ok(ResponderThread { stop, thread })
+        Ok(ResponderThread { stop, heartbeat: monitor, thread })
     }
 
-    async fn run(self) {
+    async fn run(self, heartbeat: Heartbeat) {
         let Self { responder, domain, sockets, mut unavailable } = self;
         // Aborts its tasks when it is dropped.
         let mut serving = JoinSet::new();
+        serving.spawn(beat(heartbeat));
         for sockets in sockets {
             serving.spawn(keep_serving(Arc::clone(&responder), sockets));
         }
@@ -118,11 +127,32 @@ impl OpenResponder {
 }
 
 impl ResponderThread {
+    pub(super) fn heartbeat(&self) -> HeartbeatMonitor {
+        self.heartbeat.clone()
+    }
+
     /// Stops the thread, and waits until its sockets are closed.
     pub(super) async fn end(self) {
         // The thread may have ended.
         let _ = self.stop.send(());
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}
+
+async fn beat(heartbeat: Heartbeat) {
+    loop {
+        heartbeat.beat();
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+    }
+}
+
+/// Lets phones go first where they share a processor with the responder, so that a flood of queries slows only itself. A
+/// resolver waits for seconds.
+fn lower_priority() {
+    // On Linux, the priority is that of the thread.
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
+        tracing::debug!("the DNS responder runs at the usual priority: {error}");
     }
 }
 
@@ -227,4 +257,56 @@ fn unavailable(address: SocketAddr, error: &io::Error) -> String {
         "the DNS responder cannot listen on {address}: {error}{hint}; it is tried again every {} s",
         RETRY_INTERVAL.as_secs()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::dns::DnsMethod;
+
+    /// Longer than a busy machine needs.
+    const SOON: Duration = Duration::from_mins(1);
+
+    fn started(state: &std::path::Path) -> ResponderThread {
+        // Its zone is configured, so that none is looked for.
+        let settings =
+            r#"{ "responder": { "listen": ["192.0.2.10:53"] }, "zone": "_acme-challenge.phones.example.com" }"#;
+        let settings: DnsMethod = serde_json::from_str(settings).unwrap();
+        let responder = Responder::open(settings.responder().unwrap(), "phones.example.com", state).unwrap();
+        let (sockets, unavailable) = (Vec::new(), Vec::new());
+        let domain = "phones.example.com".to_owned();
+        OpenResponder { responder: Arc::new(responder), domain, sockets, unavailable }.start().unwrap()
+    }
+
+    fn wait_until(is_so: impl Fn() -> bool) {
+        let deadline = clock::monotonic() + SOON;
+        while !is_so() {
+            assert!(clock::monotonic() < deadline);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn responder_beats_for_the_watchdog_until_it_ends() {
+        let state = tempfile::tempdir().unwrap();
+        let thread = started(state.path());
+        let heartbeat = thread.heartbeat();
+        let first = heartbeat.last().unwrap();
+        wait_until(|| heartbeat.last().is_some_and(|last| last > first));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(thread.end());
+        assert_eq!(heartbeat.last(), None);
+    }
+
+    #[test]
+    fn responder_that_failed_is_dead_to_the_watchdog() {
+        let state = tempfile::tempdir().unwrap();
+        let thread = started(state.path());
+        let heartbeat = thread.heartbeat();
+        // As after a panic: the thread is gone without `end`.
+        drop(thread.stop);
+        thread.thread.join().unwrap();
+        assert_eq!(heartbeat.last(), None);
+    }
 }
