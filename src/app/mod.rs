@@ -217,6 +217,9 @@ impl App {
         let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER))?;
         let health = history.health();
         let metrics = Arc::new(Metrics::default());
+        if let Some(responder) = source.responder() {
+            metrics.dns_queries.get_or_init(|| Arc::clone(responder.query_counts()));
+        }
         let (access, log_writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
             authenticator: digest_authenticator(state.path())?,

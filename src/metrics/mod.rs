@@ -9,8 +9,8 @@ mod tests;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use http::Method;
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::certificate::ConditionLevel;
 use crate::constituency::ConstituencyName;
+use crate::dns::responder::QueryCounts;
 
 /// Counts finished handshakes.
 #[derive(Debug, Default)]
@@ -51,6 +52,8 @@ pub struct Observation<'a> {
 pub struct Metrics {
     /// Finished handshakes. Refused ones are counted by [`observe`](Metrics::observe).
     pub handshakes: Arc<Handshakes>,
+    /// Queries to the DNS responder, if there is one.
+    pub dns_queries: OnceLock<Arc<QueryCounts>>,
     tallies: Mutex<BTreeMap<Option<ConstituencyName>, RequestTally>>,
 }
 
@@ -246,6 +249,13 @@ impl Metrics {
         registry.register("refusals", "Refused requests and handshakes by the kind of their reason", refusals);
         registry.register("sent_bytes", "Bytes of bodies that were sent", bytes);
         registry.register("handshakes", "TLS handshakes by outcome", handshakes);
+        if let Some(counts) = self.dns_queries.get() {
+            let queries = CounterFamily::default();
+            for (transport, outcome, count) in counts.all() {
+                add(&queries, &[("transport", transport), ("outcome", outcome)], count);
+            }
+            registry.register("dns_queries", "Queries to the built-in DNS responder by outcome", queries);
+        }
     }
 }
 

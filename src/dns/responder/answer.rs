@@ -16,6 +16,7 @@ use hickory_net::proto::rr::rdata::opt::EdnsOption;
 use hickory_net::proto::rr::{DNSClass, RecordType};
 use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use super::query_counts::QueryOutcome;
 use super::zone::{Lookup, Zone};
 
 /// The largest UDP answer: it passes every path unfragmented (DNS flag day 2020).
@@ -89,12 +90,18 @@ struct QueryEdns {
 /// The query is malformed: FORMERR.
 struct FormatError;
 
-/// Answers `query`, which `client` sent at `now`, in Unix seconds. `None`: it gets no answer.
-pub(super) fn answer(query: &[u8], client: Client, zone: &Zone, cookies: &CookieKey, now: u32) -> Option<Vec<u8>> {
-    let header = Header::read(&mut BinDecoder::new(query)).ok()?;
-    if header.message_type == MessageType::Response {
-        return None;
-    }
+/// An answer, and what became of the query. Without bytes, it gets no answer.
+pub(super) struct Answer {
+    pub(super) outcome: QueryOutcome,
+    pub(super) bytes: Option<Vec<u8>>,
+}
+
+/// Answers `query`, which `client` sent at `now`, in Unix seconds.
+pub(super) fn answer(query: &[u8], client: Client, zone: &Zone, cookies: &CookieKey, now: u32) -> Answer {
+    let header = match Header::read(&mut BinDecoder::new(query)) {
+        Ok(header) if header.message_type == MessageType::Query => header,
+        _ => return Answer { outcome: QueryOutcome::Ignored, bytes: None },
+    };
     let mut response = Message::response(header.id, header.op_code);
     response.metadata = Metadata::response_from_request(&header.metadata);
     let parsed = ParsedQuery::parse(query, &header);
@@ -113,16 +120,17 @@ pub(super) fn answer(query: &[u8], client: Client, zone: &Zone, cookies: &Cookie
             fill(&mut response, &parsed, zone);
         }
     }
-    match client.transport {
-        Transport::Tcp => response.to_vec().ok(),
-        Transport::UdpOverLimit if response.metadata.response_code == ResponseCode::Refused => None,
-        Transport::UdpOverLimit => response.truncate().to_vec().ok(),
-        Transport::Udp => {
-            let bytes = response.to_vec().ok()?;
-            let fits = bytes.len() <= limit.min(3 * query.len() + AMPLIFICATION_ALLOWANCE);
-            if fits { Some(bytes) } else { response.truncate().to_vec().ok() }
-        }
+    let outcome = QueryOutcome::of(&response);
+    if client.transport == Transport::UdpOverLimit {
+        let bytes = if outcome == QueryOutcome::Refused { None } else { response.truncate().to_vec().ok() };
+        return Answer { outcome: QueryOutcome::RateLimited, bytes };
     }
+    let bytes = response.to_vec().ok();
+    let largest = limit.min(3 * query.len() + AMPLIFICATION_ALLOWANCE);
+    if client.transport == Transport::Udp && bytes.as_ref().is_some_and(|bytes| bytes.len() > largest) {
+        return Answer { outcome: QueryOutcome::Truncated, bytes: response.truncate().to_vec().ok() };
+    }
+    Answer { outcome, bytes }
 }
 
 /// Fills in what the zone says.

@@ -10,6 +10,7 @@ mod answer;
 mod delegation;
 mod memory;
 mod proof;
+mod query_counts;
 mod rate_limit;
 mod server;
 mod settings;
@@ -18,6 +19,7 @@ mod zone;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
@@ -27,6 +29,7 @@ use tokio::sync::watch;
 pub use self::answer::{Client, Transport};
 pub use self::memory::FILE;
 pub use self::proof::{DelegationProblem, prove_delegation};
+pub use self::query_counts::QueryCounts;
 pub use self::server::{ResponderSockets, serve};
 pub use self::settings::{ResponderDns, ResponderSettings};
 
@@ -50,6 +53,7 @@ pub struct Responder {
     /// Whether the parent's name servers have delegated the zone, now or in an earlier run.
     was_delegated: AtomicBool,
     cookies: CookieKey,
+    counts: Arc<QueryCounts>,
     /// Why the zone cannot be served, if so.
     fault: watch::Sender<Option<String>>,
 }
@@ -82,6 +86,7 @@ impl Responder {
             memory: (state.to_owned(), memory),
             zone: ArcSwap::from_pointee(zone),
             cookies: CookieKey::new(&secret),
+            counts: Arc::default(),
             fault: watch::Sender::new(None),
         };
         responder.adopt(&challenge_name(domain));
@@ -112,7 +117,15 @@ impl Responder {
     /// Answers `query` by `client` from the zone as it is now. `None`: it gets no answer.
     #[must_use]
     pub fn answer(&self, query: &[u8], client: Client) -> Option<Vec<u8>> {
-        answer::answer(query, client, &self.zone.load(), &self.cookies, unix_time())
+        let answer = answer::answer(query, client, &self.zone.load(), &self.cookies, unix_time());
+        self.counts.count(client.transport, answer.outcome);
+        answer.bytes
+    }
+
+    /// The queries by outcome.
+    #[must_use]
+    pub fn query_counts(&self) -> &Arc<QueryCounts> {
+        &self.counts
     }
 
     /// Adds `values` at `location`. Existing ones stay.

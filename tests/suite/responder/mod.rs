@@ -17,6 +17,7 @@ use hickory_net::proto::rr::{Name, RecordType};
 use serde_json::{Value, json};
 
 use crate::harness::bind::{dig, program};
+use crate::harness::operators::Operators;
 use crate::harness::site::{Lines, Running, Site};
 use crate::harness::{TIMEOUT, eventually, namespace, not_run, tool};
 
@@ -158,6 +159,78 @@ fn udp_over_the_rate_is_truncated_and_refusals_are_dropped() {
     });
     let answer = over_tcp(&mut connect(address), &soa);
     assert!(!answer.truncation && answer.answers.len() == 1, "{answer}");
+}
+
+#[test]
+fn metrics_count_queries_by_outcome() {
+    let mut site = site();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    let (address, operators) = (address(&server), Operators::of(&server));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let soa = query(APEX, RecordType::SOA);
+    let mut response = soa.clone();
+    response[2] |= 0x80;
+    let notify = Message::new(1, MessageType::Query, OpCode::Notify).to_vec().unwrap();
+    // Each gets an answer, so that none is lost.
+    for bytes in [
+        soa.clone(),
+        query(APEX, RecordType::TXT),
+        query(&format!("absent.{APEX}"), RecordType::TXT),
+        query("example.net.", RecordType::A),
+        soa[..14].to_vec(),
+        notify,
+    ] {
+        socket.send(&bytes).unwrap();
+        socket.recv(&mut [0; 1500]).unwrap();
+    }
+    socket.send(&response).unwrap();
+    assert_eq!(over_tcp(&mut connect(address), &soa).answers.len(), 1);
+    let count = |text: &str, transport: &str, outcome: &str| -> Option<u64> {
+        let start = format!("provost_dns_queries_total{{transport=\"{transport}\",outcome=\"{outcome}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+    };
+    let text = eventually("the ignored response to be counted", || {
+        let text = operators.get("/metrics").body;
+        (count(&text, "udp", "ignored") == Some(1)).then_some(text)
+    });
+    for outcome in ["answered", "no_data", "nxdomain", "refused", "malformed", "unsupported"] {
+        assert_eq!(count(&text, "udp", outcome), Some(1), "{outcome}: {text}");
+    }
+    assert_eq!((count(&text, "tcp", "answered"), count(&text, "udp", "rate_limited")), (Some(1), Some(0)), "{text}");
+    let series = |text: &str| text.lines().filter(|line| line.starts_with("provost_dns_queries_total{")).count();
+    assert_eq!(series(&text), 18, "{text}");
+    eventually("answers over the rate limit", || {
+        for _ in 0..300 {
+            socket.send(&soa).unwrap();
+        }
+        let text = operators.get("/metrics").body;
+        assert_eq!(series(&text), 18, "{text}");
+        (count(&text, "udp", "rate_limited")? > 0).then_some(())
+    });
+}
+
+#[test]
+fn responder_thread_stands_back_behind_phones() {
+    let server = site().start();
+    address(&server);
+    let niceness = |task: std::fs::DirEntry| -> Option<(bool, i32)> {
+        // A thread that has just ended has none.
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(") ").unwrap();
+        Some((name == "dns", fields.split(' ').nth(16).unwrap().parse().unwrap()))
+    };
+    let of_threads = || -> Vec<(bool, i32)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().map(Result::unwrap);
+        tasks.filter_map(niceness).collect()
+    };
+    eventually("the thread to have a lower priority", || {
+        let all = of_threads();
+        let others = all.iter().filter(|(is_dns, _)| !is_dns).map(|(_, nice)| *nice).max()?;
+        all.iter().any(|(is_dns, nice)| *is_dns && *nice > others).then_some(())
+    });
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn from(transport: Transport) -> Client {
 
 /// The raw answer over `transport`.
 fn raw(query: &[u8], transport: Transport, zone: &Zone) -> Option<Vec<u8>> {
-    answer(query, from(transport), zone, &cookies(), NOW)
+    answer(query, from(transport), zone, &cookies(), NOW).bytes
 }
 
 fn query(owner: &str, kind: RecordType) -> Message {
@@ -281,7 +281,7 @@ fn a_query_without_a_question_gets_a_server_cookie() {
     let bytes = message.to_vec().unwrap();
     let cookie = |address: &str| {
         let client = Client { address: address.parse().unwrap(), transport: Transport::Udp };
-        let answer = answer(&bytes, client, &zone(), &cookies(), NOW).unwrap();
+        let answer = answer(&bytes, client, &zone(), &cookies(), NOW).bytes.unwrap();
         let answer = Message::from_vec(&answer).unwrap();
         assert_eq!((answer.response_code, answer.queries.len()), (ResponseCode::NoError, 0));
         let option = answer.edns.unwrap().options().as_ref().first().cloned();
