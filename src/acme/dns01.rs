@@ -2,7 +2,7 @@
 
 use super::failure::AcmeFailure;
 use super::ports::{ChallengeDns, PortFuture, StepReporter};
-use crate::dns::{CaaRecords, Dns, DnsError, RecordLocation};
+use crate::dns::{CaaRecords, Dns, DnsError, DnsSettings, RecordLocation};
 
 impl ChallengeDns for Dns {
     fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation> {
@@ -14,7 +14,7 @@ impl ChallengeDns for Dns {
     }
 
     fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
-        Box::pin(account_binding(self.resolvers(), name, account))
+        Box::pin(account_binding(self.resolvers(), Some(self.settings()), name, account))
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
@@ -35,15 +35,20 @@ impl ChallengeDns for Dns {
             Self::wait_until_visible(self, location, values, report).await.map(drop).map_err(|error| failure(&error))
         })
     }
+
+    fn likely_causes<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, Vec<String>> {
+        Box::pin(async move { Self::likely_causes(self, location, values).await.map_err(|error| failure(&error)) })
+    }
 }
 
 /// See [`ChallengeDns::account_binding`].
 pub(super) async fn account_binding(
     resolvers: &[String],
+    update: Option<&DnsSettings>,
     name: &str,
     account: Option<&str>,
 ) -> Result<Vec<String>, AcmeFailure> {
-    let found = CaaRecords::find(resolvers, name).await.map_err(|error| failure(&error))?;
+    let found = CaaRecords::find(resolvers, update, name).await.map_err(|error| failure(&error))?;
     Ok(found.bound_to(account))
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use super::check::{check, check_new, choose_chain};
-use super::failure::{AcmeFailure, FailureKind};
-use super::ports::{Ca, Order, OrderStatus};
+use super::failure::{AcmeFailure, FailureKind, Retry};
+use super::ports::{Ca, ChallengeDns, Order, OrderStatus};
 use super::rate_limit::Limit;
 use super::schedule::{ARI_INTERVAL, Deadline, DueReason, is_clock_wrong};
 use super::store::{PendingOrder, StoredLineage, StoredMeta};
@@ -15,6 +16,8 @@ use super::{Lineage, Renewer};
 use crate::dns::RecordLocation;
 use crate::wording::counted;
 
+/// The timeout of the search for causes of a failed validation.
+const CAUSES_TIMEOUT: Duration = Duration::from_secs(30);
 /// RFC 5280, A.1: `ub-common-name`.
 const LONGEST_COMMON_NAME: usize = 64;
 
@@ -235,7 +238,14 @@ impl Renewer {
             let (board, lineage) = (Arc::clone(&self.board), lineage.clone());
             dns.wait_until_visible(location, values, &move |text| board.report_step(&lineage, &text)).await?;
         }
-        self.validate(under_way, needed).await
+        match self.validate(under_way, needed).await {
+            // Its order is dead, and the values are still published.
+            Err(failure) if failure.sign == FailureKind::Refused && failure.cure == Retry::Retry => {
+                self.board.report_step(lineage, "looking for the cause in DNS");
+                Err(failure.with_note(&causes(&*dns, &by_location).await))
+            }
+            validated => validated,
+        }
     }
 
     /// Asks the CA to validate. The rate limit of failures is charged in advance, and refunded on success.
@@ -412,6 +422,23 @@ fn certificate_limits(lineage: &Lineage, is_wanted: bool) -> &'static [Limit] {
         Lineage::Wildcard(_) => &[Limit::Certificates],
         Lineage::Exact(_) => &[Limit::Certificates, Limit::ExactCertificates],
     }
+}
+
+/// What DNS shows that may be the cause of a failed validation, as a note on the failure.
+async fn causes(dns: &dyn ChallengeDns, by_location: &BTreeMap<RecordLocation, Vec<String>>) -> String {
+    let mut causes = BTreeSet::new();
+    let all = async {
+        for (location, values) in by_location {
+            let found = dns.likely_causes(location, values).await;
+            causes.extend(found.unwrap_or_else(|failure| vec![failure.message]));
+        }
+    };
+    // What was found until then counts.
+    let _ = tokio::time::timeout(CAUSES_TIMEOUT, all).await;
+    if causes.is_empty() {
+        return String::new();
+    }
+    format!("; likely cause: {}", causes.into_iter().collect::<Vec<_>>().join("; "))
 }
 
 /// Fails if the clock is clearly wrong. Dates would be misjudged, so nothing is ordered and nothing discarded.

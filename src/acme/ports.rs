@@ -63,6 +63,14 @@ pub trait ChallengeDns: Send + Sync {
         values: &'a [String],
         report: StepReporter<'a>,
     ) -> PortFuture<'a, ()>;
+    /// What DNS shows of `values` at `location` that may be the cause of a failed validation. Changes nothing.
+    fn likely_causes<'a>(
+        &'a self,
+        _location: &'a RecordLocation,
+        _values: &'a [String],
+    ) -> PortFuture<'a, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// A CA with our account. It handles one request at a time.

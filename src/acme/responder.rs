@@ -25,7 +25,7 @@ impl ChallengeDns for Responder {
     }
 
     fn account_binding<'a>(&'a self, name: &'a str, account: Option<&'a str>) -> PortFuture<'a, Vec<String>> {
-        Box::pin(account_binding(self.resolvers(), name, account))
+        Box::pin(account_binding(self.resolvers(), None, name, account))
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
@@ -47,5 +47,9 @@ impl ChallengeDns for Responder {
             tokio::time::sleep(CACHED_FOR).await;
             Ok(())
         })
+    }
+
+    fn likely_causes<'a>(&'a self, location: &'a RecordLocation, _values: &'a [String]) -> PortFuture<'a, Vec<String>> {
+        Box::pin(async move { Ok(Self::likely_causes(self, location).await) })
     }
 }

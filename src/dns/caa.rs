@@ -1,11 +1,16 @@
 //! Which CAs may issue for a domain: its CAA records (RFC 8659), with restrictions to accounts and methods (RFC 8657).
 
+use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::rdata::CAA;
 use hickory_net::proto::rr::{Name, RData, RecordType};
 
 use super::failure::DnsError;
+use super::lookup::Lookup;
 use super::name;
-use super::resolve::Resolver;
+use super::settings::DnsSettings;
+
+/// CAs follow at least as many.
+const MOST_ALIASES: usize = 8;
 
 /// Our validation method (RFC 8657 §4).
 const OUR_METHOD: &str = "dns-01";
@@ -58,17 +63,18 @@ struct IssueValue<'a> {
 }
 
 impl CaaRecords {
-    /// Finds the records that apply to `domain`, through `resolvers` or, if empty, the system's resolvers.
+    /// Finds the records that apply to `domain`: asks the authoritative servers, also those that `update` names, which are
+    /// found through `resolvers` or, if empty, the system's.
     ///
     /// # Errors
-    /// If no resolver can say whether the domain itself has any. A CA does not issue then either.
-    pub async fn find(resolvers: &[String], domain: &str) -> Result<Self, DnsError> {
-        let resolver = Resolver::new(resolvers)?;
+    /// If no server can say whether the domain itself has any. A CA does not issue then either.
+    pub async fn find(resolvers: &[String], update: Option<&DnsSettings>, domain: &str) -> Result<Self, DnsError> {
+        let mut source = CaaSource { lookup: Lookup::new(resolvers, update)?, is_reachable: true };
         let domain = name::parse(domain).map_err(DnsError::Setting)?;
         let mut found = Self {
             domain: name::text(&domain),
             owner: name::text(&domain),
-            records: records(&resolver, &domain).await?,
+            records: source.records(&domain).await?,
             unknown_above: None,
         };
         let mut owner = domain.base_name();
@@ -76,7 +82,7 @@ impl CaaRecords {
         // root '.' until a CAA RRset is found." (RFC 8659 §3)
         while found.records.is_empty() && !owner.is_root() {
             found.owner = name::text(&owner);
-            match records(&resolver, &owner).await {
+            match source.records(&owner).await {
                 Ok(records) => found.records = records,
                 Err(error) => {
                     found.unknown_above = Some(error);
@@ -197,12 +203,63 @@ impl<'a> IssueValue<'a> {
     }
 }
 
-/// The CAA records of `owner`, also through a CNAME record.
-async fn records(resolver: &Resolver, owner: &Name) -> Result<Vec<CAA>, DnsError> {
-    let answer = resolver.ask(owner, RecordType::CAA).await?;
-    let records =
-        answer.answers.into_iter().filter_map(|it| if let RData::CAA(caa) = it.data { Some(caa) } else { None });
-    Ok(records.collect())
+/// Where CAA records are asked for.
+///
+/// These names may have no records, and a resolver concludes from that answer that a challenge below or beside them does not
+/// exist: see [`lookup`](super::lookup). So authoritative servers are asked. The resolver is asked about top-level domains,
+/// and about all names if this machine cannot reach the servers.
+struct CaaSource {
+    lookup: Lookup,
+    is_reachable: bool,
+}
+
+impl CaaSource {
+    /// The CAA records of `owner`, also through CNAME records.
+    async fn records(&mut self, owner: &Name) -> Result<Vec<CAA>, DnsError> {
+        let mut chain = vec![owner.clone()];
+        loop {
+            let name = chain.last().cloned().unwrap_or_default();
+            let answer = self.ask(&name).await?;
+            let target = alias_end(&answer, &name);
+            let of_target = answer.answers.into_iter().filter(|record| record.name == target);
+            let found = of_target.filter_map(|it| if let RData::CAA(caa) = it.data { Some(caa) } else { None });
+            let found: Vec<CAA> = found.collect();
+            if !found.is_empty() || target == name {
+                return Ok(found);
+            }
+            let is_ring = chain.contains(&target);
+            chain.push(target);
+            if is_ring || chain.len() > MOST_ALIASES {
+                return Err(DnsError::CnameChain { chain: chain.iter().map(name::text).collect() });
+            }
+        }
+    }
+
+    async fn ask(&mut self, name: &Name) -> Result<Message, DnsError> {
+        if self.is_reachable && name.num_labels() > 1 {
+            match self.lookup.ask(name, RecordType::CAA, name, |_| true).await {
+                Ok(answered) => return Ok(answered.message),
+                Err(_) => self.is_reachable = false,
+            }
+        }
+        self.lookup.resolver().ask(name, RecordType::CAA).await
+    }
+}
+
+/// The name to which the CNAME records in `answer` lead from `name`; `name` itself without any.
+fn alias_end(answer: &Message, name: &Name) -> Name {
+    let mut end = name.clone();
+    // Each record leads one step further at most.
+    for _ in &answer.answers {
+        let own = answer.answers.iter().filter(|record| record.name == end);
+        let target =
+            own.into_iter().find_map(|it| if let RData::CNAME(cname) = &it.data { Some(&cname.0) } else { None });
+        match target {
+            Some(target) => end = target.to_lowercase(),
+            None => break,
+        }
+    }
+    end
 }
 
 fn is_known(tag: &str) -> bool {

@@ -5,7 +5,7 @@ use hickory_net::proto::rr::{Name, RData, RecordType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::authority::{Reply, first_reply};
+use super::authority::{Authority, Reply, first_reply};
 use super::failure::DnsError;
 use super::lookup::{Answered, Lookup};
 use super::name;
@@ -50,7 +50,9 @@ async fn follow(lookup: &Lookup, start: &Name) -> Result<(Name, Answered, Vec<St
     loop {
         let is_known = |answer: &Message| cname_in(answer, &name).is_some() || !is_from_root(answer);
         let answered = lookup.ask(&name, RecordType::CNAME, &name, is_known).await?;
-        let Some(target) = own_cname(&answered, &name).await? else { return Ok((name, answered, via)) };
+        let Some(target) = own_cname(&answered.message, &answered.servers, &name).await? else {
+            return Ok((name, answered, via));
+        };
         via.push(name::text(&name));
         let is_ring = via.contains(&name::text(&target));
         if is_ring || via.len() > MOST_CNAMES {
@@ -61,15 +63,15 @@ async fn follow(lookup: &Lookup, start: &Name) -> Result<(Name, Answered, Vec<St
     }
 }
 
-/// The target of the CNAME record that `name` itself has.
+/// The target of the CNAME record that `name` itself has, by an `answer` of one of `servers`.
 ///
-/// A wildcard CNAME answers for every name that does not exist. A TXT record at `name` makes the name exist, and the
-/// wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So the same servers are asked
-/// about a random sibling, which does not exist. If it has the same CNAME, that is a wildcard's.
-async fn own_cname(answered: &Answered, name: &Name) -> Result<Option<Name>, DnsError> {
-    let Some(target) = cname_in(&answered.message, name) else { return Ok(None) };
+/// A wildcard CNAME answers for every name that does not exist. A TXT record at `name`, or a delegation of it, makes the
+/// name exist, and the wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So the
+/// same servers are asked about a random sibling, which does not exist. If it has the same CNAME, that is a wildcard's.
+pub(super) async fn own_cname(answer: &Message, servers: &[Authority], name: &Name) -> Result<Option<Name>, DnsError> {
+    let Some(target) = cname_in(answer, name) else { return Ok(None) };
     let Some(sibling) = name::random_below(&name.base_name()) else { return Ok(Some(target)) };
-    let reply = first_reply(&answered.servers, &sibling, RecordType::CNAME).await;
+    let reply = first_reply(servers, &sibling, RecordType::CNAME).await;
     let (_, reply) =
         reply.map_err(|silent| DnsError::AuthoritiesSilent { zone: name::text(&name.base_name()), silent })?;
     let wildcard = match &reply {

@@ -43,12 +43,21 @@ pub(super) struct Answered {
 }
 
 /// The servers of `zone` by its NS records.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 struct Delegation {
     zone: Name,
     servers: Vec<Name>,
-    /// Whether the parent zone's servers gave these records. A resolver may give the zone's own.
-    is_from_parent: bool,
+    /// The parent zone's referral, with glue. `None` if a resolver gave the records, which may be the zone's own.
+    referral: Option<Message>,
+}
+
+/// Where the delegations towards a name lead.
+#[derive(Debug)]
+pub(super) enum Lead {
+    /// `servers`, which are those of `zone`, answer about the name.
+    Answer { zone: Name, servers: Vec<Authority>, message: Message },
+    /// `parent` delegates `zone`, which holds the name, to `servers`. These were not asked, or do not answer.
+    Delegation { parent: Name, zone: Name, servers: Vec<Name> },
 }
 
 /// The servers that a CA may ask about a zone.
@@ -99,7 +108,7 @@ impl Lookup {
             match self.resolver.name_servers(&start).await {
                 Ok(servers) if servers.is_empty() => {}
                 Ok(servers) => {
-                    let delegation = Delegation { zone: start.clone(), servers, is_from_parent: false };
+                    let delegation = Delegation { zone: start.clone(), servers, referral: None };
                     let servers = self.at(&delegation.servers, &[], secret).await;
                     match self.descend(Some(delegation), servers, name, kind, secret).await {
                         Ok(answered) if enough(&answered.message) => return Ok(answered),
@@ -141,9 +150,71 @@ impl Lookup {
                 return Err(vec![format!("{}: it delegates {} again", server.label, name::text(&zone))]);
             }
             let servers_of_zone = name_servers(&message.authorities, &zone);
-            let found = Delegation { servers: servers_of_zone, zone, is_from_parent: true };
-            servers = self.at(&found.servers, &[&message], secret).await;
-            delegation = Some(found);
+            servers = self.at(&servers_of_zone, &[&message], secret).await;
+            delegation = Some(Delegation { servers: servers_of_zone, zone, referral: Some(message) });
+        }
+    }
+
+    /// Follows the delegations towards `name`, from the zones above: to an answer, to the zone that `is_end`, or to a zone
+    /// whose servers do not answer, if that `may_end` the way.
+    pub(super) async fn lead(
+        &self,
+        name: &Name,
+        is_end: impl Fn(&Name) -> bool,
+        may_end: impl Fn(&Name) -> bool,
+    ) -> Result<Lead, DnsError> {
+        let (mut silent, mut unresolved) = (None, None);
+        for start in starts(name, name) {
+            // From the top-level domain, the same silent servers would be found.
+            if is_end(&start) || (start.num_labels() == 1 && silent.is_some()) {
+                continue;
+            }
+            match self.resolver.name_servers(&start).await {
+                Ok(servers) if servers.is_empty() => {}
+                Ok(servers) => match self.follow(start, servers, name, &is_end, &may_end).await {
+                    Ok(lead) => return Ok(lead),
+                    Err(error) => silent = Some(error),
+                },
+                Err(error) => _ = unresolved.get_or_insert(error),
+            }
+        }
+        Err(silent.or(unresolved).unwrap_or_else(|| DnsError::NoZone { name: name::text(name) }))
+    }
+
+    /// The same from the servers of `zone` on.
+    async fn follow(
+        &self,
+        mut zone: Name,
+        names: Vec<Name>,
+        name: &Name,
+        is_end: &impl Fn(&Name) -> bool,
+        may_end: &impl Fn(&Name) -> bool,
+    ) -> Result<Lead, DnsError> {
+        let mut servers = self.at(&names, &[], name).await;
+        let mut last: Option<(Name, Vec<Name>)> = None;
+        loop {
+            let (below, message) = match (first_reply(&servers, name, RecordType::NS).await, last) {
+                (Ok((_, Reply::Authoritative(message))), _) => return Ok(Lead::Answer { zone, servers, message }),
+                (Ok((_, Reply::Referral { zone: below, message })), _) if below.num_labels() > zone.num_labels() => {
+                    (below, message)
+                }
+                (_, Some((parent, servers))) if may_end(&zone) => {
+                    return Ok(Lead::Delegation { parent, zone, servers });
+                }
+                (Ok((server, Reply::Referral { zone: below, .. })), _) => {
+                    let reasons = vec![format!("{}: it delegates {} again", server.label, name::text(&below))];
+                    return Err(DnsError::ParentSilent { parent: name::text(&zone), name: name::text(name), reasons });
+                }
+                (Err(reasons), _) => {
+                    return Err(DnsError::ParentSilent { parent: name::text(&zone), name: name::text(name), reasons });
+                }
+            };
+            let names = name_servers(&message.authorities, &below);
+            if is_end(&below) {
+                return Ok(Lead::Delegation { parent: zone, zone: below, servers: names });
+            }
+            servers = self.at(&names, &[&message], name).await;
+            last = Some((std::mem::replace(&mut zone, below), names));
         }
     }
 
@@ -228,13 +299,16 @@ impl Lookup {
             answered => answered?,
         };
         let own = name_servers(&answered.message.answers, zone);
-        let delegated = match answered.delegation {
-            Some(delegation) if delegation.is_from_parent && delegation.zone == *zone => delegation.servers,
+        let delegation = match answered.delegation.filter(|delegation| delegation.zone == *zone) {
+            Some(Delegation { servers, referral: Some(referral), .. }) => Some((servers, referral)),
             _ => self.delegated(zone, name).await,
         };
+        let (delegated, referral) = delegation.unzip();
+        let delegated = delegated.unwrap_or_default();
         let only_delegated: Vec<Name> = delegated.iter().filter(|server| !own.contains(server)).cloned().collect();
         let mut servers = self.at(&own, &[&answered.message], name).await;
-        servers.extend(self.at(&only_delegated, &[&answered.message], name).await);
+        let messages: Vec<&Message> = std::iter::once(&answered.message).chain(&referral).collect();
+        servers.extend(self.at(&only_delegated, &messages, name).await);
         // Where the resolvers do not know the name servers, the server that told us stands for them.
         if servers.iter().all(|server| server.address.is_err()) {
             servers.push(answered.server);
@@ -242,20 +316,21 @@ impl Lookup {
         usable(zone, ZoneServers { servers, mismatch: mismatch(zone, &own, &delegated) })
     }
 
-    /// The servers to which the parent of `zone` delegates, by one of the parent's servers; none if none can be asked.
-    async fn delegated(&self, zone: &Name, secret: &Name) -> Vec<Name> {
+    /// The servers to which the parent of `zone` delegates, with the referral by one of the parent's servers. `None` if none
+    /// can be asked.
+    async fn delegated(&self, zone: &Name, secret: &Name) -> Option<(Vec<Name>, Message)> {
         let asked = async {
             let parent = zone.base_name();
             let parents = self.resolver.name_servers(&parent).await.ok()?;
             let parents = self.at(&parents, &[], secret).await;
             match first_reply(&parents, zone, RecordType::NS).await.ok()? {
                 (_, Reply::Referral { zone: found, message }) if found == *zone => {
-                    Some(name_servers(&message.authorities, zone))
+                    Some((name_servers(&message.authorities, zone), message))
                 }
                 _ => None,
             }
         };
-        timeout(EXTRA_TIMEOUT, asked).await.ok().flatten().unwrap_or_default()
+        timeout(EXTRA_TIMEOUT, asked).await.ok().flatten()
     }
 }
 
@@ -305,7 +380,7 @@ fn usable(zone: &Name, found: ZoneServers) -> Result<ZoneServers, DnsError> {
 }
 
 /// How a delegation differs from the zone's `own` NS records. An unknown delegation does not.
-fn mismatch(zone: &Name, own: &[Name], delegated: &[Name]) -> Option<String> {
+pub(super) fn mismatch(zone: &Name, own: &[Name], delegated: &[Name]) -> Option<String> {
     let missing = |from: &[Name], among: &[Name]| {
         let missing = from.iter().filter(|server| !among.contains(server));
         missing.map(name::text).collect::<Vec<_>>().join(", ")

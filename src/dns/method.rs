@@ -47,8 +47,8 @@ struct DnsKeys {
     /// asking the name servers of the zone above.
     #[serde(deserialize_with = "deserialize_some")]
     zone: Option<String>,
-    /// Addresses of the resolvers that find name servers, their addresses, and CAA records. A link-local address has a zone
-    /// ID: `fe80::1%eth0`. Names of challenges are never asked of a resolver, only of the zone's name servers. Default: the
+    /// Addresses of the resolvers that find name servers and their addresses. A link-local address has a zone ID:
+    /// `fe80::1%eth0`. Names of challenges are never asked of a resolver, only of the zone's name servers. Default: the
     /// system's.
     #[serde(deserialize_with = "addresses")]
     resolvers: Vec<String>,

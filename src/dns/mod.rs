@@ -150,6 +150,11 @@ impl Dns {
         &self.settings.resolvers
     }
 
+    #[must_use]
+    pub fn settings(&self) -> &DnsSettings {
+        &self.settings
+    }
+
     /// The timeouts of the wait for authoritative servers.
     #[must_use]
     pub fn patience(&self) -> PropagationTimeouts {
@@ -193,6 +198,15 @@ impl Dns {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), DnsError> {
         self.wait(location, values, Goal::Removed, say).await.map(drop)
+    }
+
+    /// What a CA that asks about `values` at `location` may find wrong now: servers without them, and a delegation that
+    /// differs from the zone.
+    pub async fn likely_causes(&self, location: &RecordLocation, values: &[String]) -> Result<Vec<String>, DnsError> {
+        let (name, zone) = names(location)?;
+        let servers = self.lookup()?.zone_servers(&zone, &name).await?;
+        let sought = Sought { name, zone, values: values.to_vec(), goal: Goal::Published };
+        Ok(propagation::disagreements(servers, sought).await)
     }
 
     async fn wait(

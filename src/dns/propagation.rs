@@ -222,6 +222,24 @@ pub(super) async fn wait(
     Ok(remarks)
 }
 
+/// Asks each server once. Returns those that do not agree, and a delegation that differs from the zone.
+pub(super) async fn disagreements(zone_servers: ZoneServers, sought: Sought) -> Vec<String> {
+    let ZoneServers { servers, mismatch } = zone_servers;
+    let sought = Arc::new(sought);
+    let mut queries = JoinSet::new();
+    for server in servers {
+        let sought = Arc::clone(&sought);
+        queries.spawn(async move {
+            let answer = server.query(&sought).await;
+            (answer != AuthorityAnswer::Agrees).then(|| line(&server.label, sought.goal, &answer))
+        });
+    }
+    let mut lines: Vec<String> = queries.join_all().await.into_iter().flatten().collect();
+    lines.sort();
+    lines.extend(mismatch);
+    lines
+}
+
 /// Queries one server repeatedly, until the receiver is gone.
 async fn poll(
     index: usize,

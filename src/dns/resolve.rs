@@ -1,4 +1,4 @@
-//! Asks resolvers, each in turn, for name servers, their addresses, and CAA records.
+//! Asks resolvers, each in turn, for name servers and their addresses.
 //!
 //! A resolver caches what it is asked, negative answers too, and a CA may share its cache. Thus names of challenges are
 //! asked of authoritative servers alone: see [`lookup`](super::lookup).

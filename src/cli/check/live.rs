@@ -11,7 +11,7 @@ use crate::acme::client::directory_meta::DirectoryMeta;
 use crate::acme::{AcmeFailure, AcmeSettings, FailureKind};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::responder::prove_delegation;
+use crate::dns::responder::{Proven, prove_delegation};
 use crate::dns::{
     CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, address_records, addresses, probe,
     wildcard_addresses,
@@ -81,7 +81,7 @@ async fn check_exact(
 }
 
 async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
-    let caa = match CaaRecords::find(settings.dns.resolvers(), name).await {
+    let caa = match CaaRecords::find(settings.dns.resolvers(), settings.dns.update(), name).await {
         Ok(caa) => caa,
         Err(error) => return findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     };
@@ -142,7 +142,7 @@ async fn check_hidden(domain: &str, settings: &DnsSettings, findings: &mut Vec<F
 
 /// Checks whether each CA answers, offers what the settings want, and may issue.
 async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
-    let caa = CaaRecords::find(settings.dns.resolvers(), &config.domain).await;
+    let caa = CaaRecords::find(settings.dns.resolvers(), settings.dns.update(), &config.domain).await;
     match &caa {
         Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(FindingLevel::Warning, DNS, error))),
         Err(error) => {
@@ -256,7 +256,10 @@ async fn check_delegation(
     findings: &mut Vec<Finding>,
 ) {
     match prove_delegation(settings, &config.domain, host, &config.state).await {
-        Ok(zone) => progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server")),
+        Ok(Proven { zone, mismatch }) => {
+            progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server"));
+            findings.extend(mismatch.map(|mismatch| Finding::new(FindingLevel::Warning, DNS, mismatch)));
+        }
         Err(problems) => findings.extend(problems.into_iter().map(|it| {
             let finding = Finding::new(FindingLevel::Error, DNS, it.problem);
             match it.remedy {

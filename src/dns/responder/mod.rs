@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 pub use self::answer::{Client, Transport};
 pub use self::memory::FILE;
-pub use self::proof::{DelegationProblem, prove_delegation};
+pub use self::proof::{DelegationProblem, Proven, prove_delegation};
 pub use self::query_counts::QueryCounts;
 pub use self::server::{ResponderSockets, serve};
 pub use self::settings::{ResponderDns, ResponderSettings};
@@ -168,8 +168,9 @@ impl Responder {
         if self.settings.zone.is_some() && apex.zone_of(&challenge) {
             return Ok(self.location(&challenge, Vec::new()));
         }
-        let resolver = Resolver::new(&self.settings.resolvers)?;
-        let found = match delegation::find(&resolver, &challenge, &apex).await {
+        let lookup = Lookup::new(&self.settings.resolvers, None)?;
+        let domain = name::parse(&self.domain).map_err(DnsError::Setting)?;
+        let found = match delegation::find(&lookup, &challenge, &apex, &domain).await {
             Ok(found) => found,
             Err(error) if !error.needs_human() && self.is_known(&challenge) => {
                 tracing::warn!("{error}; going on with the zone {}, as before", name::text(&apex));
@@ -185,7 +186,7 @@ impl Responder {
         };
         // Only the domain's own challenge decides which zone we serve: exact names lead into that one.
         if self.settings.zone.is_none() && challenge_name == self::challenge_name(&self.domain) {
-            self.check_delegated(&resolver, zone, &found.servers).await?;
+            self.check_delegated(lookup.resolver(), zone, &found.servers).await?;
             self.move_to(zone);
         }
         self.check_inside(&found.name, &via)?;
@@ -196,6 +197,16 @@ impl Responder {
     #[must_use]
     pub fn resolvers(&self) -> &[String] {
         &self.settings.resolvers
+    }
+
+    /// Why a CA may not reach us on its way to the values at `location`, with remedies. Empty if it should.
+    pub async fn likely_causes(&self, location: &RecordLocation) -> Vec<String> {
+        let challenge = location.via.first().unwrap_or(&location.name);
+        let host = challenge.strip_prefix("_acme-challenge.").unwrap_or(challenge);
+        match prove_delegation(&self.settings, &self.domain, host, &self.memory.0).await {
+            Ok(proven) => proven.mismatch.into_iter().collect(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
     }
 
     /// Checks that a challenge for `name` would hide no address: see [`DnsError::OnlyByWildcard`].

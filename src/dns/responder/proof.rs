@@ -12,6 +12,7 @@ use super::memory::Memory;
 use super::settings::ResponderDns;
 use super::zone::{ProofKey, proof_label};
 use super::{challenge_name, known_zone, lead_in};
+use crate::dns::lookup::{Lookup, mismatch};
 use crate::dns::name;
 use crate::dns::resolve::Resolver;
 use crate::dns::settings::PORT;
@@ -23,6 +24,24 @@ pub struct DelegationProblem {
     pub remedy: Option<String>,
 }
 
+/// A delegation that leads to this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// The delegated zone.
+    pub zone: String,
+    /// How the parent's NS records differ from our own, if they do.
+    pub mismatch: Option<String>,
+}
+
+impl std::fmt::Display for DelegationProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{} ({remedy})", self.problem),
+            None => f.write_str(&self.problem),
+        }
+    }
+}
+
 impl DelegationProblem {
     fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { problem: problem.into(), remedy: Some(remedy.into()) }
@@ -30,7 +49,7 @@ impl DelegationProblem {
 }
 
 /// Whether the resolvers lead from the challenge of `host`, the `domain` or a name below it, to the server whose state
-/// directory is `state`. Returns the zone.
+/// directory is `state`.
 ///
 /// # Errors
 /// If they lead elsewhere or nowhere: the likely causes.
@@ -39,19 +58,21 @@ pub async fn prove_delegation(
     domain: &str,
     host: &str,
     state: &Path,
-) -> Result<String, Vec<DelegationProblem>> {
+) -> Result<Proven, Vec<DelegationProblem>> {
     let one = |problem: DelegationProblem| vec![problem];
     let failed = |error: &dyn ToString| one(DelegationProblem { problem: error.to_string(), remedy: None });
     let memory = Memory::read(state).map_err(|error| failed(&error))?.ok_or_else(|| {
         let problem = format!("no server has run with the DNS responder on the state directory {}", state.display());
         one(DelegationProblem::new(problem, "start it: systemctl enable --now provost.socket provost.service"))
     })?;
-    let resolver = Resolver::new(&settings.resolvers).map_err(|error| failed(&error))?;
+    let lookup = Lookup::new(&settings.resolvers, None).map_err(|error| failed(&error))?;
+    let resolver = lookup.resolver();
     let key = ProofKey::new(memory.proof_key.as_bytes());
     let challenge = name::parse(&challenge_name(host)).map_err(|error| failed(&error))?;
     let assumed = known_zone(settings, domain, state);
     let assumed = name::parse(&assumed).map_err(|error| failed(&error))?;
-    let found = match (&settings.zone, delegation::find(&resolver, &challenge, &assumed).await) {
+    let site = name::parse(domain).map_err(|error| failed(&error))?;
+    let found = match (&settings.zone, delegation::find(&lookup, &challenge, &assumed, &site).await) {
         (_, Ok(found)) => found,
         // The parent's servers may be out of reach from here, and the resolver knows the way.
         (_, Err(error)) if error.needs_human() => return Err(failed(&error)),
@@ -81,12 +102,15 @@ pub async fn prove_delegation(
     let proof = Proof::new(&key, zone).map_err(|error| failed(&error))?;
     match resolver.ask(&proof.name, RecordType::TXT).await {
         // Some resolvers follow an alias that others reject.
-        Ok(answer) if proof.is_in(&answer) => match aliases(&resolver, &found, settings).await {
-            aliases if aliases.is_empty() => Ok(name::text(zone)),
+        Ok(answer) if proof.is_in(&answer) => match aliases(resolver, &found, settings).await {
+            aliases if aliases.is_empty() => {
+                let own = name::parse(&server).map_err(|error| failed(&error))?;
+                Ok(Proven { zone: name::text(zone), mismatch: mismatch(zone, &[own], &found.servers) })
+            }
             aliases => Err(aliases),
         },
         asked => {
-            let mut causes = causes(&resolver, &found, &key, zone, settings, domain).await;
+            let mut causes = causes(resolver, &found, &key, zone, settings, domain).await;
             if causes.is_empty() {
                 let said = match asked {
                     Err(error) => error.to_string(),

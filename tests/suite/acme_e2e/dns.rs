@@ -8,9 +8,8 @@ use super::{CHALLENGE, Public, primary, usual};
 use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::internet::{self, at, delegation, root, zone_file};
 use crate::harness::knot::{self, Knot};
-use crate::harness::namespace;
 use crate::harness::pebble::{Behavior, Pebble};
-use crate::harness::unbound;
+use crate::harness::{namespace, tool, unbound};
 
 /// A site whose zone is on the primary and on a secondary that gets no NOTIFY.
 fn with_secondary(test: &str) -> Option<(Bind, Bind, Public)> {
@@ -182,4 +181,40 @@ fn certificate_is_obtained_through_knot() {
     public.renew();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
     assert_eq!(bind::txt(knot.address, CHALLENGE), Vec::<String>::new());
+}
+
+#[test]
+fn failed_validation_names_a_wrong_delegation() {
+    let test = "acme_e2e::dns::failed_validation_names_a_wrong_delegation";
+    if !bind::is_here(test)
+        || !Pebble::is_here(test)
+        || !unbound::is_here(test)
+        || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2", "192.0.2.3"])
+    {
+        return;
+    }
+    let _root = root(&[("com", "example.com. NS old.example.com.\nold.example.com. A 192.0.2.3")]);
+    let zone = zone_file("example.com", "192.0.2.2", "old A 192.0.2.3\n*.phones A 192.0.2.10");
+    let ours = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &zone, super::POLICY);
+    let ours = ours.start_at(at("192.0.2.2"));
+    // It no longer serves the zone: REFUSED.
+    let _old = BindConfig::new().primary("example.net", "", "").start_at(at("192.0.2.3"));
+    let resolver = internet::resolver(&[]);
+    let pebble = Pebble::start(Behavior::default(), resolver.address);
+    let mut public = Public::new(pebble, ours.address, &ours.key_file("provost."));
+    public.acme()["dns"] = json!({
+        "primary": "192.0.2.2", "tsig_key_file": ours.key_file("provost."), "resolvers": ["127.0.0.1"], "settle_s": 0,
+    });
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    assert!(line.contains("the CA's validation failed: "), "{line}");
+    let causes = line.split_once("; likely cause: ").unwrap_or_else(|| panic!("no cause in {line}")).1;
+    let delegation =
+        "example.com: the parent zone delegates to old.example.com, which the zone's own NS records do not name";
+    assert!(causes.contains(delegation), "{line}");
+    assert!(causes.contains("old.example.com (192.0.2.3:53): passed over: it answers REFUSED"), "{line}");
+    // `check --live` finds the same.
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_provost"));
+    let checked = tool::run(check.args(["check", "--live", "--config"]).arg(public.site.write_config()));
+    assert!(checked.stdout.contains(&format!("warning: dns: {delegation}")), "{checked:?}");
 }

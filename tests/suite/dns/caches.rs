@@ -1,5 +1,7 @@
 //! What a resolver that a CA shares hears of us.
 
+use provost::dns::{CaaRecords, DnsMethod, Responder};
+
 use super::{CHALLENGE, ignore, open, quick, values};
 use crate::harness::bind::{self, BindConfig, dig};
 use crate::harness::internet::{at, delegation, root, through, zone_file};
@@ -66,7 +68,7 @@ async fn signed_zone_is_not_made_to_deny_a_challenge() {
     }
     let _root = root(&[("com", &delegation("example.com", "192.0.2.2"))]);
     // No wildcard stands between these names and their challenges: NSEC records about them deny the challenges' names.
-    let records = "phones A 192.0.2.10\nucs-3.phones A 192.0.2.10\nzz.phones A 192.0.2.10";
+    let records = "phones A 192.0.2.10\nucs-3.phones A 192.0.2.10\nzz.phones A 192.0.2.10\nzzz.phones A 192.0.2.10";
     let zone = zone_file("example.com", "192.0.2.2", records);
     let primary = BindConfig::new().key("provost.", "hmac-sha256").signed(
         "example.com",
@@ -87,10 +89,91 @@ async fn signed_zone_is_not_made_to_deny_a_challenge() {
         let answer = dig(resolver.address, &["+dnssec", &challenge, "TXT"]);
         assert!(answer.contains("\"value\"") && answer.contains(" ad;"), "{answer}");
     }
-    // The resolver does conclude so, once it is asked.
-    assert!(dig(resolver.address, &["zz.phones.example.com", "AAAA"]).contains("ANSWER: 0"));
-    let found = dns.locate("_acme-challenge.zz.phones.example.com").await.unwrap();
+    // CAA records are looked up before and between challenges. There are none, at any of these names.
+    let update = through(&resolver, &primary);
+    let resolvers = update.resolvers.clone();
+    for update in [Some(&update), None] {
+        let caa = CaaRecords::find(&resolvers, update, "zz.phones.example.com").await.unwrap();
+        assert!(caa.bound_to(None).is_empty());
+    }
+    let zz = "_acme-challenge.zz.phones.example.com";
+    let found = dns.locate(zz).await.unwrap();
     dns.add(&found, &values(&["value"])).await.unwrap();
-    let denied = dig(resolver.address, &["_acme-challenge.zz.phones.example.com", "TXT"]);
+    assert!(dig(resolver.address, &[zz, "TXT"]).contains("\"value\""), "{}", resolver.log());
+    dns.remove(&found, &values(&["value"])).await.unwrap();
+    let asked = resolver.asked();
+    let is_ours = |name: &&String| name.ends_with("phones.example.com") && !name.starts_with("_acme-challenge.");
+    assert_eq!(asked.iter().find(is_ours), None, "{asked:?}");
+    // The resolver does conclude so, once it is asked.
+    let zz = "_acme-challenge.zzz.phones.example.com";
+    assert!(dig(resolver.address, &["zzz.phones.example.com", "AAAA"]).contains("ANSWER: 0"));
+    let found = dns.locate(zz).await.unwrap();
+    dns.add(&found, &values(&["value"])).await.unwrap();
+    let denied = dig(resolver.address, &[zz, "TXT"]);
     assert!(denied.contains("status: NXDOMAIN"), "{denied}");
+}
+
+#[tokio::test]
+async fn responder_asks_no_resolver_about_a_missing_delegation() {
+    let test = "dns::caches::responder_asks_no_resolver_about_a_missing_delegation";
+    if !bind::is_here(test)
+        || !unbound::is_here(test)
+        || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2", "192.0.2.3"])
+    {
+        return;
+    }
+    let _root =
+        root(&[("com", &delegation("example.com", "192.0.2.2")), ("net", &delegation("example.net", "192.0.2.3"))]);
+    // The registrar's zones are signed, and the operator has not published the records yet.
+    let hosted = |zone: &str, address: &str, records: &str| {
+        let text = zone_file(zone, address, records);
+        let config = BindConfig::new().key("registrar.", "hmac-sha256");
+        config.signed(zone, &text, "grant registrar. zonesub ANY;").start_at(at(address))
+    };
+    let com = hosted(
+        "example.com",
+        "192.0.2.2",
+        "*.phones A 192.0.2.10\nots.phones A 192.0.2.10\n*.other CNAME host\nhost A 192.0.2.10",
+    );
+    let net = hosted("example.net", "192.0.2.3", "aaa TXT x\nzzz TXT x");
+    let resolver = internet::resolver(&[com.trust_anchor("example.com"), net.trust_anchor("example.net")]);
+    let folder = tempfile::tempdir().unwrap();
+    let settings: DnsMethod = serde_json::from_value(serde_json::json!({
+        "responder": { "listen": ["192.0.2.10:53"] }, "resolvers": [resolver.address.ip()],
+    }))
+    .unwrap();
+    let settings = settings.responder().unwrap();
+    let responder = Responder::open(settings, "phones.example.com", folder.path()).unwrap();
+    let exact = "_acme-challenge.ots.phones.example.com";
+    for challenge in [CHALLENGE, exact] {
+        let missing = responder.locate(challenge).await.unwrap_err().to_string();
+        let text = format!("the name servers of example.com do not lead {challenge} to the DNS responder");
+        assert!(missing.starts_with(&text), "{missing}");
+    }
+    // The wildcard's CNAME record does not answer for a name that is delegated.
+    let other = tempfile::tempdir().unwrap();
+    let other = Responder::open(settings, "other.example.com", other.path()).unwrap();
+    let missing = other.locate("_acme-challenge.other.example.com").await.unwrap_err().to_string();
+    assert!(
+        missing.ends_with("publish there: _acme-challenge.other.example.com. NS ns.other.example.com."),
+        "{missing}"
+    );
+    assert!(CaaRecords::find(&settings.resolvers, None, "ots.phones.example.com").await.is_ok());
+    // The operator publishes them now, one as a CNAME record into a zone elsewhere.
+    com.nsupdate("registrar.", &format!("update add {CHALLENGE} 60 CNAME phones.mmm.example.net."));
+    com.nsupdate("registrar.", &format!("update add {exact} 60 CNAME ots.mmm.example.net."));
+    let missing = responder.locate(CHALLENGE).await.unwrap_err().to_string();
+    assert!(missing.contains("the name servers of example.net do not lead phones.mmm.example.net"), "{missing}");
+    net.nsupdate("registrar.", "update add mmm.example.net 60 NS ns.phones.example.com.");
+    let found = responder.locate(CHALLENGE).await.unwrap();
+    assert_eq!((found.name.as_str(), found.zone.as_str()), ("phones.mmm.example.net", "mmm.example.net"));
+    assert_eq!(responder.locate(exact).await.unwrap().name, "ots.mmm.example.net");
+    let asked = resolver.asked();
+    let known = ["example.com", "example.net", "com", "net", ""];
+    let is_ours = |name: &&String| !known.contains(&name.as_str()) && !name.starts_with("ns");
+    assert_eq!(asked.iter().find(is_ours), None, "{asked:?}");
+    for (name, target) in [(CHALLENGE, "phones.mmm.example.net."), (exact, "ots.mmm.example.net.")] {
+        let answer = dig(resolver.address, &[name, "CNAME"]);
+        assert!(answer.contains(target), "the resolver denies {name}: {answer}");
+    }
 }

@@ -60,6 +60,25 @@ async fn cname_of_a_wildcard_record_is_not_followed() {
 }
 
 #[tokio::test]
+async fn dname_above_a_challenge_is_followed() {
+    if !bind::is_here("dns::record_locations::dname_above_a_challenge_is_followed") {
+        return;
+    }
+    let records = "phones DNAME phones.elsewhere.example.";
+    let server = BindConfig::new()
+        .key("provost.", "hmac-sha256")
+        .primary("example.com", records, "")
+        .primary("elsewhere.example", "", "grant provost. zonesub TXT;")
+        .start();
+    let dns = open(&server.settings("provost")).with_patience(quick());
+    let found = dns.locate(CHALLENGE).await.unwrap();
+    assert_eq!(found, at("_acme-challenge.phones.elsewhere.example", "elsewhere.example", &[CHALLENGE]));
+    let one = values(&["one"]);
+    dns.add(&found, &one).await.unwrap();
+    assert_eq!(dns.wait_until_visible(&found, &one, &ignore).await, Ok(Vec::new()));
+}
+
+#[tokio::test]
 async fn cname_chains_over_eight_hops_and_loops_are_errors() {
     if !bind::is_here("dns::record_locations::cname_chains_over_eight_hops_and_loops_are_errors") {
         return;

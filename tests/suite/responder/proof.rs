@@ -124,3 +124,46 @@ fn print_dns_records_prints_what_the_walk_needs() {
     assert_eq!(checked.code, 0, "{checked:?}\n{zone}");
     drop(above);
 }
+
+#[test]
+fn failed_validation_names_a_wrong_delegation_of_the_responder() {
+    if !is_inside("responder::proof::failed_validation_names_a_wrong_delegation_of_the_responder") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    // The NS record names this server, and its address is another server's.
+    let elsewhere =
+        format!("_acme-challenge.phones NS ns.phones.example.com.\n*.phones A 192.0.2.10\nns.phones A {REGISTRAR}\n");
+    let above = Above::start(&elsewhere);
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    let cause = format!(
+        "another server answers for _acme-challenge.phones.example.com at ns.phones.example.com ({REGISTRAR}, port 53)"
+    );
+    assert!(
+        line.contains("the CA's validation failed: ") && line.contains(&format!("; likely cause: {cause}")),
+        "{line}"
+    );
+    assert!(live(&site).contains(&cause));
+}
+
+#[test]
+fn check_live_compares_the_delegation_with_our_name_server() {
+    if !is_inside("responder::proof::check_live_compares_the_delegation_with_our_name_server") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let above = Above::start("_acme-challenge.phones NS dns.phones.example.com.\n*.phones A 192.0.2.10\n");
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let _server = site.start();
+    obtains(&site, 1);
+    let said = live(&site);
+    let mismatch = "warning: dns: _acme-challenge.phones.example.com: the parent zone delegates to dns.phones.example.com, \
+                    which the zone's own NS records do not name, and the zone's own NS records name ns.phones.example.com";
+    assert!(said.contains(mismatch) && said.contains("is delegated to this server"), "{said}");
+}
