@@ -16,6 +16,7 @@ use hickory_net::proto::rr::rdata::opt::EdnsOption;
 use hickory_net::proto::rr::{DNSClass, RecordType};
 use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use super::client::{Client, Transport};
 use super::query_counts::QueryOutcome;
 use super::zone::{Lookup, Zone};
 
@@ -32,22 +33,6 @@ const COOKIE: u16 = 10;
 const CLIENT_COOKIE_LEN: usize = 8;
 /// The length of a server's cookie in a query, at least and at most (RFC 7873 §4).
 const SERVER_COOKIE_LENS: std::ops::RangeInclusive<usize> = 8..=32;
-
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
-    pub address: IpAddr,
-    pub transport: Transport,
-}
-
-/// How a query came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    Udp,
-    /// By UDP, from a network that has asked too much.
-    UdpOverLimit,
-    Tcp,
-}
 
 /// The key of our DNS cookies. A new one at each start costs a client one more query.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 //! 5. [`proof`] shows from outside that the delegation leads to this server.
 
 mod answer;
+mod client;
 mod delegation;
 mod memory;
 mod proof;
@@ -26,7 +27,7 @@ use arc_swap::ArcSwap;
 use hickory_net::proto::rr::{LowerName, Name};
 use tokio::sync::watch;
 
-pub use self::answer::{Client, Transport};
+pub use self::client::{Client, Transport};
 pub use self::memory::FILE;
 pub use self::proof::{DelegationProblem, Proven, prove_delegation};
 pub use self::query_counts::QueryCounts;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hickory_net::proto::op::{Message, ResponseCode};
 
-use super::answer::Transport;
+use super::client::Transport;
 
 /// What became of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

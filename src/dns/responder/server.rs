@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::Responder;
-use super::answer::{Client, Transport};
+use super::client::{Client, Transport};
 use super::rate_limit::{INTERVAL, Network, RateLimit};
 use crate::clock;
 
