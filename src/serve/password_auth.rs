@@ -1,5 +1,7 @@
 //! Authenticates phones by password, per request.
 
+use std::sync::atomic::Ordering;
+
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 
@@ -8,6 +10,10 @@ use super::connection_limits::ConnectionKind;
 use super::request::HttpClient;
 use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
 use crate::identity::digest::{LoginAttempt, LoginFailure};
+
+/// How many failed logins on one connection get another challenge. The next failure ends the connection, so that guesses
+/// cost handshakes. The protection against guessing is that a password has 128 bits.
+const ALLOWED_FAILURES: u32 = 10;
 
 impl HttpClient {
     /// The phone whose password this request proves, or the denial; `None` if the constituency uses no passwords.
@@ -35,7 +41,7 @@ impl HttpClient {
     ) -> Denial {
         let reason = unproven.why.to_string();
         let claimed = unproven.why.claimed();
-        if unproven.is_rate_limited {
+        if !unproven.is_routine() && self.failed_logins.fetch_add(1, Ordering::Relaxed) >= ALLOWED_FAILURES {
             return Denial::TooManyAttempts { reason, claimed };
         }
         let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);

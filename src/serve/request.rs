@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -56,6 +57,8 @@ pub struct HttpClient {
     reverified: Mutex<Option<Arc<ReverifiedDevice>>>,
     /// The unread body of a request whose response did not need it.
     discard: Discard,
+    /// How many logins with a password have failed.
+    pub(super) failed_logins: AtomicU32,
 }
 
 /// A device that was verified again because its constituency's CA bundles have changed.
@@ -132,6 +135,7 @@ impl HttpClient {
             permit: Mutex::new(permit),
             reverified: Mutex::default(),
             discard: Discard::default(),
+            failed_logins: AtomicU32::default(),
         }
     }
 

@@ -1,24 +1,16 @@
 //! Verifies digest responses and issues challenges.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::error::Unspecified;
 use http::{HeaderMap, Method, Uri};
 
 use super::algorithm::{Algorithm, DigestInput, Ha1};
-use super::attempts::FailedAttempts;
 use super::authorization::{Authorization, BadAuthorization};
-use super::nonce::{LIFETIME, Nonce, NonceKey};
+use super::nonce::{LIFETIME, NonceKey};
 use super::passwords::Passwords;
-use super::replay::UsedNonces;
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
-
-/// A phone of one constituency.
-type PhoneName = (ConstituencyName, MacAddress);
 
 /// Verifies requests, and issues the challenges that they respond to.
 #[derive(Debug)]
@@ -26,9 +18,6 @@ pub struct DigestAuthenticator {
     passwords: Passwords,
     key: NonceKey,
     started: Instant,
-    next_number: AtomicU64,
-    used: Mutex<HashMap<PhoneName, UsedNonces>>,
-    attempts: Mutex<FailedAttempts>,
 }
 
 /// The parts of a request that authentication needs.
@@ -51,8 +40,6 @@ pub struct LoginFailure {
     pub why: AuthError,
     /// Whether only the nonce was invalid, so that the client may retry by itself.
     pub is_stale: bool,
-    /// Whether the rate limit for this name is exceeded, so that the client gets no challenge.
-    pub is_rate_limited: bool,
 }
 
 /// Why a request is not authenticated.
@@ -104,9 +91,6 @@ pub enum AuthError {
         "the nonce of {0} is from another constituency, or from before provost was started; the phone gets a new one"
     )]
     ForeignNonce(MacAddress),
-    /// The nonce was used with this count before.
-    #[error("the nonce of {0} was already used with this count (a replay?); the phone gets a new one")]
-    Replay(MacAddress),
 }
 
 impl AuthError {
@@ -133,8 +117,8 @@ impl LoginFailure {
 
 impl From<AuthError> for LoginFailure {
     fn from(why: AuthError) -> Self {
-        let is_stale = matches!(why, AuthError::OldNonce(_) | AuthError::ForeignNonce(_) | AuthError::Replay(_));
-        Self { why, is_stale, is_rate_limited: false }
+        let is_stale = matches!(why, AuthError::OldNonce(_) | AuthError::ForeignNonce(_));
+        Self { why, is_stale }
     }
 }
 
@@ -144,14 +128,7 @@ impl DigestAuthenticator {
     /// # Errors
     /// If the system's random number generator fails.
     pub fn new(passwords: Passwords) -> Result<Self, Unspecified> {
-        Ok(Self {
-            passwords,
-            key: NonceKey::generate()?,
-            started: clock::monotonic(),
-            next_number: AtomicU64::default(),
-            used: Mutex::default(),
-            attempts: Mutex::default(),
-        })
+        Ok(Self { passwords, key: NonceKey::generate()?, started: clock::monotonic() })
     }
 
     #[must_use]
@@ -170,8 +147,7 @@ impl DigestAuthenticator {
         is_stale: bool,
         md5_first: bool,
     ) -> [String; 2] {
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let nonce = self.key.write(Nonce { issued: self.now(), number }, constituency);
+        let nonce = self.key.write(self.now(), constituency);
         let stale = if is_stale { ", stale=true" } else { "" };
         let offer = |algorithm: Algorithm| {
             let name = algorithm.name();
@@ -200,15 +176,10 @@ impl DigestAuthenticator {
         if !header.is_for(attempt.target) {
             return Err(AuthError::Bad(BadAuthorization::OtherTarget { uri: header.uri }).into());
         }
-        let mac = self.check_password(attempt, &header).map_err(|why| self.fail(attempt, &header, why, now))?;
-        let nonce = self.key.read(&header.nonce, attempt.constituency).ok_or(AuthError::ForeignNonce(mac))?;
-        if now.saturating_sub(nonce.issued) > LIFETIME {
+        let mac = self.check_password(attempt, &header)?;
+        let issued = self.key.read(&header.nonce, attempt.constituency).ok_or(AuthError::ForeignNonce(mac))?;
+        if now.saturating_sub(issued) > LIFETIME {
             return Err(AuthError::OldNonce(mac).into());
-        }
-        let count = u32::from_str_radix(&header.count, 16).unwrap_or(0);
-        let phone = (attempt.constituency.clone(), mac);
-        if !locked(&self.used).entry(phone).or_default().take(nonce, count, now) {
-            return Err(AuthError::Replay(mac).into());
         }
         Ok(mac)
     }
@@ -245,21 +216,11 @@ impl DigestAuthenticator {
         }
     }
 
-    fn fail(&self, attempt: &LoginAttempt<'_>, header: &Authorization, why: AuthError, now: u64) -> LoginFailure {
-        let hash = self.key.hash(attempt.constituency, &header.username);
-        let is_too_much = locked(&self.attempts).fail(hash, now);
-        LoginFailure { why, is_stale: false, is_rate_limited: is_too_much }
-    }
-
     /// Milliseconds since the authenticator was created. This clock is monotonic, so that setting the system time back
     /// cannot revive an expired nonce.
     fn now(&self) -> u64 {
         u64::try_from(clock::monotonic().duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -289,8 +250,8 @@ mod tests {
             Self { authenticator: DigestAuthenticator::new(all).unwrap(), state, name }
         }
 
-        fn nonce(&self, issued: u64, number: u64) -> String {
-            self.authenticator.key.write(Nonce { issued, number }, &self.name)
+        fn nonce(&self, issued: u64) -> String {
+            self.authenticator.key.write(issued, &self.name)
         }
 
         /// Verifies a request with this user, password and nonce at `now`.
@@ -322,13 +283,13 @@ mod tests {
     #[test]
     fn expired_nonce_gives_a_stale_challenge() {
         let stage = Stage::new();
-        let (nonce, mac) = (stage.nonce(1000, 0), USER.parse().unwrap());
-        assert_eq!(stage.ask(USER, "open sesame", &nonce, 1, 1000 + LIFETIME), Ok(mac));
+        let (nonce, mac) = (stage.nonce(1000), USER.parse().unwrap());
+        for count in [1, 7, 1] {
+            assert_eq!(stage.ask(USER, "open sesame", &nonce, count, 1000 + LIFETIME), Ok(mac));
+        }
         let late = stage.ask(USER, "open sesame", &nonce, 2, 1001 + LIFETIME).unwrap_err();
         assert_eq!((late.why, late.is_stale), (AuthError::OldNonce(mac), true));
-        let replayed = stage.ask(USER, "open sesame", &nonce, 1, 1000).unwrap_err();
-        assert_eq!((replayed.why, replayed.is_stale), (AuthError::Replay(mac), true));
-        let other = stage.authenticator.key.write(Nonce { issued: 1000, number: 0 }, &"prod".parse().unwrap());
+        let other = stage.authenticator.key.write(1000, &"prod".parse().unwrap());
         for foreign in [other.as_str(), "", "AAAA"] {
             let refused = stage.ask(USER, "open sesame", foreign, 1, 1000).unwrap_err();
             assert_eq!((refused.why, refused.is_stale), (AuthError::ForeignNonce(mac), true));
@@ -336,23 +297,6 @@ mod tests {
             let wrong = stage.ask(USER, "open barley", foreign, 1, 1000).unwrap_err();
             assert_eq!((wrong.why, wrong.is_stale), (AuthError::WrongPassword(mac), false));
         }
-    }
-
-    #[test]
-    fn failed_logins_are_limited_and_never_block_the_phone() {
-        let stage = Stage::new();
-        let mac = USER.parse().unwrap();
-        for (user, mut answers) in [(USER, Vec::new()), ("00005e0053aa", Vec::new()), ("unknown", Vec::new())] {
-            for number in 0..20 {
-                let refused = stage.ask(user, "guess", &stage.nonce(0, number), 1, 0).unwrap_err();
-                answers.push(refused.is_rate_limited);
-            }
-            assert_eq!(answers, [[false; 10], [true; 10]].concat(), "{user}");
-        }
-        assert!(locked(&stage.authenticator.used).is_empty());
-        assert_eq!(stage.ask(USER, "open sesame", &stage.nonce(0, 99), 1, 0), Ok(mac));
-        assert!(!stage.ask(USER, "guess", &stage.nonce(0, 1), 1, 60_000).unwrap_err().is_rate_limited);
-        assert_eq!(locked(&stage.authenticator.used).len(), 1);
     }
 
     #[test]
@@ -368,7 +312,7 @@ mod tests {
             ("open sesame", AuthError::NotMacAddress),
             ("", AuthError::NotMacAddress),
         ] {
-            let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
+            let refused = stage.ask(user, "open sesame", &stage.nonce(0), 1, 0).unwrap_err();
             assert!(!refused.why.to_string().contains("sesame"), "the error shows the password");
             assert_eq!(refused.why, why);
         }
@@ -382,7 +326,7 @@ mod tests {
         passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1, &|_| ())
             .unwrap();
         assert!(stage.authenticator.passwords().refresh().is_empty());
-        let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
+        let refused = stage.ask(USER, "open sesame", &stage.nonce(0), 1, 0).unwrap_err();
         assert!(matches!(refused.why, AuthError::OldRealm { .. }), "{refused:?}");
     }
 }

@@ -6,23 +6,20 @@
 //! 2. [`algorithm`]: the response is correct for the password of the named phone. For each password, [`passwords`]
 //!    stores its HA1, which is equivalent to the password within this realm.
 //! 3. [`nonce`]: the nonce was issued by this process, for this constituency, and has not expired.
-//! 4. [`replay`]: the nonce was not used with this count before.
 //!
-//! A failure at step 2 does not show the client whether the phone or the password is unknown. After too many failures
-//! under one name ([`attempts`]), the client gets no challenge for a while. A correct response is always accepted, so a
-//! third party cannot lock a phone out by using its name. After a failure at step 3 or 4, the client is challenged
-//! again with `stale=true`.
+//! A failure at step 2 does not show the client whether the phone or the password is unknown. After a failure at step 3,
+//! the client is challenged again with `stale=true`. Nothing is stored of a client: the connection limits its failures
+//! (`serve::password_auth`), and a correct response is always accepted, so a third party cannot lock a phone out by
+//! using its name.
 //!
 //! [`challenge`] is the client side, for the virtual phone.
 
 mod algorithm;
-mod attempts;
 mod authenticator;
 mod authorization;
 mod challenge;
 mod nonce;
 pub mod passwords;
-mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
 pub use authenticator::{AuthError, DigestAuthenticator, LoginAttempt, LoginFailure};

@@ -41,7 +41,7 @@ pub enum Denial {
     NoDevice,
     #[error("{reason}")]
     Unauthenticated { reason: String, claimed: Option<MacAddress>, is_routine: bool, challenges: Box<[String; 2]> },
-    #[error("{reason}; too many failed logins with this user name (the correct password is still accepted)")]
+    #[error("{reason}; too many failed logins on this connection (the correct password is still accepted)")]
     TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
     ConnectionLimit(String),

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{AGENT, DENIED, OLD_TLS, PINNED, boot, old_tls, old_tls_with};
+use super::{AGENT, DENIED, OLD_TLS, PINNED, old_tls, old_tls_with};
 use crate::harness::operators::Operators;
 use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, ca_params, device_params, named, valid};
 use crate::harness::site::{DOMAIN, Running, Site};
@@ -60,11 +60,7 @@ pub fn provoke(site: &Site, server: &Running) {
     certificates(site, server);
     handshakes(site, server);
     changes(site, server);
-    // The number of failures until the limit depends on when a minute ends.
-    eventually("too many attempts with a wrong password", || {
-        boot(site, server, "pw", &["--password-file", "wrong-password"]);
-        server.access_lines().iter().any(|line| line["status"] == 429).then_some(())
-    });
+    crate::digest::guess_until_refused(server);
 }
 
 fn requests(site: &Site, server: &Running) {
