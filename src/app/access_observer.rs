@@ -8,9 +8,8 @@ use hyper::StatusCode;
 
 use crate::clock;
 use crate::constituency::Fingerprint;
-use crate::metrics::{Metrics, Observation};
+use crate::metrics::{Metrics, Observation, RefusalKind};
 use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
-use crate::serve::access_control::CHALLENGE;
 use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
 use crate::serve::client_prefix;
 
@@ -30,7 +29,7 @@ impl AccessObserver {
     fn count(&self, record: &AccessRecord) {
         let status = status(record);
         // A Digest challenge is neither served nor refused: the client repeats the request with credentials.
-        let is_challenge = record.kind == Some(CHALLENGE);
+        let is_challenge = record.kind == Some(RefusalKind::Challenge);
         let is_refused = !is_challenge && is_refusal(status, record.request.is_some());
         self.metrics.observe(Observation {
             constituency: record.constituency.as_ref(),

@@ -3,6 +3,7 @@
 //! The request path counts nothing: a record is counted after its line of the access log is formatted. A handshake
 //! costs one atomic addition. All else is computed at each scrape.
 
+mod refusal_kind;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,8 @@ use crate::certificate::ConditionLevel;
 use crate::constituency::ConstituencyName;
 use crate::dns::responder::QueryCounts;
 
+pub use refusal_kind::RefusalKind;
+
 /// Counts finished handshakes.
 #[derive(Debug, Default)]
 pub struct Handshakes {
@@ -41,8 +44,8 @@ pub struct Observation<'a> {
     pub method: Option<&'a Method>,
     /// The response status.
     pub status: Option<u16>,
-    /// The kind of reason for a refusal, one of a few words.
-    pub refusal: Option<&'static str>,
+    /// The kind of a refusal.
+    pub refusal: Option<RefusalKind>,
     /// Bytes of response body that were sent.
     pub bytes: u64,
 }
@@ -62,7 +65,7 @@ pub struct Metrics {
 struct RequestTally {
     /// By method and status; status 0 means no response.
     requests: BTreeMap<(&'static str, u16), u64>,
-    refusals: BTreeMap<&'static str, u64>,
+    refusals: BTreeMap<RefusalKind, u64>,
     refused_handshakes: u64,
     bytes: u64,
 }
@@ -234,8 +237,8 @@ impl Metrics {
                 let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
                 add(&requests, &[("constituency", name), ("method", method), ("code", &status)], *count);
             }
-            for (reason, count) in &tally.refusals {
-                add(&refusals, &[("constituency", name), ("reason", reason)], *count);
+            for (kind, count) in &tally.refusals {
+                add(&refusals, &[("constituency", name), ("reason", kind.label())], *count);
             }
             if !name.is_empty() {
                 add(&bytes, &[("constituency", name)], tally.bytes);

@@ -19,13 +19,13 @@ fn counters_are_exposed_until_the_constituency_is_removed() {
     };
     metrics.observe(get);
     metrics.observe(get);
-    metrics.observe(Observation { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
+    metrics.observe(Observation { status: Some(403), refusal: Some(RefusalKind::UnknownPhone), bytes: 0, ..get });
     metrics.observe(Observation { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
     metrics.observe(Observation {
         constituency: None,
         method: None,
         status: None,
-        refusal: Some("unknown_name"),
+        refusal: Some(RefusalKind::UnknownServerName),
         bytes: 0,
     });
     metrics.handshakes.count(false);

@@ -18,6 +18,7 @@ use super::request_line;
 use super::shutdown::{CloseReason, ShutdownPhase, wait_for};
 use super::timeouts::RequestStream;
 use crate::clock;
+use crate::metrics::RefusalKind;
 
 /// The maximum number of header fields of a request.
 const MAX_HEADERS: usize = 64;
@@ -103,7 +104,7 @@ fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> Htt
 fn evicted(connection: &HttpClient, eviction: &Eviction) -> CloseReason {
     let mut record = connection.record(clock::now());
     record.reason = Some(eviction.to_string());
-    record.kind = Some("evicted");
+    record.kind = Some(RefusalKind::Evicted);
     connection.server.access.record(record);
     CloseReason::Closed
 }
@@ -150,12 +151,12 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
                 Some(line) => format!("{why}; it starts with {line}"),
                 None => why.to_owned(),
             });
-            record.kind = Some("slow");
+            record.kind = Some(RefusalKind::Timeout);
         }
         // There is no response: the client reads HTTP/2 frames, not text.
         _ if error.is_parse_version_h2() => {
             record.reason = Some("malformed request: HTTP/2 is not supported".to_owned());
-            record.kind = Some("malformed");
+            record.kind = Some(RefusalKind::Malformed);
         }
         _ if error.is_parse() => {
             record.status = Some(match &error {
@@ -170,7 +171,7 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
                 Some(line) => format!("malformed request: {error} in {line}"),
                 None => format!("malformed request: {error}"),
             });
-            record.kind = Some("malformed");
+            record.kind = Some(RefusalKind::Malformed);
         }
         _ => return CloseReason::Closed,
     }

@@ -14,10 +14,10 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::access_log::{AccessRecord, TlsResult};
 use super::connection_limits::{
-    ClientRefused, ConnectionKind, ConnectionLimits, ConnectionPermit, ConnectionSource, Eviction,
+    ClientRefused, ConnectionKind, ConnectionLimits, ConnectionPermit, ConnectionSource, Eviction, LimitReached,
 };
 use super::crypto_queue::{HandshakeTurn, TurnStream};
-use super::handshake::{self, BROKEN_OFF, Close, ReceivedHello, RejectedHandshake, TlsClient};
+use super::handshake::{self, Close, ReceivedHello, RejectedHandshake, TlsClient};
 use super::http1::serve_connection;
 use super::lingering_close::{LingerControl, LingeringStream};
 use super::proxy_protocol::{HeaderError, receive_header};
@@ -26,18 +26,14 @@ use super::shutdown::{CloseReason, ShutdownPhase, wait_for};
 use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
 use super::{PlainHttp, Server};
 use crate::clock;
+use crate::constituency::ConstituencyName;
+use crate::metrics::RefusalKind;
 use crate::wording::counted_were;
 
 /// The read buffer of a plain HTTP connection, in bytes. It holds the first bytes of a request on an idle connection.
 const FIRST_BYTES: usize = 256;
 /// How much a lingering close reads after a refused handshake, in bytes: the rest of it, and requests behind it.
 const LINGER_BYTES: u64 = 256 << 10;
-/// The kind that the access log gives to a refusal because of a connection limit.
-const NO_PLACE: &str = "no_place";
-/// The kind for a handshake that timed out.
-const SLOW: &str = "slow";
-/// The kind for a load balancer's connection without a valid PROXY header.
-const PROXY_HEADER: &str = "proxy_header";
 /// The backoff after a failed accept, such as for lack of file descriptors.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// A shortage is over when a connection is accepted and the last failure was longer ago than this.
@@ -71,7 +67,7 @@ pub async fn serve_plain(
         if plain.allows(address) {
             Ok(ConnectionSource::Client(address))
         } else {
-            Err(RejectedHandshake::because(None, "elsewhere", elsewhere()))
+            Err(RejectedHandshake::because(None, RefusalKind::OutsideNetworks, elsewhere()))
         }
     };
     let handle = |stream, arrival, permit| {
@@ -146,7 +142,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
                 connections.spawn(handle(stream, AcceptedConnection::of(address), permit));
             }
             Err(full) => {
-                refuse(AcceptedConnection::of(address), RejectedHandshake::because(None, NO_PLACE, full.to_string()));
+                refuse(AcceptedConnection::of(address), limit_reached(None, &full));
             }
         }
     }
@@ -329,18 +325,19 @@ impl PendingConnection {
             Err(HeaderError::Nothing) => return Err(NoHandshake::HealthCheck),
             Err(error) => {
                 let (kind, reason) = match error {
-                    HeaderError::Io(_) if self.timeouts.abort_reason().is_some() => {
-                        (SLOW, format!("no whole PROXY header within {} s", self.server.limits.handshake_s))
-                    }
-                    HeaderError::Incomplete(_) | HeaderError::Io(_) => (BROKEN_OFF, error.to_string()),
-                    _ => (PROXY_HEADER, error.to_string()),
+                    HeaderError::Io(_) if self.timeouts.abort_reason().is_some() => (
+                        RefusalKind::Timeout,
+                        format!("no whole PROXY header within {} s", self.server.limits.handshake_s),
+                    ),
+                    HeaderError::Incomplete(_) | HeaderError::Io(_) => (RefusalKind::Disconnected, error.to_string()),
+                    _ => (RefusalKind::ProxyHeader, error.to_string()),
                 };
                 return Err(RejectedHandshake::because(None, kind, reason).into());
             }
         }
         self.permit.set_client(self.arrival.address.ip()).map_err(|refused| match refused {
             ClientRefused::Evicted(eviction) => evicted(&eviction).into(),
-            ClientRefused::Full(full) => RejectedHandshake::because(None, NO_PLACE, full.to_string()).into(),
+            ClientRefused::Full(full) => limit_reached(None, &full).into(),
         })
     }
 
@@ -392,7 +389,7 @@ impl PendingConnection {
         result.map_err(|refused| match self.timeouts.abort_reason() {
             Some(_) => {
                 let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
-                RejectedHandshake { kind: SLOW, reason, close: None, ..refused }
+                RejectedHandshake { kind: RefusalKind::Timeout, reason, close: None, ..refused }
             }
             None => refused,
         })
@@ -408,7 +405,7 @@ impl PendingConnection {
         let phone = connection.mac().map(|mac| (constituency.clone(), mac));
         let moved = connection.permit().set_kind(kind, phone);
         if let Err(full) = moved {
-            log_refusal(&server, arrival, RejectedHandshake::because(Some(constituency), NO_PLACE, full.to_string()));
+            log_refusal(&server, arrival, limit_reached(Some(constituency), &full));
             return None;
         }
         connection.timeouts.enter(Phase::FirstRequest);
@@ -431,11 +428,15 @@ impl PendingConnection {
 }
 
 fn evicted(eviction: &Eviction) -> RejectedHandshake {
-    RejectedHandshake::because(None, "evicted", eviction.to_string())
+    RejectedHandshake::because(None, RefusalKind::Evicted, eviction.to_string())
+}
+
+fn limit_reached(constituency: Option<ConstituencyName>, full: &LimitReached) -> RejectedHandshake {
+    RejectedHandshake::because(constituency, RefusalKind::ConnectionLimit, full.to_string())
 }
 
 fn stopping() -> RejectedHandshake {
-    RejectedHandshake::because(None, "stopping", "provost is shutting down".to_owned())
+    RejectedHandshake::because(None, RefusalKind::ShuttingDown, "provost is shutting down".to_owned())
 }
 
 /// One connection over plain HTTP, from accept to close. It counts as anonymous.
@@ -447,7 +448,7 @@ async fn handle_plain_connection(
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> CloseReason {
     if let Err(full) = permit.set_kind(ConnectionKind::Anonymous, None) {
-        log_refusal(&server, arrival, RejectedHandshake::because(None, NO_PLACE, full.to_string()));
+        log_refusal(&server, arrival, limit_reached(None, &full));
         return CloseReason::Closed;
     }
     let _ = stream.set_nodelay(true);

@@ -7,6 +7,7 @@ use super::timeouts::{Phase, TimeoutControl};
 use crate::clock;
 use crate::constituency::ConstituencyName;
 use crate::identity::trust::ClaimedIdentity;
+use crate::metrics::RefusalKind;
 use crate::wording::counted;
 
 /// A request in progress. Dropping it writes the line, whether the request was answered, broken off or ended by a
@@ -30,7 +31,7 @@ impl RequestLog {
     }
 
     /// Records a denial of this kind. Only the first reason is kept.
-    pub fn refuse(&mut self, kind: &'static str, reason: &dyn std::fmt::Display) {
+    pub fn refuse(&mut self, kind: RefusalKind, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.kind.get_or_insert(kind);
         }

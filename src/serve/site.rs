@@ -18,6 +18,7 @@ use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
 use crate::identity::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
+use crate::metrics::RefusalKind;
 
 /// The inputs of every TLS configuration.
 #[derive(Debug, Clone)]
@@ -83,12 +84,12 @@ pub enum NotServed {
 }
 
 impl NotServed {
-    /// The kind, one of a few words, for metrics.
+    /// The kind for the metrics.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::NoName | Self::Unknown(_) => "unknown_name",
-            Self::Unusable { .. } => "not_served",
+            Self::NoName | Self::Unknown(_) => RefusalKind::UnknownServerName,
+            Self::Unusable { .. } => RefusalKind::NotServed,
         }
     }
 }

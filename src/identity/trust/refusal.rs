@@ -6,6 +6,7 @@ use x509_parser::objects::{oid_registry, oid2sn};
 use x509_parser::prelude::X509Certificate;
 
 use crate::clock::rfc3339;
+use crate::metrics::RefusalKind;
 use crate::wording::{counted_were, webpki_error};
 
 /// Why a presented chain is refused. Times are Unix seconds.
@@ -74,24 +75,24 @@ impl From<webpki::Error> for PathError {
 }
 
 impl ChainRefusal {
-    /// The reason as one of a few words, for metrics.
+    /// The kind for the metrics.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::NoCertificate => "no_certificate",
-            Self::Malformed(_) => "malformed_certificate",
-            Self::KeySize { .. } => "key_size",
-            Self::KeyKind => "key_kind",
-            Self::KeyUsage | Self::Purpose => "key_usage",
-            Self::Expired { .. } => "expired",
-            Self::NotYetValid { .. } => "not_yet_valid",
-            Self::UnknownIssuer { .. } => "unknown_issuer",
-            Self::SelfSigned { .. } => "self_signed",
-            Self::BadSignature { .. } => "bad_signature",
-            Self::SignatureAlgorithm { .. } => "signature_algorithm",
-            Self::Revoked { .. } | Self::CaRevoked { .. } => "revoked",
-            Self::RevocationsOutdated { .. } => "revocations_outdated",
-            _ => "bad_chain",
+            Self::NoCertificate => RefusalKind::NoCertificate,
+            Self::Malformed(_) => RefusalKind::MalformedCertificate,
+            Self::KeySize { .. } => RefusalKind::KeySize,
+            Self::KeyKind => RefusalKind::KeyType,
+            Self::KeyUsage | Self::Purpose => RefusalKind::KeyUsage,
+            Self::Expired { .. } => RefusalKind::Expired,
+            Self::NotYetValid { .. } => RefusalKind::NotYetValid,
+            Self::UnknownIssuer { .. } => RefusalKind::UnknownIssuer,
+            Self::SelfSigned { .. } => RefusalKind::SelfSigned,
+            Self::BadSignature { .. } => RefusalKind::BadSignature,
+            Self::SignatureAlgorithm { .. } => RefusalKind::SignatureAlgorithm,
+            Self::Revoked { .. } | Self::CaRevoked { .. } => RefusalKind::Revoked,
+            Self::RevocationsOutdated { .. } => RefusalKind::CrlExpired,
+            _ => RefusalKind::BadChain,
         }
     }
 
@@ -176,6 +177,6 @@ mod tests {
     /// The golden test of the metrics does not cover this reason.
     #[test]
     fn unreadable_certificate_has_its_own_reason() {
-        assert_eq!(ChainRefusal::Malformed(String::new()).kind(), "malformed_certificate");
+        assert_eq!(ChainRefusal::Malformed(String::new()).kind().label(), "malformed_certificate");
     }
 }

@@ -9,12 +9,10 @@ use super::upload_name::BadUploadName;
 use crate::constituency::file_names::ForeignMac;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding};
 use crate::identity::trust::{ChainRefusal, NoIdentity};
+use crate::metrics::RefusalKind;
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::wording::counted;
-
-/// The denial kind of a password challenge. Routine: every phone with a password gets one before it authenticates.
-pub const CHALLENGE: &str = "challenge";
 
 /// The reason for a denial. Its `Display` is for the operator; the peer sees only [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,43 +102,43 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// The kind for metrics and logs, out of a few words.
+    /// The kind for the metrics.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) => "malformed",
-            Self::Misdirected { .. } | Self::NotPlain { .. } => "misdirected",
-            Self::Gone => "gone",
-            Self::Method { .. } => "method",
-            Self::NoIdentity(_) => "no_identity",
-            Self::NoDevice => ChainRefusal::NoCertificate.kind(),
-            Self::Unauthenticated { is_routine: true, .. } => CHALLENGE,
-            Self::Unauthenticated { .. } => "wrong_password",
-            Self::TooManyAttempts { .. } => "too_many_attempts",
-            Self::ConnectionLimit(_) => "no_place",
-            Self::Unknown { .. } => "unknown_phone",
-            Self::Denied { .. } | Self::DeniedEverywhere { .. } => "denied_phone",
-            Self::Unpinned { .. } => "unpinned",
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) => RefusalKind::Malformed,
+            Self::Misdirected { .. } | Self::NotPlain { .. } => RefusalKind::Misdirected,
+            Self::Gone => RefusalKind::ConstituencyGone,
+            Self::Method { .. } => RefusalKind::Method,
+            Self::NoIdentity(_) => RefusalKind::NoIdentity,
+            Self::NoDevice => RefusalKind::NoCertificate,
+            Self::Unauthenticated { is_routine: true, .. } => RefusalKind::Challenge,
+            Self::Unauthenticated { .. } => RefusalKind::WrongPassword,
+            Self::TooManyAttempts { .. } => RefusalKind::TooManyAttempts,
+            Self::ConnectionLimit(_) => RefusalKind::ConnectionLimit,
+            Self::Unknown { .. } => RefusalKind::UnknownPhone,
+            Self::Denied { .. } | Self::DeniedEverywhere { .. } => RefusalKind::DeniedPhone,
+            Self::Unpinned { .. } => RefusalKind::Unpinned,
             Self::Chain(refusal) => refusal.kind(),
-            Self::TlsSettingsChanged => "tls_changed",
-            Self::OthersFile(_) => "others_file",
-            Self::UploadName(_) | Self::HidesFile => "upload_name",
-            Self::UploadsOff { .. } => "uploads_off",
+            Self::TlsSettingsChanged => RefusalKind::TlsSettingsChanged,
+            Self::OthersFile(_) => RefusalKind::OthersFile,
+            Self::UploadName(_) | Self::HidesFile => RefusalKind::UploadName,
+            Self::UploadsOff { .. } => RefusalKind::UploadsOff,
             Self::UnprovenMac(_)
             | Self::Hidden
             | Self::WriteOnly
             | Self::Folder
             | Self::NotRegular
             | Self::NotFound
-            | Self::Link(_) => "not_found",
-            Self::Gap { .. } | Self::Busy | Self::NameConflict => "upload_conflict",
+            | Self::Link(_) => RefusalKind::NotFound,
+            Self::Gap { .. } | Self::Busy | Self::NameConflict => RefusalKind::UploadConflict,
             Self::FileTooLarge { .. }
             | Self::TooManyUploads { .. }
             | Self::QuotaExceeded { .. }
-            | Self::WriteQuotaExceeded { .. } => "upload_budget",
-            Self::DiskFull { .. } => "disk_full",
-            Self::Incomplete(_) => "broken_off",
-            Self::Replaced | Self::Failed(_) => "failed",
+            | Self::WriteQuotaExceeded { .. } => RefusalKind::UploadQuota,
+            Self::DiskFull { .. } => RefusalKind::DiskFull,
+            Self::Incomplete(_) => RefusalKind::Disconnected,
+            Self::Replaced | Self::Failed(_) => RefusalKind::InternalError,
         }
     }
 
@@ -215,6 +213,6 @@ mod tests {
     #[test]
     fn internal_error_is_counted_as_failed() {
         let denial = Denial::Failed(String::new());
-        assert_eq!((denial.kind(), denial.status()), ("failed", StatusCode::INTERNAL_SERVER_ERROR));
+        assert_eq!((denial.kind().label(), denial.status()), ("failed", StatusCode::INTERNAL_SERVER_ERROR));
     }
 }

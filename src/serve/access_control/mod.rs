@@ -19,7 +19,7 @@ pub mod upload_name;
 
 use hyper::Method;
 
-pub use denial::{CHALLENGE, Denial};
+pub use denial::Denial;
 
 use super::host::BadHost;
 use super::path::{self, ServedPath};

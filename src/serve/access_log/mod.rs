@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::background::{BackgroundThread, LineQueue};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::identity::trust::ClaimedIdentity;
+use crate::metrics::RefusalKind;
 
 pub use line::{escaped, without_controls};
 
@@ -90,8 +91,8 @@ pub struct AccessRecord {
     pub user_agent: Option<Box<[u8]>>,
     /// Why it was denied or broke off.
     pub reason: Option<String>,
-    /// The kind of the reason if it was denied, out of a few words.
-    pub kind: Option<&'static str>,
+    /// The kind of the reason, if it was refused.
+    pub kind: Option<RefusalKind>,
     /// The TLS of the connection, as far as it got.
     pub tls: Option<TlsResult>,
     /// When the certificate that authenticated the phone expires, in Unix seconds.

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{
-    BROKEN_OFF, CLIENT_ALERT, CLOSED, HandshakeContext, Hello, RejectedHandshake, TlsClient, UNSUPPORTED_TLS,
-    broken_off,
-};
+use super::{CLOSED, HandshakeContext, Hello, RejectedHandshake, TlsClient, broken_off};
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
 use crate::identity::trust::{ChainRefusal, DeviceFinding};
+use crate::metrics::RefusalKind;
 use crate::serve::access_log::{ServedTls, TlsResult};
 use crate::serve::hello::ClientHelloFacts;
 use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
@@ -65,7 +63,7 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
     let device = context.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
         return Err(refused(
-            UNSUPPORTED_TLS,
+            RefusalKind::UnsupportedTls,
             "OpenSSL negotiated a TLS version or cipher suite that provost does not allow".to_owned(),
         ));
     };
@@ -87,19 +85,19 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
 }
 
 /// The kind and reason of a failure.
-fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
+fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &str) -> (RefusalKind, String) {
     match (refusal, failure) {
         (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
         (None, LegacyTlsFailure::NoCertificate) => {
-            (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string())
+            (RefusalKind::NoCertificate, ChainRefusal::NoCertificate.to_string())
         }
-        (None, LegacyTlsFailure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
-        (None, LegacyTlsFailure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
-        (None, LegacyTlsFailure::Broken(reason)) => (BROKEN_OFF, reason),
+        (None, LegacyTlsFailure::Alert(alert)) => (RefusalKind::ClientAlert, broken_off(alert)),
+        (None, LegacyTlsFailure::Closed) => (RefusalKind::Disconnected, CLOSED.to_owned()),
+        (None, LegacyTlsFailure::Broken(reason)) => (RefusalKind::Disconnected, reason),
         (None, LegacyTlsFailure::Unable(reason)) => {
-            ("no_server_certificate", format!("OpenSSL cannot be set up: {reason}"))
+            (RefusalKind::NoServerCertificate, format!("OpenSSL cannot be set up: {reason}"))
         }
-        (None, LegacyTlsFailure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (OpenSSL: {reason})")),
+        (None, LegacyTlsFailure::Other(reason)) => (RefusalKind::UnsupportedTls, format!("{offered} (OpenSSL: {reason})")),
     }
 }
 

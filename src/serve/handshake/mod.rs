@@ -29,6 +29,7 @@ use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
 use crate::identity::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
+use crate::metrics::RefusalKind;
 use crate::wording::{alert_name, tls_error};
 
 mod legacy;
@@ -41,12 +42,6 @@ const DECODE_ERROR: u8 = 50;
 const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
-
-/// Kinds of rejections.
-const UNSUPPORTED_TLS: &str = "unsupported_tls";
-const MALFORMED: &str = "malformed";
-const CLIENT_ALERT: &str = "client_alert";
-pub(super) const BROKEN_OFF: &str = "broken_off";
 
 /// The reason if the client closes the connection without an alert.
 const CLOSED: &str = "closed by the client during the handshake";
@@ -128,7 +123,7 @@ impl HandshakeContext<'_> {
         self.generation.certificates.rsa(self.server_name.as_deref())
     }
 
-    fn refused(&self, kind: &'static str, reason: String) -> RejectedHandshake {
+    fn refused(&self, kind: RefusalKind, reason: String) -> RejectedHandshake {
         RejectedHandshake::because(Some(self.constituency.name.clone()), kind, reason)
     }
 }
@@ -148,13 +143,19 @@ pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Recei
                 let no_hello = reader.interrupted();
                 let reason = format!("closed by the client: {no_hello}");
                 let sent_nothing = no_hello == NoClientHello::Nothing;
-                return Err(RejectedHandshake { sent_nothing, ..RejectedHandshake::because(None, BROKEN_OFF, reason) });
+                return Err(RejectedHandshake {
+                    sent_nothing,
+                    ..RejectedHandshake::because(None, RefusalKind::Disconnected, reason)
+                });
             }
             Err(error) => {
                 let reason = format!("reading the ClientHello: {error}");
                 let is_closed = error.kind() == io::ErrorKind::ConnectionReset;
                 let sent_nothing = is_closed && reader.interrupted() == NoClientHello::Nothing;
-                return Err(RejectedHandshake { sent_nothing, ..RejectedHandshake::because(None, BROKEN_OFF, reason) });
+                return Err(RejectedHandshake {
+                    sent_nothing,
+                    ..RejectedHandshake::because(None, RefusalKind::Disconnected, reason)
+                });
             }
         }
     }
@@ -184,7 +185,7 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(ClientTlsStream<TurnStream<S>>, TlsClient), RejectedHandshake> {
     if received.no_hello.is_none() && stream.is_closed().await {
         let reason = "closed by the client while its handshake was queued";
-        return Err(RejectedHandshake::because(None, BROKEN_OFF, reason.to_owned()));
+        return Err(RejectedHandshake::because(None, RefusalKind::Disconnected, reason.to_owned()));
     }
     let hello = received.parse();
     let Ok(server_name) = hello.server_name() else {
@@ -199,7 +200,8 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let context = HandshakeContext { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        let refused = context.refused("no_server_certificate", "there is no server certificate yet".to_owned());
+        let refused =
+            context.refused(RefusalKind::NoServerCertificate, "there is no server certificate yet".to_owned());
         return Err(refused.with_close(stream));
     }
     if let Some((backend, certificate)) = legacy::backend(&hello, &context) {
@@ -292,7 +294,7 @@ async fn reject<S: AsyncWrite + Unpin>(
         }
         (Err(no_hello), _) => no_hello.to_string(),
     };
-    let kind = if facts.is_ok() { UNSUPPORTED_TLS } else { MALFORMED };
+    let kind = if facts.is_ok() { RefusalKind::UnsupportedTls } else { RefusalKind::Malformed };
     RejectedHandshake::because(context.map(|context| context.constituency.name.clone()), kind, reason)
 }
 
@@ -404,15 +406,15 @@ fn with_tls_error(incompatibility: Option<String>, facts: &ClientHelloFacts, err
 }
 
 /// The kind of a failed handshake.
-fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
+fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> RefusalKind {
     use rustls::Error as E;
     match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
         (Some(refusal), _) => refusal.kind(),
-        (None, Some(E::NoCertificatesPresented)) => ChainRefusal::NoCertificate.kind(),
-        (None, Some(E::AlertReceived(_))) => CLIENT_ALERT,
-        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_) | E::NoApplicationProtocol)) => UNSUPPORTED_TLS,
-        (None, Some(_)) => MALFORMED,
-        (None, None) => BROKEN_OFF,
+        (None, Some(E::NoCertificatesPresented)) => RefusalKind::NoCertificate,
+        (None, Some(E::AlertReceived(_))) => RefusalKind::ClientAlert,
+        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_) | E::NoApplicationProtocol)) => RefusalKind::UnsupportedTls,
+        (None, Some(_)) => RefusalKind::Malformed,
+        (None, None) => RefusalKind::Disconnected,
     }
 }
 

@@ -7,14 +7,14 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::constituency::ConstituencyName;
 use crate::identity::trust::ClaimedIdentity;
+use crate::metrics::RefusalKind;
 
 /// A rejected or failed handshake, with the reason.
 #[derive(Debug)]
 pub struct RejectedHandshake {
     /// The constituency, if it was found.
     pub constituency: Option<ConstituencyName>,
-    /// The kind of the reason, out of a few words.
-    pub kind: &'static str,
+    pub kind: RefusalKind,
     /// The reason, for the operator.
     pub reason: String,
     /// The identity in the rejected certificate.
@@ -32,18 +32,14 @@ pub struct Close(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl RejectedHandshake {
     /// A rejection before the client has claimed an identity.
-    pub(in crate::serve) fn because(
-        constituency: Option<ConstituencyName>,
-        kind: &'static str,
-        reason: String,
-    ) -> Self {
+    pub(in crate::serve) fn because(constituency: Option<ConstituencyName>, kind: RefusalKind, reason: String) -> Self {
         Self { constituency, kind, reason, claim: None, is_openssl: false, sent_nothing: false, close: None }
     }
 
     /// Adds a graceful close of `stream`, to which the alert was written. Does nothing if the client ended the
     /// connection.
     pub(super) fn with_close<S: AsyncWrite + Unpin + Send + 'static>(self, mut stream: S) -> Self {
-        if [super::CLIENT_ALERT, super::BROKEN_OFF].contains(&self.kind) {
+        if matches!(self.kind, RefusalKind::ClientAlert | RefusalKind::Disconnected) {
             return self;
         }
         let close = async move {
