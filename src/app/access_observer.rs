@@ -8,6 +8,7 @@ use hyper::StatusCode;
 
 use crate::clock;
 use crate::constituency::Fingerprint;
+use crate::identity::ClientIdentity;
 use crate::metrics::{Metrics, Observation, RefusalKind};
 use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
 use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
@@ -66,11 +67,15 @@ fn status(record: &AccessRecord) -> Option<StatusCode> {
 /// The phone event in a record. `None` if the record has no identity and no claim of one, or no constituency.
 fn phone_event(record: AccessRecord) -> Option<PhoneEvent> {
     let status = status(&record);
-    let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
-        (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
-        (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
-        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.map(Fingerprint::bytes) }),
-        _ => return None,
+    let (mac, proof) = match record.identity {
+        ClientIdentity::Plain | ClientIdentity::Anonymous => return None,
+        ClientIdentity::Certificate(device) => {
+            (device.mac().ok()?, Proof::Certificate { not_after: device.not_after() })
+        }
+        ClientIdentity::Password(mac) => (mac, Proof::Password),
+        ClientIdentity::Claimed(claim) => {
+            (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.map(Fingerprint::bytes) })
+        }
     };
     Some(PhoneEvent {
         time: record.time,

@@ -103,15 +103,15 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
         return refused(reason.unwrap_or_else(|| format!("constituency {name} not found")));
     };
     let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
-    let Some(finding) = generation.examine(constituency, &chain, now) else {
+    let Some(verdict) = generation.examine(constituency, &chain, now) else {
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
             return refused("this constituency uses passwords, not certificates".to_owned());
         }
         print_line(&"accepted: this constituency needs no certificate (\"client_auth\": \"none\")");
         return Ok(ExitCode::SUCCESS);
     };
-    match finding.verdict {
-        Err(refusal) => refused(refusal.to_string()),
+    match verdict {
+        Err(certificate) => refused(certificate.to_string()),
         Ok(device) => match device.mac() {
             Err(reason) => refused(reason.to_string()),
             Ok(mac) => {

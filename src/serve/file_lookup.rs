@@ -148,6 +148,7 @@ mod tests {
     use crate::clock;
     use crate::constituency::VISITED;
     use crate::constituency::scan::Scanner;
+    use crate::identity::ClientIdentity;
     use crate::serve::access_control::{ClientContext, Grant, RequestTarget, decide};
     use crate::state;
 
@@ -171,10 +172,8 @@ mod tests {
         let client = ClientContext {
             constituency: Some(ote),
             listed: registry.listed(),
-            is_plain: true,
             tls_is_current: true,
-            device: None,
-            password: None,
+            identity: Ok(&ClientIdentity::Plain),
             now: 0,
         };
         let target = RequestTarget { host: Ok(()), method: &Method::GET, path: "/firmware/sip.ld" };

@@ -27,6 +27,7 @@ use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
 use super::{PlainHttp, Server};
 use crate::clock;
 use crate::constituency::ConstituencyName;
+use crate::identity::ClientIdentity;
 use crate::metrics::RefusalKind;
 use crate::wording::counted_were;
 
@@ -464,7 +465,7 @@ fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHa
         time: arrival.time,
         address: arrival.address,
         constituency: refused.constituency,
-        mac: None,
+        identity: refused.claim.map_or(ClientIdentity::Anonymous, ClientIdentity::Claimed),
         request: None,
         status: None,
         bytes: 0,
@@ -473,9 +474,6 @@ fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHa
         reason: Some(refused.reason),
         kind: Some(refused.kind),
         tls: refused.is_openssl.then_some(TlsResult::OpensslFailed),
-        certificate_not_after: None,
-        is_by_password: false,
-        claim: refused.claim.map(Box::new),
     }));
 }
 

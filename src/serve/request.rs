@@ -31,8 +31,9 @@ use super::site::{Current, Site, TlsGeneration};
 use super::timeouts::TimeoutControl;
 use super::upload::receive::{self, UploadBody};
 use crate::clock;
-use crate::constituency::{Constituency, ListedPhones, MacAddress, PhoneStanding};
-use crate::identity::trust::{ClaimedIdentity, Verdict, VerifiedDevice};
+use crate::constituency::{Constituency, MacAddress, PhoneStanding};
+use crate::identity::ClientIdentity;
+use crate::identity::trust::VerifiedDevice;
 
 /// How long a request waits for the scan of a replaced folder: changes apply within one second.
 const REPLACED_FOR: Duration = Duration::from_secs(1);
@@ -65,8 +66,11 @@ pub struct HttpClient {
 #[derive(Debug)]
 struct ReverifiedDevice {
     generation: Arc<TlsGeneration>,
-    verdict: Verdict,
+    identity: Identified,
 }
+
+/// Who a client is, or why its certificate or password is refused.
+type Identified = Result<ClientIdentity, Denial>;
 
 #[derive(Debug)]
 pub struct RequestService(pub Arc<HttpClient>);
@@ -160,7 +164,16 @@ impl HttpClient {
     }
 
     fn device(&self) -> Option<&VerifiedDevice> {
-        self.peer.as_ref()?.device.as_ref()?.as_ref().ok()
+        self.peer.as_ref()?.identity.as_ref().ok()?.device()
+    }
+
+    /// Who the client is, by its connection and the password of this request.
+    fn identify(&self, head: &Parts) -> Identified {
+        let Some(peer) = &self.peer else { return Ok(ClientIdentity::Plain) };
+        match self.check_password(head) {
+            Some(proven) => proven.map(ClientIdentity::Password),
+            None => peer.identity.clone().map_err(Denial::Certificate),
+        }
     }
 
     /// Whether the verified device is a phone that its constituency knows now, by a current pin if it is pinned. An
@@ -178,11 +191,15 @@ impl HttpClient {
     #[must_use]
     pub fn record(&self, time: SystemTime) -> Box<AccessRecord> {
         let peer = self.peer.as_ref();
+        let identity = peer.map_or(ClientIdentity::Plain, |peer| match &peer.identity {
+            Ok(identity) => identity.clone(),
+            Err(refused) => refused.claim.clone().map_or(ClientIdentity::Anonymous, ClientIdentity::Claimed),
+        });
         Box::new(AccessRecord {
             time,
             address: self.address,
             constituency: peer.map(|peer| peer.constituency.clone()),
-            mac: self.mac(),
+            identity,
             request: None,
             status: None,
             bytes: 0,
@@ -191,9 +208,6 @@ impl HttpClient {
             reason: None,
             kind: None,
             tls: peer.and_then(|peer| peer.tls),
-            certificate_not_after: self.device().map(VerifiedDevice::not_after),
-            is_by_password: false,
-            claim: peer.and_then(|peer| peer.claim.clone()).map(Box::new),
         })
     }
 
@@ -206,14 +220,13 @@ impl HttpClient {
         record.set_request(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
-        let password = self.check_password(&head);
-        if let Some(Ok(mac)) = password {
-            record.mac = Some(mac);
-            record.is_by_password = true;
+        let identified = self.identify(&head);
+        if let Ok(identity) = &identified {
+            record.identity = identity.clone();
         }
         let mut request_log = RequestLog::begin(record, &self.server.access, &self.timeouts);
         let body = RequestBody::new(body, &head.headers);
-        let decided = match self.decide(&head, password.as_ref(), time, &mut request_log) {
+        let decided = match self.decide(&head, &identified, time, &mut request_log) {
             Ok(Decided::Answer(response)) => {
                 return ResponseFuture::now(self.finish(Ok(response), body, is_head, request_log));
             }
@@ -226,7 +239,7 @@ impl HttpClient {
         ResponseFuture::Later(Box::pin(async move {
             let mut upload = UploadBody::new(body, &connection.timeouts);
             let decided = match decided {
-                Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut request_log).await,
+                Err(Denial::Replaced) => connection.decide_again(&head, &identified, &mut request_log).await,
                 decided => decided,
             };
             let answer = match decided {
@@ -246,13 +259,13 @@ impl HttpClient {
     async fn decide_again(
         &self,
         head: &Parts,
-        password: Option<&Result<MacAddress, Denial>>,
+        identified: &Identified,
         request_log: &mut RequestLog,
     ) -> Result<Decided, Denial> {
         let until = clock::monotonic() + REPLACED_FOR;
         loop {
             self.server.scan_folders().await;
-            let decided = self.decide(head, password, clock::now(), request_log);
+            let decided = self.decide(head, identified, clock::now(), request_log);
             if !matches!(decided, Err(Denial::Replaced)) || clock::monotonic() >= until {
                 return decided;
             }
@@ -271,20 +284,13 @@ impl HttpClient {
     ) -> Response<LoggedBody> {
         let mut response = answer.unwrap_or_else(|denial| {
             request_log.refuse(denial.kind(), &denial);
-            match &denial {
-                Denial::Failed(reason) => {
-                    let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
-                    let mac = self.mac().map(tracing::field::display);
-                    tracing::error!(constituency, mac, "{reason}");
-                }
-                Denial::Unpinned { mac, certificate, .. } => {
-                    request_log.set_claim(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
-                }
-                Denial::Unauthenticated { claimed: Some(mac), .. }
-                | Denial::TooManyAttempts { claimed: Some(mac), .. } => {
-                    request_log.set_claim(ClaimedIdentity { mac: *mac, fingerprint: None });
-                }
-                _ => {}
+            if let Some(claim) = denial.claim() {
+                request_log.set_claim(claim);
+            }
+            if let Denial::Failed(reason) = &denial {
+                let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
+                let mac = self.mac().map(tracing::field::display);
+                tracing::error!(constituency, mac, "{reason}");
             }
             response::of_denial(&denial)
         });
@@ -305,7 +311,7 @@ impl HttpClient {
     fn decide(
         &self,
         head: &Parts,
-        password: Option<&Result<MacAddress, Denial>>,
+        identified: &Identified,
         time: SystemTime,
         request_log: &mut RequestLog,
     ) -> Result<Decided, Denial> {
@@ -321,11 +327,19 @@ impl HttpClient {
             },
         };
         let target = RequestTarget { host, method: &head.method, path: head.uri.path() };
-        let password = password.map(|proven| proven.as_ref().copied());
         let reverified = self.verify_again(current, time);
-        let listed = site.registry().listed();
-        let context = self.client_context(current, listed, reverified.as_deref(), time);
-        let grant = decide(target, &ClientContext { password, ..context })?;
+        let tls_is_current =
+            self.peer.as_ref().zip(current).is_some_and(|(peer, (_, generation))| {
+                Arc::ptr_eq(generation, &peer.generation) || reverified.is_some()
+            });
+        let context = ClientContext {
+            constituency: current.map(|(constituency, _)| constituency.as_ref()),
+            listed: site.registry().listed(),
+            tls_is_current,
+            identity: reverified.as_ref().map_or(identified, |device| &device.identity).as_ref(),
+            now: clock::unix_seconds(time),
+        };
+        let grant = decide(target, &context)?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -350,30 +364,12 @@ impl HttpClient {
         if let Some(device) = reverified.as_ref().filter(|device| Arc::ptr_eq(&device.generation, generation)) {
             return Some(Arc::clone(device));
         }
-        let verdict = generation.examine(constituency, chain, clock::unix_seconds(time))?.verdict;
-        Some(Arc::clone(reverified.insert(Arc::new(ReverifiedDevice { generation: Arc::clone(generation), verdict }))))
-    }
-
-    fn client_context<'a>(
-        &'a self,
-        current: Option<Current<'a>>,
-        listed: &'a ListedPhones,
-        reverified: Option<&'a ReverifiedDevice>,
-        time: SystemTime,
-    ) -> ClientContext<'a> {
-        let peer = self.peer.as_ref();
-        let generation = current.map(|(_, generation)| generation);
-        let is_as_it_was = peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation));
-        let verdict = reverified.map(|device| &device.verdict);
-        ClientContext {
-            constituency: current.map(|(constituency, _)| constituency.as_ref()),
-            listed,
-            is_plain: peer.is_none(),
-            tls_is_current: is_as_it_was || reverified.is_some(),
-            device: verdict.or_else(|| peer?.device.as_ref()).map(Result::as_ref),
-            password: None,
-            now: clock::unix_seconds(time),
-        }
+        let identity = match generation.examine(constituency, chain, clock::unix_seconds(time))? {
+            Ok(device) => Ok(ClientIdentity::Certificate(Arc::new(device))),
+            // The client has proven this identity in its handshake.
+            Err(refused) => Err(Denial::Certificate(refused.refusal.into())),
+        };
+        Some(Arc::clone(reverified.insert(Arc::new(ReverifiedDevice { generation: Arc::clone(generation), identity }))))
     }
 }
 

@@ -6,6 +6,7 @@ use super::access_log::{AccessLog, AccessRecord};
 use super::timeouts::{Phase, TimeoutControl};
 use crate::clock;
 use crate::constituency::ConstituencyName;
+use crate::identity::ClientIdentity;
 use crate::identity::trust::ClaimedIdentity;
 use crate::metrics::RefusalKind;
 use crate::wording::counted;
@@ -55,9 +56,7 @@ impl RequestLog {
     /// Withdraws the client's authentication: it only claims to be that phone.
     pub fn set_claim(&mut self, claim: ClaimedIdentity) {
         if let Some(record) = &mut self.record {
-            record.mac = None;
-            record.certificate_not_after = None;
-            record.claim = Some(Box::new(claim));
+            record.identity = ClientIdentity::Claimed(claim);
         }
     }
 

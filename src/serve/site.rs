@@ -17,7 +17,7 @@ use super::openssl::LegacyTls;
 use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
-use crate::identity::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
+use crate::identity::trust::{Bundle, Bundles, DeviceVerifier, RequireDevice, Verdict};
 use crate::metrics::RefusalKind;
 
 /// The inputs of every TLS configuration.
@@ -336,12 +336,7 @@ impl TlsGeneration {
     /// Verifies the `chain` of a client of `constituency` at `now`, in Unix seconds; `None` if no chain is requested.
     /// The client must in addition have proven that it has the private key.
     #[must_use]
-    pub fn examine(
-        &self,
-        constituency: &Constituency,
-        chain: &[CertificateDer<'_>],
-        now: i64,
-    ) -> Option<DeviceFinding> {
+    pub fn examine(&self, constituency: &Constituency, chain: &[CertificateDer<'_>], now: i64) -> Option<Verdict> {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
         Some(self.verifier.as_ref()?.examine(chain, &constituency.policy.pins, now))
     }

@@ -8,51 +8,45 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::claim::ClaimedIdentity;
-use super::refusal::ChainRefusal;
+use super::refusal::{ClaimedIdentity, RefusedCertificate};
 use super::verifier::{DeviceVerifier, VerifiedDevice};
 use crate::constituency::{Pins, Policy};
 
-/// The verified device, or why the chain was refused.
-pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
-
-/// The result of verification in one handshake.
-#[derive(Debug)]
-pub struct DeviceFinding {
-    pub verdict: Verdict,
-    /// The identity that a refused certificate claims.
-    pub claim: Option<ClaimedIdentity>,
-}
+/// The verified device, or why its certificate was refused.
+pub type Verdict = Result<VerifiedDevice, RefusedCertificate>;
 
 /// The context of one handshake, as a task-local.
-struct FindingSlot {
+struct VerdictSlot {
     /// The current policy.
     policy: Arc<Policy>,
-    /// rustls passes an error on only as an alert. This slot passes the whole finding to the task of the handshake.
-    finding: RefCell<Option<DeviceFinding>>,
+    /// rustls passes an error on only as an alert. This slot passes the verdict to the task of the handshake.
+    verdict: RefCell<Option<Verdict>>,
 }
 
 tokio::task_local! {
-    static HANDSHAKE: FindingSlot;
+    static HANDSHAKE: VerdictSlot;
 }
 
-/// Runs a `handshake` under `policy`. Gives its output, and the finding of [`RequireDevice`] if it was called.
-pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<DeviceFinding>) {
+/// Runs a `handshake` under `policy`. Gives its output, and the verdict of [`RequireDevice`] if it was called.
+pub async fn with_verdict<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<Verdict>) {
     HANDSHAKE
-        .scope(FindingSlot { policy, finding: RefCell::new(None) }, async {
+        .scope(VerdictSlot { policy, verdict: RefCell::new(None) }, async {
             let output = handshake.await;
-            (output, HANDSHAKE.with(|handshake| handshake.finding.take()))
+            (output, HANDSHAKE.with(|handshake| handshake.verdict.take()))
         })
         .await
 }
 
 impl DeviceVerifier {
     /// Verifies `chain` with [`verify`](Self::verify). If it is refused, adds the identity that it claims.
-    #[must_use]
-    pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> DeviceFinding {
-        let verdict = self.verify(chain, pins, now);
-        let claim = if verdict.is_err() { chain.first().and_then(ClaimedIdentity::of) } else { None };
-        DeviceFinding { verdict, claim }
+    ///
+    /// # Errors
+    /// The refusal and the claim.
+    pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> Verdict {
+        self.verify(chain, pins, now).map_err(|refusal| {
+            let claim = chain.first().and_then(ClaimedIdentity::of);
+            RefusedCertificate { refusal, claim }
+        })
     }
 }
 
@@ -86,11 +80,12 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        // Outside of `with_finding`, there are no pins and no receiver of the finding.
-        let within = |handshake: &FindingSlot| self.verifier.examine(&chain, &handshake.policy.pins, now);
-        let finding = HANDSHAKE.try_with(within).unwrap_or_else(|_| self.verifier.examine(&chain, &Pins::new(), now));
-        let answer = finding.verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
-        let _ = HANDSHAKE.try_with(|handshake| handshake.finding.replace(Some(finding)));
+        // Outside of `with_verdict`, there are no pins and no receiver of the verdict.
+        let within = |handshake: &VerdictSlot| self.verifier.examine(&chain, &handshake.policy.pins, now);
+        let verdict = HANDSHAKE.try_with(within).unwrap_or_else(|_| self.verifier.examine(&chain, &Pins::new(), now));
+        let answer = verdict.as_ref().map(|_| ClientCertVerified::assertion());
+        let answer = answer.map_err(|refused| Error::from(&refused.refusal));
+        let _ = HANDSHAKE.try_with(|handshake| handshake.verdict.replace(Some(verdict)));
         answer
     }
 

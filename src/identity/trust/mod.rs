@@ -15,7 +15,6 @@ use serde::{Deserialize, Deserializer};
 use crate::constituency::POLYCOM;
 
 pub mod bundle;
-mod claim;
 mod client_verifier;
 mod family;
 pub mod identity;
@@ -27,11 +26,10 @@ mod tests;
 mod verifier;
 
 pub use bundle::{Bundle, BundleError};
-pub use claim::ClaimedIdentity;
-pub use client_verifier::{DeviceFinding, RequireDevice, Verdict, with_finding};
+pub use client_verifier::{RequireDevice, Verdict, with_verdict};
 pub use family::Family;
 pub use identity::NoIdentity;
-pub use refusal::ChainRefusal;
+pub use refusal::{ChainRefusal, ClaimedIdentity, RefusedCertificate};
 pub use revocation::RevocationList;
 pub use verifier::{DeviceVerifier, VerifiedDevice};
 

@@ -1,11 +1,14 @@
 //! Why a device certificate is refused, in words for the operator. The client gets only a TLS alert.
 
 use rustls::CertificateError;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::objects::{oid_registry, oid2sn};
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::family::Family;
+use super::identity;
 use crate::clock::rfc3339;
+use crate::constituency::{Fingerprint, MacAddress};
 use crate::metrics::RefusalKind;
 use crate::wording::{counted_were, webpki_error};
 
@@ -60,6 +63,40 @@ pub enum ChainRefusal {
     RevocationsOutdated { ca: String, next_update: i64 },
     #[error("the device certificate's chain is not acceptable: {0}")]
     Other(String),
+}
+
+/// A refused certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{refusal}")]
+pub struct RefusedCertificate {
+    pub refusal: ChainRefusal,
+    /// The identity that the certificate claims; `None` for a device that was verified before.
+    pub claim: Option<ClaimedIdentity>,
+}
+
+impl From<ChainRefusal> for RefusedCertificate {
+    fn from(refusal: ChainRefusal) -> Self {
+        Self { refusal, claim: None }
+    }
+}
+
+/// An unproven identity. Anyone can make a certificate with this name, or send this user name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedIdentity {
+    /// The claimed MAC address.
+    pub mac: MacAddress,
+    /// The SHA-256 of the certificate; `None` if the claim came with a wrong password.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl ClaimedIdentity {
+    /// The claim of the certificate `leaf`; `None` if it has no MAC address.
+    #[must_use]
+    pub fn of(leaf: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+        let mac = identity::mac_address(certificate.subject(), Family::Polycom).ok()?;
+        Some(Self { mac, fingerprint: Some(Fingerprint::of(leaf)) })
+    }
 }
 
 /// Why path building failed: an error of webpki, or a refusal by the additional checks.

@@ -8,7 +8,7 @@ use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
 use crate::constituency::file_names::ForeignMac;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding};
-use crate::identity::trust::{ChainRefusal, NoIdentity};
+use crate::identity::trust::{ClaimedIdentity, NoIdentity, RefusedCertificate};
 use crate::metrics::RefusalKind;
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
@@ -52,7 +52,7 @@ pub enum Denial {
     #[error("{constituency} no longer pins the certificate of {mac} (SHA-256 {certificate})")]
     Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },
     #[error("{0}")]
-    Chain(ChainRefusal),
+    Certificate(RefusedCertificate),
     #[error("the policy's TLS settings changed after this connection was made")]
     TlsSettingsChanged,
     #[error("{0}")]
@@ -119,7 +119,7 @@ impl Denial {
             Self::Unknown { .. } => RefusalKind::UnknownPhone,
             Self::Denied { .. } | Self::DeniedEverywhere { .. } => RefusalKind::DeniedPhone,
             Self::Unpinned { .. } => RefusalKind::Unpinned,
-            Self::Chain(refusal) => refusal.kind(),
+            Self::Certificate(refused) => refused.refusal.kind(),
             Self::TlsSettingsChanged => RefusalKind::TlsSettingsChanged,
             Self::OthersFile(_) => RefusalKind::OthersFile,
             Self::UploadName(_) | Self::HidesFile => RefusalKind::UploadName,
@@ -154,7 +154,7 @@ impl Denial {
             | Self::Denied { .. }
             | Self::DeniedEverywhere { .. }
             | Self::Unpinned { .. }
-            | Self::Chain(_)
+            | Self::Certificate(_)
             | Self::TlsSettingsChanged
             | Self::OthersFile(_)
             | Self::UploadName(_)
@@ -174,6 +174,21 @@ impl Denial {
             Self::TooManyUploads { .. } | Self::ConnectionLimit(_) | Self::Replaced => StatusCode::SERVICE_UNAVAILABLE,
             Self::QuotaExceeded { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The identity that the client only claims, if the denial says so.
+    #[must_use]
+    pub fn claim(&self) -> Option<ClaimedIdentity> {
+        match self {
+            Self::Certificate(refused) => refused.claim.clone(),
+            Self::Unpinned { mac, certificate, .. } => {
+                Some(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) })
+            }
+            Self::Unauthenticated { claimed, .. } | Self::TooManyAttempts { claimed, .. } => {
+                claimed.map(|mac| ClaimedIdentity { mac, fingerprint: None })
+            }
+            _ => None,
         }
     }
 

@@ -25,7 +25,7 @@ use super::host::BadHost;
 use super::path::{self, ServedPath};
 use crate::constituency::file_names::NameRules;
 use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, PhoneStanding, UploadLimits};
-use crate::identity::trust::{ChainRefusal, VerifiedDevice};
+use crate::identity::ClientIdentity;
 use upload_name::UploadName;
 
 #[derive(Debug)]
@@ -47,21 +47,17 @@ pub enum HostDenial {
     Elsewhere(String),
 }
 
-/// The client of a request, and the state that applies client.
+/// The client of a request, and the state that applies to it.
 #[derive(Debug)]
 pub struct ClientContext<'a> {
     /// The connection's constituency in its current state; `None` if it was removed.
     pub constituency: Option<&'a Constituency>,
     /// Every phone on any list of this server.
     pub listed: &'a ListedPhones,
-    /// Whether the connection has no TLS, so that its client cannot authenticate.
-    pub is_plain: bool,
-    /// Whether the connection was made under the TLS part that is in force client.
+    /// Whether the connection was made under the TLS part that is in force.
     pub tls_is_current: bool,
-    /// The device that the handshake verified, or why it is no longer valid.
-    pub device: Option<Result<&'a VerifiedDevice, &'a ChainRefusal>>,
-    /// The phone that this request's password proved, or the denial; `None` if the constituency uses no passwords.
-    pub password: Option<Result<MacAddress, &'a Denial>>,
+    /// Who the client is, or why its certificate or password is refused.
+    pub identity: Result<&'a ClientIdentity, &'a Denial>,
     /// The current time, in Unix seconds.
     pub now: i64,
 }
@@ -95,17 +91,18 @@ pub struct WriteGrant {
 /// # Errors
 /// The first reason for a denial, in the order of the contract.
 pub fn decide(target: RequestTarget<'_>, client: &ClientContext<'_>) -> Result<Grant, Denial> {
+    let is_plain = matches!(client.identity, Ok(ClientIdentity::Plain));
     match target.host {
         Ok(()) => {}
         Err(HostDenial::Bad(bad)) => return Err(Denial::Host(bad)),
-        Err(HostDenial::Elsewhere(host)) if client.is_plain => return Err(Denial::NotPlain { host }),
+        Err(HostDenial::Elsewhere(host)) if is_plain => return Err(Denial::NotPlain { host }),
         Err(HostDenial::Elsewhere(host)) => return Err(Denial::Misdirected { host }),
     }
     let constituency = client.constituency.ok_or(Denial::Gone)?;
-    let requires_identity = !client.is_plain && constituency.policy.tls.client_auth != ClientAuth::None;
+    let requires_identity = !is_plain && constituency.policy.tls.client_auth != ClientAuth::None;
     let is_write = check_method(target.method, requires_identity)?;
     let path = ServedPath::parse(target.path)?;
-    let phone = if client.is_plain { None } else { check_phone(constituency, client)? };
+    let phone = if is_plain { None } else { check_phone(constituency, client)? };
     let rules = if is_write { NameRules::writing } else { NameRules::reading };
     check_own_files(path.as_str(), phone, &rules(client.listed, constituency))?;
     match phone {
@@ -131,30 +128,30 @@ fn check_phone(constituency: &Constituency, client: &ClientContext<'_>) -> Resul
     if !client.tls_is_current {
         return Err(Denial::TlsSettingsChanged);
     }
-    match constituency.policy.tls.client_auth {
-        ClientAuth::None => return Ok(None),
-        ClientAuth::Digest => return check_password(constituency, client).map(Some),
-        ClientAuth::Required => {}
+    let required = constituency.policy.tls.client_auth;
+    if required == ClientAuth::None {
+        return Ok(None);
     }
-    let device = client.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
-    device.still_valid(client.now).map_err(Denial::Chain)?;
-    let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
-    match (constituency.standing(mac), device.pin()) {
-        (PhoneStanding::Known, Some(certificate)) if !constituency.is_pinned(mac, certificate) => {
-            Err(Denial::Unpinned { mac, constituency: constituency.name.clone(), certificate })
+    // An identity of another kind than the policy requires counts for nothing.
+    match (required, client.identity.map_err(Clone::clone)?) {
+        (ClientAuth::Digest, ClientIdentity::Password(mac)) => check_standing(constituency, *mac).map(Some),
+        (ClientAuth::Required, ClientIdentity::Certificate(device)) => {
+            device.still_valid(client.now).map_err(|refusal| Denial::Certificate(refusal.into()))?;
+            let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
+            check_standing(constituency, mac)?;
+            match device.pin().filter(|certificate| !constituency.is_pinned(mac, *certificate)) {
+                Some(certificate) => {
+                    Err(Denial::Unpinned { mac, constituency: constituency.name.clone(), certificate })
+                }
+                None => Ok(Some(mac)),
+            }
         }
-        (PhoneStanding::Known, _) => Ok(Some(mac)),
-        (PhoneStanding::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
-        (PhoneStanding::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
-        (PhoneStanding::DeniedEverywhere, _) => {
-            Err(Denial::DeniedEverywhere { mac, constituency: constituency.name.clone() })
-        }
+        _ => Err(Denial::NoDevice),
     }
 }
 
-/// The phone that this request's password proved. It must be on the list, as with a certificate.
-fn check_password(constituency: &Constituency, client: &ClientContext<'_>) -> Result<MacAddress, Denial> {
-    let mac = client.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
+/// The phone, if the constituency's list allows it.
+fn check_standing(constituency: &Constituency, mac: MacAddress) -> Result<MacAddress, Denial> {
     let name = || constituency.name.clone();
     match constituency.standing(mac) {
         PhoneStanding::Known => Ok(mac),

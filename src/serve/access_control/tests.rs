@@ -21,7 +21,7 @@ const OTHER: &str = "00005e0053c7";
 struct Stage {
     registry: Registry,
     constituency: Arc<Constituency>,
-    device: VerifiedDevice,
+    identity: ClientIdentity,
     now: i64,
 }
 
@@ -47,7 +47,7 @@ impl Stage {
         let now = clock::unix_seconds(time);
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.cast_unsigned()));
         let device = verifier.verify(&[issued.certificate], &constituency.policy.pins, at).unwrap();
-        Self { registry, constituency, device, now }
+        Self { registry, constituency, identity: ClientIdentity::Certificate(Arc::new(device)), now }
     }
 
     fn known() -> Self {
@@ -62,10 +62,8 @@ impl Stage {
         ClientContext {
             constituency: Some(&self.constituency),
             listed: self.registry.listed(),
-            is_plain: false,
             tls_is_current: true,
-            device: Some(Ok(&self.device)),
-            password: None,
+            identity: Ok(&self.identity),
             now: self.now,
         }
     }
@@ -99,7 +97,7 @@ fn checks_run_in_the_documented_order() {
     let gone = ClientContext { constituency: None, ..stage.client_context() };
     let outdated = ClientContext { tls_is_current: false, ..stage.client_context() };
     let late = ClientContext { now: stage.now + 7200, ..stage.client_context() };
-    let anonymous = ClientContext { device: None, ..stage.client_context() };
+    let anonymous = ClientContext { identity: Ok(&ClientIdentity::Anonymous), ..stage.client_context() };
     let bad = || Err(HostDenial::Bad(BadHost::Missing));
     assert_eq!(status(asked(bad(), &Method::DELETE, "/.."), &gone), 400);
     assert_eq!(status(asked(elsewhere(), &Method::DELETE, "/.."), &gone), 421);
@@ -126,6 +124,21 @@ fn denied_wins_over_listed_and_any() {
 }
 
 #[test]
+fn identity_of_another_kind_than_required_is_refused() {
+    let password = ClientIdentity::Password(OWN.parse().unwrap());
+    for (client_auth, with_certificate, with_password) in [("required", 200, 403), ("digest", 403, 200)] {
+        let stage = Stage::new(&format!(r#"{{ "client_auth": "{client_auth}", "phones": {{ "{OWN}": "" }} }}"#));
+        let status = |identity: &ClientIdentity| {
+            let asked = RequestTarget { host: Ok(()), method: &Method::GET, path: "/site.cfg" };
+            let context = ClientContext { identity: Ok(identity), ..stage.client_context() };
+            decide(asked, &context).map_or_else(|denial| denial.status().as_u16(), |_| 200)
+        };
+        assert_eq!((status(&stage.identity), status(&password)), (with_certificate, with_password), "{client_auth}");
+        assert_eq!(status(&ClientIdentity::Anonymous), 403);
+    }
+}
+
+#[test]
 fn no_client_auth_hides_phone_files_and_refuses_uploads() {
     let open = Stage::new(r#"{ "client_auth": "none" }"#);
     assert_eq!(open.status(&Method::GET, "/firmware/sip.ld"), 200);
@@ -138,7 +151,7 @@ fn no_client_auth_hides_phone_files_and_refuses_uploads() {
 fn plain_http_serves_only_reads_of_files_without_mac() {
     for policy in [&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#), r#"{ "client_auth": "none" }"#] {
         let stage = Stage::new(policy);
-        let plain = ClientContext { is_plain: true, device: None, ..stage.client_context() };
+        let plain = ClientContext { identity: Ok(&ClientIdentity::Plain), ..stage.client_context() };
         let status = |method: &Method, path: &str| {
             let asked = RequestTarget { host: Ok(()), method, path };
             decide(asked, &plain).map_or_else(|denial| denial.status().as_u16(), |_| 200)

@@ -28,7 +28,7 @@ fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
     push_timestamp(record.time, line);
     write!(line, " {} ", record.address)?;
     or_dash(line, record.constituency.as_ref())?;
-    or_dash(line, record.mac)?;
+    or_dash(line, record.identity.mac())?;
     match &record.request {
         Some((method, target)) => {
             line.push('"');
@@ -89,7 +89,7 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         time,
         address: record.address,
         constituency: record.constituency.as_ref().map(ConstituencyName::as_str),
-        mac: record.mac,
+        mac: record.identity.mac(),
         method: record.request.as_ref().map(|(method, _)| method.as_str()),
         path: record.request.as_ref().map(|(_, target)| escaped(target.as_bytes()).to_string()),
         status: record.status,

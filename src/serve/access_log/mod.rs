@@ -25,8 +25,8 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::background::{BackgroundThread, LineQueue};
-use crate::constituency::{ConstituencyName, MacAddress};
-use crate::identity::trust::ClaimedIdentity;
+use crate::constituency::ConstituencyName;
+use crate::identity::ClientIdentity;
 use crate::metrics::RefusalKind;
 
 pub use line::{escaped, without_controls};
@@ -78,8 +78,8 @@ pub struct AccessRecord {
     pub address: SocketAddr,
     /// The constituency, if it was found.
     pub constituency: Option<ConstituencyName>,
-    /// The phone, if it authenticated.
-    pub mac: Option<MacAddress>,
+    /// Who the client is.
+    pub identity: ClientIdentity,
     /// The method, and the target's path and query as sent, if a request was read.
     pub request: Option<(Method, Box<str>)>,
     /// The status of the response.
@@ -95,12 +95,6 @@ pub struct AccessRecord {
     pub kind: Option<RefusalKind>,
     /// The TLS of the connection, as far as it got.
     pub tls: Option<TlsResult>,
-    /// When the certificate that authenticated the phone expires, in Unix seconds.
-    pub certificate_not_after: Option<i64>,
-    /// Whether a password authenticated the phone.
-    pub is_by_password: bool,
-    /// The identity in a rejected certificate. Never use it in place of `mac`.
-    pub claim: Option<Box<ClaimedIdentity>>,
 }
 
 /// Receives each record as well. Must not block.

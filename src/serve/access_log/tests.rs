@@ -9,7 +9,7 @@ fn record() -> Box<AccessRecord> {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
         address: "192.0.2.1:50000".parse().unwrap(),
         constituency: Some("ote".parse().unwrap()),
-        mac: Some("00005e00530c".parse().unwrap()),
+        identity: ClientIdentity::Password("00005e00530c".parse().unwrap()),
         request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".into())),
         status: Some(200),
         bytes: 1234,
@@ -23,9 +23,6 @@ fn record() -> Box<AccessRecord> {
             is_tolerated: false,
             has_only_sha1: false,
         })),
-        certificate_not_after: None,
-        is_by_password: false,
-        claim: None,
     })
 }
 
@@ -50,7 +47,7 @@ fn text_line_has_the_documented_format() {
     );
     let refused = AccessRecord {
         constituency: None,
-        mac: None,
+        identity: ClientIdentity::Anonymous,
         request: None,
         status: None,
         bytes: 0,

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CLOSED, HandshakeContext, Hello, RejectedHandshake, TlsClient, broken_off};
+use super::{CLOSED, HandshakeContext, Hello, RejectedHandshake, TlsClient, broken_off, identity_of, is_tolerated};
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
-use crate::identity::trust::{ChainRefusal, DeviceFinding};
+use crate::identity::trust::ChainRefusal;
 use crate::metrics::RefusalKind;
 use crate::serve::access_log::{ServedTls, TlsResult};
 use crate::serve::hello::ClientHelloFacts;
-use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
+use crate::serve::openssl::{FailedLegacyHandshake, LegacyHandshake, LegacyTls, LegacyTlsFailure};
 use crate::serve::tls_stream::ClientTlsStream;
 
 /// The OpenSSL backend and its RSA certificate, if rustls cannot serve this client and the constituency's TLS level
@@ -39,45 +39,44 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
     let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
     let (constituency, generation) = (Arc::clone(context.constituency), Arc::clone(context.generation));
     let verify = move |chain: &[CertificateDer<'static>]| {
-        let no_certificate = || DeviceFinding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
-        generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(no_certificate)
+        let verdict = generation.examine(&constituency, chain, clock::unix_seconds(clock::now()));
+        verdict.unwrap_or_else(|| Err(ChainRefusal::NoCertificate.into()))
     };
-    let refused = |kind, reason| RejectedHandshake { is_openssl: true, ..context.refused(kind, reason) };
-    let (result, finding) = backend.accept(stream, record, certificate, verify).await;
-    let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
+    let by_openssl = |refused| RejectedHandshake { is_openssl: true, ..refused };
+    let LegacyHandshake { result, verdict } = backend.accept(stream, record, certificate, verify).await;
     let stream = match result {
         Ok(stream) => stream,
-        Err((failure, stream)) => {
+        Err(FailedLegacyHandshake { failure, stream }) => {
             let summary =
                 |facts: ClientHelloFacts| facts.alpn_incompatibility().unwrap_or_else(|| facts.legacy_summary());
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), summary);
-            let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
-            let refused = RejectedHandshake { claim, ..refused(kind, reason) };
+            let refused = by_openssl(match verdict {
+                Some(Err(certificate)) => context.refused_certificate(certificate),
+                _ => {
+                    let (kind, reason) = explain(failure, &offered);
+                    context.refused(kind, reason)
+                }
+            });
             return Err(match stream {
                 Some(stream) => refused.with_close(stream),
                 None => refused,
             });
         }
     };
-    // If our verify callback never ran, the client is unauthenticated, whatever OpenSSL reports.
-    let device = context.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
-        return Err(refused(
-            RefusalKind::UnsupportedTls,
-            "OpenSSL negotiated a TLS version or cipher suite that provost does not allow".to_owned(),
-        ));
+        let reason = "OpenSSL negotiated a TLS version or cipher suite that provost does not allow";
+        return Err(by_openssl(context.refused(RefusalKind::UnsupportedTls, reason.to_owned())));
     };
-    if let Some(Err(refusal)) = &device {
-        return Err(RejectedHandshake { claim, ..refused(refusal.kind(), refusal.to_string()) });
-    }
-    let now = clock::unix_seconds(clock::now());
-    let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
+    // If our verify callback never ran, the client is unauthenticated, whatever OpenSSL reports.
+    let verdict =
+        context.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate.into())));
+    let identity = identity_of(verdict).map_err(|refused| by_openssl(context.refused_certificate(refused)))?;
+    let is_tolerated = is_tolerated(&identity);
     let peer = TlsClient {
         constituency: context.constituency.name.clone(),
         generation: Arc::clone(context.generation),
         has_sni: context.server_name.is_some(),
-        device,
-        claim,
+        identity: Ok(identity),
         tls: Some(TlsResult::Agreed(ServedTls { version, suite, is_tolerated, has_only_sha1 })),
         is_resumed: false,
     };
@@ -85,19 +84,16 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
 }
 
 /// The kind and reason of a failure.
-fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &str) -> (RefusalKind, String) {
-    match (refusal, failure) {
-        (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
-        (None, LegacyTlsFailure::NoCertificate) => {
-            (RefusalKind::NoCertificate, ChainRefusal::NoCertificate.to_string())
-        }
-        (None, LegacyTlsFailure::Alert(alert)) => (RefusalKind::ClientAlert, broken_off(alert)),
-        (None, LegacyTlsFailure::Closed) => (RefusalKind::Disconnected, CLOSED.to_owned()),
-        (None, LegacyTlsFailure::Broken(reason)) => (RefusalKind::Disconnected, reason),
-        (None, LegacyTlsFailure::Unable(reason)) => {
+fn explain(failure: LegacyTlsFailure, offered: &str) -> (RefusalKind, String) {
+    match failure {
+        LegacyTlsFailure::NoCertificate => (RefusalKind::NoCertificate, ChainRefusal::NoCertificate.to_string()),
+        LegacyTlsFailure::Alert(alert) => (RefusalKind::ClientAlert, broken_off(alert)),
+        LegacyTlsFailure::Closed => (RefusalKind::Disconnected, CLOSED.to_owned()),
+        LegacyTlsFailure::Broken(reason) => (RefusalKind::Disconnected, reason),
+        LegacyTlsFailure::Unable(reason) => {
             (RefusalKind::NoServerCertificate, format!("OpenSSL cannot be set up: {reason}"))
         }
-        (None, LegacyTlsFailure::Other(reason)) => (RefusalKind::UnsupportedTls, format!("{offered} (OpenSSL: {reason})")),
+        LegacyTlsFailure::Other(reason) => (RefusalKind::UnsupportedTls, format!("{offered} (OpenSSL: {reason})")),
     }
 }
 

@@ -28,7 +28,8 @@ use super::tls_stream::ClientTlsStream;
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
-use crate::identity::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
+use crate::identity::ClientIdentity;
+use crate::identity::trust::{ChainRefusal, RefusedCertificate, Verdict, with_verdict};
 use crate::metrics::RefusalKind;
 use crate::wording::{alert_name, tls_error};
 
@@ -57,10 +58,9 @@ pub struct TlsClient {
     pub has_sni: bool,
     /// Whether the client resumed a session.
     pub is_resumed: bool,
-    /// The verdict on its device certificate; `None` if the constituency requires none.
-    pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
-    /// The identity in a certificate that is no longer valid.
-    pub claim: Option<ClaimedIdentity>,
+    /// Who the client is, by its device certificate; an error if it resumed a session and its certificate is no longer
+    /// valid.
+    pub identity: Result<ClientIdentity, RefusedCertificate>,
     /// Version and suite.
     pub tls: Option<TlsResult>,
 }
@@ -82,7 +82,7 @@ impl ReceivedHello {
         let facts = self.no_hello.map_or_else(|| self.reader.facts(), Err);
         let record = self.reader.into_record();
         let is_too_long = matches!(facts, Err(NoClientHello::TooLong(_)));
-        let accepted = if is_too_long { Err((None, Vec::new())) } else { accept(&record) };
+        let accepted = if is_too_long { Err(RejectedHello::default()) } else { accept(&record) };
         Hello { record, facts, accepted }
     }
 }
@@ -92,8 +92,16 @@ struct Hello {
     /// The ClientHello as one record.
     record: Vec<u8>,
     facts: Result<ClientHelloFacts, NoClientHello>,
-    /// The answer of rustls before it has a configuration: on failure an error, if any, and the alert to send.
-    accepted: Result<Accepted, (Option<rustls::Error>, Vec<u8>)>,
+    /// The answer of rustls before it has a configuration.
+    accepted: Result<Accepted, RejectedHello>,
+}
+
+/// A hello that rustls rejects before it has a configuration.
+#[derive(Default)]
+struct RejectedHello {
+    error: Option<rustls::Error>,
+    /// The alert to send; empty if rustls has none.
+    alert: Vec<u8>,
 }
 
 impl Hello {
@@ -125,6 +133,11 @@ impl HandshakeContext<'_> {
 
     fn refused(&self, kind: RefusalKind, reason: String) -> RejectedHandshake {
         RejectedHandshake::because(Some(self.constituency.name.clone()), kind, reason)
+    }
+
+    fn refused_certificate(&self, refused: RefusedCertificate) -> RejectedHandshake {
+        let RefusedCertificate { refusal, claim } = refused;
+        RejectedHandshake { claim, ..self.refused(refusal.kind(), refusal.to_string()) }
     }
 }
 
@@ -224,26 +237,25 @@ async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(TlsStream<S>, TlsClient), RejectedHandshake> {
     let (constituency, generation) = (context.constituency, context.generation);
     let can_resume = facts.as_ref().is_ok_and(can_resume);
-    let (result, finding) = {
+    let (result, verdict) = {
         let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
-        with_finding(Arc::clone(&constituency.policy), pin!(accept.into_fallible())).await
+        with_verdict(Arc::clone(&constituency.policy), pin!(accept.into_fallible())).await
     };
     let tls = match result {
         Ok(tls) => tls,
         Err((error, stream)) => {
-            let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
-            let kind = kind(&error, refusal.as_ref());
-            let reason = explain(&error, refusal, facts.as_ref().ok(), context);
-            return Err(RejectedHandshake { claim, ..context.refused(kind, reason) }.with_close(stream));
+            let refused = match verdict {
+                Some(Err(certificate)) => context.refused_certificate(certificate),
+                _ => context.refused(kind(&error), explain(&error, facts.as_ref().ok(), context)),
+            };
+            return Err(refused.with_close(stream));
         }
     };
     let connection = tls.get_ref().1;
-    let (device, claim) = device(connection, generation, constituency, finding)
-        .map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
+    let identity = identity_of(current_verdict(connection, generation, constituency, verdict));
     let peer = TlsClient {
-        tls: facts_of(connection, device.as_ref()).map(TlsResult::Agreed),
-        device,
-        claim,
+        tls: facts_of(connection, identity.as_ref().is_ok_and(is_tolerated)).map(TlsResult::Agreed),
+        identity,
         constituency: constituency.name.clone(),
         generation: Arc::clone(generation),
         has_sni: context.server_name.is_some(),
@@ -252,18 +264,18 @@ async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     Ok((tls, peer))
 }
 
-/// Parses `bytes` with rustls before it has a configuration. On failure returns the error and its alert, or neither.
-fn accept(mut bytes: &[u8]) -> Result<Accepted, (Option<rustls::Error>, Vec<u8>)> {
+/// Parses `bytes` with rustls before it has a configuration.
+fn accept(mut bytes: &[u8]) -> Result<Accepted, RejectedHello> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() && acceptor.read_tls(&mut bytes).is_ok() {}
     match acceptor.accept() {
         Ok(Some(accepted)) => Ok(accepted),
-        Ok(None) => Err((None, Vec::new())),
-        Err((error, mut alert)) => {
-            let mut bytes = Vec::new();
+        Ok(None) => Err(RejectedHello::default()),
+        Err((error, mut written)) => {
+            let mut alert = Vec::new();
             // Writing to a Vec does not fail.
-            let _ = alert.write_all(&mut bytes);
-            Err((Some(error), bytes))
+            let _ = written.write_all(&mut alert);
+            Err(RejectedHello { error: Some(error), alert })
         }
     }
 }
@@ -275,7 +287,7 @@ async fn reject<S: AsyncWrite + Unpin>(
     context: Option<&HandshakeContext<'_>>,
 ) -> RejectedHandshake {
     let Hello { facts, accepted, .. } = hello;
-    let (error, alert) = accepted.err().unwrap_or_default();
+    let RejectedHello { error, alert } = accepted.err().unwrap_or_default();
     if facts.as_ref().ok().zip(context).is_some_and(|(facts, context)| legacy::is_too_old(facts, context)) {
         // rustls checks the version last.
         send_alert(stream, PROTOCOL_VERSION).await;
@@ -326,15 +338,15 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
     let _ = stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, description]).await;
 }
 
-/// The finding of this handshake. For a resumed session, verifies the remembered chain again.
-fn device(
+/// The verdict of this handshake. For a resumed session, verifies the remembered chain again.
+fn current_verdict(
     connection: &ServerConnection,
     generation: &TlsGeneration,
     constituency: &Constituency,
-    finding: Option<DeviceFinding>,
-) -> Option<DeviceFinding> {
-    match (finding, connection.handshake_kind()) {
-        (Some(finding), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) => Some(finding),
+    verdict: Option<Verdict>,
+) -> Option<Verdict> {
+    match (verdict, connection.handshake_kind()) {
+        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) => Some(verdict),
         _ => {
             let chain = connection.peer_certificates().unwrap_or_default();
             generation.examine(constituency, chain, clock::unix_seconds(clock::now()))
@@ -342,27 +354,30 @@ fn device(
     }
 }
 
-fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice, ChainRefusal>>) -> Option<ServedTls> {
-    let now = clock::unix_seconds(clock::now());
+/// The client by the `verdict` on its certificate; `None` if the constituency requires none.
+fn identity_of(verdict: Option<Verdict>) -> Result<ClientIdentity, RefusedCertificate> {
+    match verdict {
+        None => Ok(ClientIdentity::Anonymous),
+        Some(verdict) => verdict.map(|device| ClientIdentity::Certificate(Arc::new(device))),
+    }
+}
+
+/// Whether the client's certificate has expired, which the policy tolerates.
+fn is_tolerated(identity: &ClientIdentity) -> bool {
+    identity.device().is_some_and(|device| device.is_tolerated(clock::unix_seconds(clock::now())))
+}
+
+fn facts_of(connection: &ServerConnection, is_tolerated: bool) -> Option<ServedTls> {
     Some(ServedTls {
         version: connection.protocol_version()?,
         suite: connection.negotiated_cipher_suite()?.suite(),
-        is_tolerated: device.and_then(|device| device.as_ref().ok()).is_some_and(|device| device.is_tolerated(now)),
+        is_tolerated,
         has_only_sha1: false,
     })
 }
 
-/// The reason of a failed handshake: our verdict on the device, else the client's incompatibility, else the error of
-/// rustls.
-fn explain(
-    error: &io::Error,
-    refusal: Option<ChainRefusal>,
-    facts: Option<&ClientHelloFacts>,
-    context: &HandshakeContext<'_>,
-) -> String {
-    if let Some(refusal) = refusal {
-        return refusal.to_string();
-    }
+/// The reason of a failed handshake: the client's incompatibility, else the error of rustls.
+fn explain(error: &io::Error, facts: Option<&ClientHelloFacts>, context: &HandshakeContext<'_>) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match (inner, facts) {
         (Some(rustls::Error::NoCertificatesPresented), _) => ChainRefusal::NoCertificate.to_string(),
@@ -406,15 +421,14 @@ fn with_tls_error(incompatibility: Option<String>, facts: &ClientHelloFacts, err
 }
 
 /// The kind of a failed handshake.
-fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> RefusalKind {
+fn kind(error: &io::Error) -> RefusalKind {
     use rustls::Error as E;
-    match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
-        (Some(refusal), _) => refusal.kind(),
-        (None, Some(E::NoCertificatesPresented)) => RefusalKind::NoCertificate,
-        (None, Some(E::AlertReceived(_))) => RefusalKind::ClientAlert,
-        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_) | E::NoApplicationProtocol)) => RefusalKind::UnsupportedTls,
-        (None, Some(_)) => RefusalKind::Malformed,
-        (None, None) => RefusalKind::Disconnected,
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(E::NoCertificatesPresented) => RefusalKind::NoCertificate,
+        Some(E::AlertReceived(_)) => RefusalKind::ClientAlert,
+        Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_) | E::NoApplicationProtocol) => RefusalKind::UnsupportedTls,
+        Some(_) => RefusalKind::Malformed,
+        None => RefusalKind::Disconnected,
     }
 }
 

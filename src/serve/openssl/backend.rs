@@ -17,10 +17,10 @@ use tokio_openssl::SslStream;
 use super::context::ContextConfig;
 use super::prefixed_stream::PrefixedStream;
 use super::verify_callback::VerifyCallback;
-use super::{LegacyAccept, LegacyTlsFailure, SUITES};
+use super::{FailedLegacyHandshake, LegacyHandshake, LegacyTlsFailure, SUITES};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::identity::trust::{DeviceFinding, DeviceVerifier};
+use crate::identity::trust::{DeviceVerifier, Verdict};
 
 /// OpenSSL's reason code for a missing client certificate, and the offset of the codes for alerts from the peer
 /// (`sslerr.h`: `SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE`, `SSL_AD_REASON_OFFSET`).
@@ -86,8 +86,8 @@ impl LegacyTls {
         stream: S,
         read: Vec<u8>,
         certificate: &ServerCertificate,
-        verify: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
-    ) -> LegacyAccept<S> {
+        verify: impl Fn(&[CertificateDer<'static>]) -> Verdict + Send + Sync + 'static,
+    ) -> LegacyHandshake<S> {
         let callback = VerifyCallback::default();
         let started = self.context(certificate).and_then(|context| {
             let mut ssl = Ssl::new(&context)?;
@@ -98,15 +98,18 @@ impl LegacyTls {
         });
         let mut inner = match started {
             Ok(inner) => inner,
-            Err(error) => return (Err((LegacyTlsFailure::Unable(error.to_string()), None)), None),
+            Err(error) => {
+                let failure = LegacyTlsFailure::Unable(error.to_string());
+                return LegacyHandshake { result: Err(FailedLegacyHandshake { failure, stream: None }), verdict: None };
+            }
         };
         let accepted = Pin::new(&mut inner).accept().await;
         let stream = LegacyStream { inner, ahead: Vec::new(), consumed: 0 };
         let result = match accepted {
             Ok(()) => Ok(stream),
-            Err(error) => Err((error.into(), Some(stream))),
+            Err(error) => Err(FailedLegacyHandshake { failure: error.into(), stream: Some(stream) }),
         };
-        (result, callback.finding())
+        LegacyHandshake { result, verdict: callback.take_verdict() }
     }
 
     /// The context for `certificate`, built when it is first presented.

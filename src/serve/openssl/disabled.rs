@@ -10,10 +10,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::LegacyAccept;
+use super::LegacyHandshake;
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::identity::trust::{DeviceFinding, DeviceVerifier};
+use crate::identity::trust::{DeviceVerifier, Verdict};
 
 #[derive(Debug)]
 pub struct LegacyTls(Infallible);
@@ -35,8 +35,8 @@ impl LegacyTls {
         _: S,
         _: Vec<u8>,
         _: &ServerCertificate,
-        _: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
-    ) -> LegacyAccept<S> {
+        _: impl Fn(&[CertificateDer<'static>]) -> Verdict + Send + Sync + 'static,
+    ) -> LegacyHandshake<S> {
         match self.0 {}
     }
 }

@@ -16,7 +16,7 @@
 
 use rustls::{CipherSuite, NamedGroup, SignatureScheme};
 
-use crate::identity::trust::DeviceFinding;
+use crate::identity::trust::Verdict;
 
 #[cfg(feature = "old-tls")]
 mod backend;
@@ -94,10 +94,20 @@ pub enum LegacyTlsFailure {
     Other(String),
 }
 
-/// The result of the handshake, and the finding on the device certificate, if the client presented one. A stream whose
-/// handshake failed can only be closed.
-pub type LegacyAccept<S> =
-    (Result<LegacyStream<S>, (LegacyTlsFailure, Option<LegacyStream<S>>)>, Option<DeviceFinding>);
+/// The end of a handshake with OpenSSL.
+#[derive(Debug)]
+pub struct LegacyHandshake<S> {
+    pub result: Result<LegacyStream<S>, FailedLegacyHandshake<S>>,
+    /// The verdict on the device certificate, if the client presented one.
+    pub verdict: Option<Verdict>,
+}
+
+#[derive(Debug)]
+pub struct FailedLegacyHandshake<S> {
+    pub failure: LegacyTlsFailure,
+    /// Can only be closed; `None` if OpenSSL could not be set up.
+    pub stream: Option<LegacyStream<S>>,
+}
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use openssl::x509::{X509StoreContextRef, X509VerifyResult};
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
-use crate::identity::trust::{ChainRefusal, DeviceFinding, Verdict};
+use crate::identity::trust::{ChainRefusal, RefusedCertificate, Verdict};
 
 /// OpenSSL's error for a weak key, the only one that it reports before it has built the chain (`x509_vfy.h`).
 const EE_KEY_TOO_SMALL: i32 = 66;
@@ -27,16 +27,16 @@ const UNKNOWN_CA: &[i32] = &[2, 18, 19, 20, 21];
 const CERTIFICATE_EXPIRED: &[i32] = &[10];
 const DECRYPT_ERROR: &[i32] = &[7];
 
-/// The verify callback of one handshake, with its finding.
+/// The verify callback of one handshake, with its verdict.
 #[derive(Clone, Default)]
-pub(super) struct VerifyCallback(Arc<Mutex<Option<DeviceFinding>>>);
+pub(super) struct VerifyCallback(Arc<Mutex<Option<Verdict>>>);
 
 impl VerifyCallback {
     /// Installs the callback: `ssl` requires a certificate from its peer, and `verify` decides on it.
     pub(super) fn install(
         &self,
         ssl: &mut SslRef,
-        verify: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
+        verify: impl Fn(&[CertificateDer<'static>]) -> Verdict + Send + Sync + 'static,
     ) {
         let callback = self.clone();
         ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |is_ok, context| {
@@ -44,9 +44,9 @@ impl VerifyCallback {
         });
     }
 
-    /// Takes the finding, if the client presented a certificate.
-    pub(super) fn finding(&self) -> Option<DeviceFinding> {
-        self.found().take()
+    /// Takes the verdict, if the client presented a certificate.
+    pub(super) fn take_verdict(&self) -> Option<Verdict> {
+        self.verdict().take()
     }
 
     /// Handles one report of OpenSSL. Returns whether it continues.
@@ -54,39 +54,40 @@ impl VerifyCallback {
         &self,
         is_ok: bool,
         context: &mut X509StoreContextRef,
-        verify: &impl Fn(&[CertificateDer<'static>]) -> DeviceFinding,
+        verify: &impl Fn(&[CertificateDer<'static>]) -> Verdict,
     ) -> bool {
-        let mut found = self.found();
-        if found.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
+        let mut verdict = self.verdict();
+        if verdict.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
             // Clear the error: otherwise OpenSSL reports it again in place of the next one.
             context.set_error(X509VerifyResult::OK);
             return true;
         }
-        let finding = found.get_or_insert_with(|| {
-            let mut finding = verify(&chain(context));
-            if must_continue(&finding.verdict)
-                && let Some(refusal) = disallowed_key(context)
-            {
-                finding.verdict = Err(refusal);
+        let verdict = verdict.get_or_insert_with(|| {
+            let verdict = verify(&chain(context));
+            let disallowed = if must_continue(&verdict) { disallowed_key(context) } else { None };
+            match disallowed {
+                None => verdict,
+                Some(refusal) => {
+                    Err(RefusedCertificate { refusal, claim: verdict.err().and_then(|refused| refused.claim) })
+                }
             }
-            finding
         });
-        let Err(refusal) = &finding.verdict else {
+        let Err(refused) = &*verdict else {
             context.set_error(X509VerifyResult::OK);
             return true;
         };
-        if !is_ok && openssl_errors(refusal).contains(&context.error().as_raw()) {
+        if !is_ok && openssl_errors(&refused.refusal).contains(&context.error().as_raw()) {
             return false;
         }
         let is_last = is_ok && context.error_depth() == 0;
-        if must_continue(&finding.verdict) && !is_last {
+        if must_continue(verdict) && !is_last {
             return true;
         }
         context.set_error(X509VerifyResult::APPLICATION_VERIFICATION);
         false
     }
 
-    fn found(&self) -> MutexGuard<'_, Option<DeviceFinding>> {
+    fn verdict(&self) -> MutexGuard<'_, Option<Verdict>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,7 +125,7 @@ fn is_allowed_key(key: &PKey<Public>) -> bool {
 fn must_continue(verdict: &Verdict) -> bool {
     match verdict {
         Ok(_) => true,
-        Err(refusal) => [CERTIFICATE_EXPIRED, DECRYPT_ERROR].contains(&openssl_errors(refusal)),
+        Err(refused) => [CERTIFICATE_EXPIRED, DECRYPT_ERROR].contains(&openssl_errors(&refused.refusal)),
     }
 }
 

@@ -25,11 +25,10 @@ fn answers(backend: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
         let (phone, ours) = tokio::io::duplex(1 << 16);
         let (reader, mut writer) = tokio::io::split(phone);
         writer.shutdown().await.unwrap();
-        let (outcome, _) =
-            backend.accept(ours, raw, &CERTIFICATE, |_| unreachable!("no certificate is requested")).await;
+        let handshake = backend.accept(ours, raw, &CERTIFICATE, |_| unreachable!("no certificate is requested")).await;
         drop(reader);
-        match outcome {
-            Err((LegacyTlsFailure::Closed, _)) => Ok(()),
+        match handshake.result.map_err(|failed| failed.failure) {
+            Err(LegacyTlsFailure::Closed) => Ok(()),
             Err(failure) => Err(format!("{failure:?}")),
             Ok(_) => panic!("the handshake cannot finish"),
         }
