@@ -109,18 +109,22 @@ pub(super) fn incompatibility_and_remedy(
     facts: &ClientHelloFacts,
     context: &HandshakeContext<'_>,
 ) -> (Option<String>, String) {
+    let level = context.generation.level;
     if facts.is_for_rustls(&context.generation.certificates) {
-        return (facts.incompatibility(), String::new());
+        return (facts.rustls_incompatibility(), String::new());
     }
     let Some(needed) = facts.required_level() else {
-        let incompatibility = facts.incompatibility_everywhere();
-        let remedy = if incompatibility.is_some() { ", which no setting accepts" } else { "" };
-        return (incompatibility.or_else(|| facts.incompatibility()), remedy.to_owned());
+        return match facts.incompatibility(TlsLevel::Legacy) {
+            Some(incompatibility) => (Some(incompatibility), ", which no setting accepts".to_owned()),
+            None => (facts.rustls_incompatibility(), String::new()),
+        };
     };
-    let (incompatibility, has_rsa) = (facts.incompatibility_at(context.generation.level), context.rsa().is_some());
+    // If only the certificate is missing: why the next lower level would not accept it.
+    let below = if needed == TlsLevel::Legacy { TlsLevel::Compatible } else { TlsLevel::Modern };
+    let (incompatibility, has_rsa) = (facts.incompatibility(level.min(below)), context.rsa().is_some());
     let of = if TlsLevel::HAS_LEGACY { "" } else { ", in a provost built with OpenSSL," };
     let name = &context.constituency.name;
-    let remedy = match needed > context.generation.level {
+    let remedy = match needed > level {
         true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would accept it", needed.as_str()),
         true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would accept it", needed.as_str()),
         false if has_rsa => String::new(),

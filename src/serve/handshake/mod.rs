@@ -300,7 +300,7 @@ async fn reject<S: AsyncWrite + Unpin>(
     }
     let reason = match (&facts, context) {
         (Ok(facts), Some(context)) => explain_incompatibility(facts, error.as_ref(), context),
-        (Ok(facts), None) => with_tls_error(facts.incompatibility(), facts, error.as_ref()),
+        (Ok(facts), None) => with_tls_error(facts.rustls_incompatibility(), facts, error.as_ref()),
         (Err(damaged @ NoClientHello::Malformed), _) => {
             damaged.to_string() + &error.map(|error| format!(" ({error})")).unwrap_or_default()
         }

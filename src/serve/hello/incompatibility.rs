@@ -1,4 +1,4 @@
-//! Explains to an operator why a client is rejected, at one TLS level or at all levels.
+//! Explains to an operator why a client is rejected at a TLS level.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,8 @@ use super::tls_backend::requires_group;
 use super::{ClientHelloFacts, KeyExchange, is_tls13, listed, version_name};
 use crate::constituency::TlsLevel;
 use crate::wording::parameter_name;
+
+const TLS12: ProtocolVersion = ProtocolVersion::TLSv1_2;
 
 /// Names for suites that neither backend serves, by a part of the IANA name; the most serious defect first.
 const KINDS: [(&str, &str); 19] = [
@@ -33,40 +35,42 @@ const KINDS: [(&str, &str); 19] = [
 ];
 
 impl ClientHelloFacts {
-    /// Why a client is rejected at `level` but accepted at a higher one.
+    /// The first reason why this client cannot be served at `level`: by rustls, or above the level `modern` by OpenSSL.
+    /// `None` if its offer is not the reason.
     #[must_use]
-    pub fn incompatibility_at(&self, level: TlsLevel) -> Option<String> {
-        if !self.has_only_sha1() {
-            return self.incompatibility();
-        }
-        let only = self.only_signatures();
-        match self.cipher_incompatibility(ProtocolVersion::TLSv1_2) {
-            Some(other) if level == TlsLevel::Modern => Some(format!("{other}, and {only}")),
-            _ => Some(format!("offered {only}")),
+    pub fn incompatibility(&self, level: TlsLevel) -> Option<String> {
+        match self.required_level() {
+            Some(required) if required <= level => None,
+            Some(_) if self.has_only_sha1() => {
+                let only = self.only_signatures();
+                let cipher = if level == TlsLevel::Modern { self.cipher_incompatibility(TLS12) } else { None };
+                Some(cipher.map_or_else(|| format!("offered {only}"), |cipher| format!("{cipher}, and {only}")))
+            }
+            None if level > TlsLevel::Modern => self.openssl_incompatibility(),
+            _ => self.rustls_incompatibility(),
         }
     }
 
-    /// Why no level accepts a client that offers at most TLS 1.2; `None` if its offer is not the reason.
-    #[must_use]
-    pub fn incompatibility_everywhere(&self) -> Option<String> {
+    /// Why OpenSSL serves this client at no level; `None` if the offer is not the reason, or includes TLS 1.3.
+    fn openssl_incompatibility(&self) -> Option<String> {
         let version = match self.highest_version() {
-            None | Some(ProtocolVersion::SSLv3) => return self.incompatibility(),
-            Some(version) if self.is_before_tls12() || version == ProtocolVersion::TLSv1_2 => version,
+            None | Some(ProtocolVersion::SSLv3) => return self.rustls_incompatibility(),
+            Some(version) if self.is_before_tls12() || version == TLS12 => version,
             Some(_) => return None,
         };
-        let is_tls12 = version == ProtocolVersion::TLSv1_2;
+        let is_tls12 = version == TLS12;
         if self.legacy_suites().next().is_none() {
             // Only suites of rustls are left, or none.
-            return match self.incompatibility() {
-                _ if !is_tls12 || self.served_suites(version).next().is_none() => Some(self.bad_suites(version)),
-                _ if self.has_only_sha1() => {
-                    Some(format!("offered {} with modern cipher suites", self.only_signatures()))
-                }
-                incompatibility => incompatibility,
+            return if !is_tls12 || self.served_suites(version).next().is_none() {
+                Some(self.bad_suites(version))
+            } else if self.has_only_sha1() {
+                Some(format!("offered {} with modern cipher suites", self.only_signatures()))
+            } else {
+                self.rustls_incompatibility()
             };
         }
         if self.legacy_suites().all(requires_group) && !self.offers_supported_group() {
-            return self.group_incompatibility(ProtocolVersion::TLSv1_2);
+            return self.group_incompatibility(TLS12);
         }
         if is_tls12 && self.signature_level().is_none() {
             return Some(format!("offered {}", self.only_signatures()));
@@ -114,7 +118,7 @@ impl ClientHelloFacts {
 /// Names the defect of a suite for a client of `version`. Suites that are new in TLS 1.2 end in another hash.
 fn kind(suite: CipherSuite, version: ProtocolVersion) -> &'static str {
     let Some(name) = suite.as_str() else { return "unknown" };
-    let is_newer = version != ProtocolVersion::TLSv1_2 && (name.ends_with("_SHA256") || name.ends_with("_SHA384"));
+    let is_newer = version != TLS12 && (name.ends_with("_SHA256") || name.ends_with("_SHA384"));
     match KINDS.iter().find(|(part, _)| name.contains(part)).map_or("other", |(_, kind)| kind) {
         _ if is_tls13(suite) => "TLS 1.3",
         "ECDSA" | "other" if is_newer => "TLS 1.2",

@@ -6,10 +6,10 @@
 //! 1. [`reader`] reassembles the handshake message from its records; [`wire`] parses the fields and knows nothing of
 //!    our requirements.
 //! 2. [`ClientHelloFacts`] holds the parsed fields.
-//! 3. [`ClientHelloFacts::incompatibility`] names the first thing that rustls cannot serve, in the order in which a
-//!    phone's owner can fix it: version, key exchange, cipher, group, signature.
-//! 4. [`tls_backend`] decides whether rustls can serve the client, and if not, which TLS level it needs.
-//! 5. [`incompatibility`] names the reason for a rejection at one TLS level, or at all levels.
+//! 3. [`tls_backend`] decides whether rustls can serve the client, and if not, which TLS level it needs.
+//! 4. [`ClientHelloFacts::rustls_incompatibility`] names the first thing that rustls cannot serve, in the order in which
+//!    a phone's owner can fix it: version, key exchange, cipher, group, signature.
+//!    [`ClientHelloFacts::incompatibility`] names the reason for a rejection at a TLS level, where OpenSSL may serve.
 //!
 //! Pure, and safe on hostile bytes: nothing panics.
 
@@ -110,12 +110,12 @@ impl ClientHelloFacts {
     /// The sentence for the log: why this client cannot be served, or else its offer.
     #[must_use]
     pub fn offered(&self) -> String {
-        self.incompatibility().unwrap_or_else(|| self.summary())
+        self.rustls_incompatibility().unwrap_or_else(|| self.summary())
     }
 
     /// The first reason why rustls cannot serve this client; `None` if rustls can serve it.
     #[must_use]
-    pub fn incompatibility(&self) -> Option<String> {
+    pub fn rustls_incompatibility(&self) -> Option<String> {
         let Some(version) = self.served_version() else {
             return Some(match self.versions.as_slice() {
                 [] => "offered no known TLS version".to_owned(),

@@ -202,9 +202,9 @@ proptest::proptest! {
         let facts = offer.facts();
         let offers_openssl_suite = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
         if facts.required_level().is_some() {
-            proptest::prop_assert_eq!(facts.incompatibility_everywhere(), None);
+            proptest::prop_assert_eq!(facts.incompatibility(TlsLevel::Legacy), None);
         } else if offers_openssl_suite {
-            proptest::prop_assert!(facts.incompatibility_everywhere().is_some());
+            proptest::prop_assert!(facts.incompatibility(TlsLevel::Legacy).is_some());
         }
     }
 
@@ -237,7 +237,7 @@ proptest::proptest! {
         }
         if let Ok(facts) = ClientHelloFacts::read(&raw) {
             let _ = (facts.is_for_rustls(&BOTH.certificates), facts.required_level(), facts.host());
-            let _ = (facts.incompatibility_everywhere(), facts.incompatibility_at(TlsLevel::Modern), facts.legacy_summary());
+            let _ = (facts.incompatibility(TlsLevel::Legacy), facts.incompatibility(TlsLevel::Modern), facts.legacy_summary());
         }
     }
 }
@@ -266,7 +266,7 @@ fn each_captured_hello_gets_its_backend_and_level() {
         let facts = ClientHelloFacts::read(raw).unwrap();
         assert_eq!(BOTH.agrees(raw), is_served, "{name}: {sentence}");
         assert_eq!(facts.is_for_rustls(&BOTH.certificates), is_served, "{name}: {sentence}");
-        assert_eq!(facts.incompatibility().is_none(), is_served, "{name}: {sentence}");
+        assert_eq!(facts.rustls_incompatibility().is_none(), is_served, "{name}: {sentence}");
         assert_eq!(facts.required_level(), needs, "{name}: {sentence}");
     }
 }
@@ -340,7 +340,7 @@ fn client_without_supported_curve_has_no_ecdhe() {
 /// No suite of the OpenSSL backend is reported as incompatible with a TLS version that has it.
 #[test]
 fn openssl_suites_fit_every_tls_version_that_has_them() {
-    let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().incompatibility_everywhere();
+    let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().incompatibility(TlsLevel::Legacy);
     for (suite, name) in SUITES {
         assert_eq!(names(0x0303, suite), None, "{name}");
         let newer = "offered only TLS 1.2 cipher suites in TLS 1.0".to_owned();

@@ -62,7 +62,7 @@ fn facts_of_a_modern_hello_are_read() {
     assert_eq!(facts.server_name, Some(ServerNameSent::Host("ote.phones.example.com".to_owned())));
     assert!(facts.extended_master_secret && facts.null_compression && facts.offers_aead());
     assert!(facts.key_exchanges().contains(&KeyExchange::Tls13));
-    assert!(facts.incompatibility().is_none());
+    assert!(facts.rustls_incompatibility().is_none());
     assert_eq!(ClientHelloFacts::read(captured!("no-sni")).unwrap().server_name, None);
     assert!(!ClientHelloFacts::read(captured!("ecdhe-cbc")).unwrap().offers_aead());
 }
@@ -74,12 +74,12 @@ fn every_suite_and_group_of_our_provider_is_served() {
     assert!(provider.cipher_suites.len() >= 9 && provider.kx_groups.len() >= 4);
     for group in &provider.kx_groups {
         let only = ClientHelloFacts { groups: Some(vec![group.name()]), ..facts.clone() };
-        assert_eq!(only.incompatibility(), None, "{:?}", group.name());
+        assert_eq!(only.rustls_incompatibility(), None, "{:?}", group.name());
     }
     for suite in &provider.cipher_suites {
         let versions = vec![suite.version().version];
         let only = ClientHelloFacts { cipher_suites: vec![suite.suite()], versions, ..facts.clone() };
-        assert_eq!(only.incompatibility(), None, "{:?}", suite.suite());
+        assert_eq!(only.rustls_incompatibility(), None, "{:?}", suite.suite());
     }
 }
 
