@@ -7,11 +7,11 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
+use parking_lot::Mutex;
 
 use super::lingering_close::LingerControl;
 use super::timeouts::TimeoutControl;
@@ -61,7 +61,7 @@ impl RequestBody {
 impl Discard {
     /// Discards `body` from now on, while the response to its request is sent.
     pub(super) fn begin(&self, body: RequestBody, timeouts: &TimeoutControl) {
-        *self.reading() = Some(Reading { incoming: body.incoming, left: LIMIT });
+        *self.0.lock() = Some(Reading { incoming: body.incoming, left: LIMIT });
         timeouts.begin_discard();
     }
 
@@ -72,7 +72,7 @@ impl Discard {
                 && let Poll::Ready(has_ended) = self.poll_to_end(cx)
             {
                 // If there is more of the body, dropping it makes hyper close the connection.
-                *self.reading() = None;
+                *self.0.lock() = None;
                 timeouts.end_discard();
                 if !has_ended {
                     linger.request();
@@ -85,7 +85,7 @@ impl Discard {
 
     /// Reads up to the limit. Returns whether that was the whole body.
     fn poll_to_end(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut reading = self.reading();
+        let mut reading = self.0.lock();
         let Some(Reading { incoming, left }) = reading.as_mut() else { return Poll::Ready(true) };
         loop {
             // A body that fails has ended too: hyper closes the connection then.
@@ -95,9 +95,5 @@ impl Discard {
                 None => return Poll::Ready(false),
             }
         }
-    }
-
-    fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Server;
 use super::access_control::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
@@ -149,7 +150,7 @@ impl HttpClient {
     }
 
     pub(super) fn permit(&self) -> MutexGuard<'_, ConnectionPermit> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.permit.lock()
     }
 
     /// Waits until the connection is evicted.
@@ -360,7 +361,7 @@ impl HttpClient {
             return None;
         }
         let chain = self.device()?.chain()?;
-        let mut reverified = self.reverified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reverified = self.reverified.lock();
         if let Some(device) = reverified.as_ref().filter(|device| Arc::ptr_eq(&device.generation, generation)) {
             return Some(Arc::clone(device));
         }

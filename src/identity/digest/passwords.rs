@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::algorithm::Ha1;
@@ -102,7 +103,7 @@ impl Passwords {
         &self,
         read: impl Fn(&Path, &ConstituencyName) -> Result<ConstituencyPasswords, PasswordsError>,
     ) -> Vec<PasswordsError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let now = match files(&self.folder) {
             Ok(now) => now,
             // The passwords that were read last stay in force.

@@ -15,11 +15,12 @@ use std::future::{pending, poll_fn};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::eviction::{Candidates, Prefix, Victim};
@@ -249,7 +250,7 @@ impl ConnectionLimits {
     /// How many connections of `kind` there are.
     #[must_use]
     pub fn count(&self, kind: ConnectionKind) -> usize {
-        self.state().taken(kind)
+        self.state.lock().taken(kind)
     }
 
     /// Waits for a permit for a new connection from `source`, whose handshake begins. Calls `paused` with the limit
@@ -283,7 +284,7 @@ impl ConnectionLimits {
     }
 
     fn try_enter(self: &Arc<Self>, source: ConnectionSource, now: Instant) -> LimitEntry {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let prefix = Prefix::of(source.address());
         let (counted_as, is_unlimited) = match source {
             ConnectionSource::Client(address) => (self.limits.counted_as(address), self.limits.is_unlimited(address)),
@@ -365,10 +366,6 @@ impl ConnectionLimits {
         } else {
             Err(LimitReached::Kind { kind: words, allowed, key })
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -496,7 +493,7 @@ impl ConnectionPermit {
     }
 
     fn become_candidate(&mut self, awaited: Awaited) {
-        let mut state = self.limits.state();
+        let mut state = self.limits.state.lock();
         if matches!(self.stage, PermitStage::Candidate(..)) {
             return;
         }
@@ -524,7 +521,7 @@ impl ConnectionPermit {
     }
 
     fn become_safe(&mut self) -> Result<(), Eviction> {
-        let stage = self.limits.state().leave(self.id, &mut self.stage, PermitStage::Safe);
+        let stage = self.limits.state.lock().leave(self.id, &mut self.stage, PermitStage::Safe);
         self.limits.changed.notify_waiters();
         match stage {
             PermitStage::Candidate(_, mut notice) => {
@@ -546,7 +543,7 @@ impl ConnectionPermit {
     fn set_client_at(&mut self, address: IpAddr, now: Instant) -> Result<(), ClientRefused> {
         self.become_safe()?;
         let limits = Arc::clone(&self.limits);
-        let mut state = limits.state();
+        let mut state = limits.state.lock();
         let (counted_as, prefix) = (limits.limits.counted_as(address), Prefix::of(address));
         let allowed = limits.limits.connections_per_address;
         if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
@@ -569,7 +566,7 @@ impl ConnectionPermit {
     /// Notes that a request's header is complete: the connection cannot be evicted until it is idle. An eviction just
     /// before stands.
     pub fn note_request(&mut self) {
-        let mut state = self.limits.state();
+        let mut state = self.limits.state.lock();
         if let PermitStage::Candidate(awaited, _) = self.stage
             && state.pool(awaited).remove(self.id)
         {
@@ -599,7 +596,7 @@ impl ConnectionPermit {
     /// # Errors
     /// If the limit of this kind is reached and no connection can be evicted, or the limit of the phone is reached; the permit is then unchanged until it is dropped.
     pub fn set_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), LimitReached> {
-        let mut state = self.limits.state();
+        let mut state = self.limits.state.lock();
         let allowed = self.limits.limits.connections_per_phone;
         let phone = phone.filter(|_| allowed > 0);
         if let Some(phone) = phone.as_ref().filter(|phone| state.by_phone.count(phone) >= allowed) {
@@ -636,7 +633,7 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut state = self.limits.state();
+        let mut state = self.limits.state.lock();
         state.leave(self.id, &mut self.stage, PermitStage::Safe);
         state.remove(self.kind);
         self.counted_as.inspect(|address| state.by_address.remove(address));

@@ -113,7 +113,7 @@ fn connections_are_limited_by_the_open_files() {
     permits.pop();
     drop(enter());
     drop(permits);
-    assert_eq!(limits.state().taken, [0; 3]);
+    assert_eq!(limits.state.lock().taken, [0; 3]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn address_limit_counts_and_releases() {
     drop(enter(&limits, "2001:db8:0:1::1"));
     drop(one);
     drop(enter(&limits, "2001:db8::2"));
-    assert!(limits.state().by_address.0.is_empty());
+    assert!(limits.state.lock().by_address.0.is_empty());
     assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
 }
 
@@ -142,7 +142,7 @@ fn phone_limit_counts_per_constituency_and_releases() {
     drop(one);
     drop(enter_phone("ote").unwrap());
     drop(other);
-    assert!(limits.state().by_phone.0.is_empty());
+    assert!(limits.state.lock().by_phone.0.is_empty());
     assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
 }
 
@@ -438,7 +438,7 @@ fn request_during_eviction_does_not_keep_the_permit() {
     assert!(evicted(&mut silent).is_some());
     drop((silent, newcomer));
     assert_eq!(limits.count(ConnectionKind::Anonymous), 0);
-    let state = limits.state();
+    let state = limits.state.lock();
     assert!(state.without_request.is_empty() && state.between_requests.is_empty());
 }
 
@@ -520,7 +520,7 @@ fn relayed_connection_counts_for_its_client_only() {
     for free in ["2001:db8::3", "192.0.2.1", "192.0.2.250"] {
         drop(enter(&limits, free));
     }
-    let state = limits.state();
+    let state = limits.state.lock();
     assert_eq!((state.taken, state.unread), ([0; 3], 0));
 }
 

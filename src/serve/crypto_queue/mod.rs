@@ -11,9 +11,10 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -109,7 +110,7 @@ impl CryptoQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotQueue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -168,7 +169,7 @@ impl HandshakeTurn {
     }
 
     fn step(&self) -> MutexGuard<'_, HandshakeStep> {
-        self.0.step.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.step.lock()
     }
 }
 

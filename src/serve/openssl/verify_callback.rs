@@ -6,12 +6,13 @@
 //! reports later. If it continues, every key in the chain must be no costlier to verify with than the keys that webpki
 //! accepts.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Public};
 use openssl::ssl::{SslRef, SslVerifyMode};
 use openssl::x509::{X509StoreContextRef, X509VerifyResult};
+use parking_lot::Mutex;
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
@@ -46,7 +47,7 @@ impl VerifyCallback {
 
     /// Takes the verdict, if the client presented a certificate.
     pub(super) fn take_verdict(&self) -> Option<Verdict> {
-        self.verdict().take()
+        self.0.lock().take()
     }
 
     /// Handles one report of OpenSSL. Returns whether it continues.
@@ -56,7 +57,7 @@ impl VerifyCallback {
         context: &mut X509StoreContextRef,
         verify: &impl Fn(&[CertificateDer<'static>]) -> Verdict,
     ) -> bool {
-        let mut verdict = self.verdict();
+        let mut verdict = self.0.lock();
         if verdict.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
             // Clear the error: otherwise OpenSSL reports it again in place of the next one.
             context.set_error(X509VerifyResult::OK);
@@ -85,10 +86,6 @@ impl VerifyCallback {
         }
         context.set_error(X509VerifyResult::APPLICATION_VERIFICATION);
         false
-    }
-
-    fn verdict(&self) -> MutexGuard<'_, Option<Verdict>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,10 +11,11 @@ mod tests;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -106,12 +107,12 @@ impl TimeoutControl {
     /// When the handshake times out.
     #[must_use]
     pub fn handshake_deadline(&self) -> Instant {
-        *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.handshake_deadline.lock()
     }
 
     /// Extends the handshake's deadline by `time`, during which the client waited for the server.
     pub fn extend_handshake(&self, time: Duration) {
-        *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner) += time;
+        *self.0.handshake_deadline.lock() += time;
     }
 
     /// Notes that the connection has entered `phase`. If a body is still being discarded when its request is over, the
@@ -161,21 +162,17 @@ impl TimeoutControl {
     /// How long the server has waited for the rest of the current header; zero if it arrived at once.
     #[must_use]
     pub fn header_lasted(&self) -> Duration {
-        let header = self.header().filter(|(stage, _)| *stage == self.stage());
+        let header = self.0.header.lock().filter(|(stage, _)| *stage == self.stage());
         header.map_or(Duration::ZERO, |(_, began)| began.elapsed())
     }
 
     /// Notes that the server waits for the rest of the current header, or that hyper has refused the header.
     fn note_header(&self) {
         let stage = self.stage();
-        let mut header = self.header();
+        let mut header = self.0.header.lock();
         if header.is_none_or(|(noted, _)| noted != stage) {
             *header = Some((stage, Instant::now()));
         }
-    }
-
-    fn header(&self) -> MutexGuard<'_, Option<(PackedPhase, Instant)>> {
-        self.0.header.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the connection has been idle, with all data flushed, for `moment` to twice `moment`.

@@ -7,8 +7,10 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::usage::{Usage, UsageAccount};
 use super::write_quota::{self, WriteQuotas};
@@ -96,7 +98,7 @@ impl Quotas {
 
     /// The account of `folder`. Removes unused accounts when there are many.
     fn usage_account(&self, folder: PathBuf) -> Arc<UsageAccount> {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock();
         if accounts.len() == accounts.capacity() {
             accounts.retain(|_, account| Arc::strong_count(account) > 1);
         }
@@ -106,7 +108,7 @@ impl Quotas {
     /// Reserves disk space. Keeps the reserve free, because certificates and the phone history need space more than
     /// logs do.
     fn take_space(&self, more: u64) -> Result<(), Denial> {
-        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unwritten = self.unwritten.lock();
         let stat = rustix::fs::statvfs(&self.root).map_err(|errno| {
             Denial::Failed(format!("the free space of {} is unknown: {errno}", self.root.display()))
         })?;
@@ -124,12 +126,8 @@ impl Quotas {
         Ok(())
     }
 
-    fn writes(&self) -> MutexGuard<'_, WriteQuotas> {
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn give_space_back(&self, bytes: u64) {
-        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unwritten = self.unwritten.lock();
         *unwritten = unwritten.saturating_sub(bytes);
     }
 }
@@ -159,7 +157,7 @@ impl SpaceReservation {
         let allowed = self.account.limits.write_bytes_per_hour();
         let cost = write_quota::cost(self.written.saturating_add(self.unwritten), allowed);
         let more = cost.saturating_sub(self.charged);
-        let taken = self.quotas.writes().take(&self.account.phone(), more, allowed, clock::monotonic());
+        let taken = self.quotas.writes.lock().take(&self.account.phone(), more, allowed, clock::monotonic());
         taken.map_err(|retry_after| Denial::WriteQuotaExceeded { allowed, retry_after })?;
         self.charged = self.charged.saturating_add(more);
         Ok(())
@@ -216,7 +214,7 @@ impl Drop for SpaceReservation {
         self.quotas.give_space_back(self.unwritten);
         let cost = write_quota::cost(self.written, self.account.limits.write_bytes_per_hour());
         let unused = self.charged.saturating_sub(cost);
-        self.quotas.writes().give_back(&self.account.phone(), unused);
+        self.quotas.writes.lock().give_back(&self.account.phone(), unused);
         self.accounts().for_each(|account| account.give_back(self.growth));
     }
 }
@@ -278,7 +276,7 @@ mod tests {
         drop(append);
         drop(reserve(4).unwrap());
         assert_eq!(over(reserve(5)), "max_constituency_bytes");
-        assert_eq!(*quotas.unwritten.lock().unwrap(), 0);
+        assert_eq!(*quotas.unwritten.lock(), 0);
     }
 
     #[test]
@@ -317,7 +315,7 @@ mod tests {
         for number in 2..10_000 {
             drop(reserve(number).unwrap());
         }
-        assert!(quotas.accounts.lock().unwrap().len() < 2 * MAX_ACCOUNTS);
+        assert!(quotas.accounts.lock().len() < 2 * MAX_ACCOUNTS);
         assert_eq!(over(reserve(1)), "max_phone_bytes");
     }
 }

@@ -10,8 +10,9 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rustix::fs::{FileType, ResolveFlags};
 
 use super::quotas::{ConstituencyUsage, Quotas, SpaceReservation};
@@ -89,7 +90,7 @@ impl UploadStore {
 
     /// Creates an empty folder for incomplete bodies, once per run.
     fn prepare(&self) -> io::Result<PathBuf> {
-        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = self.incoming.lock();
         if let Some(ready) = &*incoming {
             return Ok(ready.clone());
         }
@@ -108,10 +109,6 @@ impl UploadStore {
         }
         let opened = state::folder_of(&self.root.join(INCOMING))?;
         Ok(self.handle.get_or_init(|| opened).as_fd())
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<PathBuf>>> {
-        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens an upload for reading.
@@ -216,7 +213,7 @@ pub fn misplaced(root: &Path) -> Vec<(PathBuf, String)> {
 impl WriteLock {
     fn take(store: &Arc<UploadStore>, folder: PathBuf, name: &UploadName) -> Result<Self, Denial> {
         let target = folder.join(name.as_str());
-        let mut locked = store.locked();
+        let mut locked = store.locked.lock();
         let targets = locked.entry(folder.clone()).or_default();
         if targets.contains(&target) {
             return Err(Denial::Busy);
@@ -231,7 +228,7 @@ impl WriteLock {
 
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        let mut locked = self.store.locked();
+        let mut locked = self.store.locked.lock();
         if let Some(targets) = locked.get_mut(&self.folder) {
             targets.retain(|target| *target != self.target);
             if targets.is_empty() {

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::clock;
 use crate::serve::access_control::Denial;
@@ -49,7 +50,7 @@ impl UsageAccount {
         check: impl Fn(Usage) -> Result<(), Denial>,
     ) -> Result<(), Denial> {
         let now = clock::monotonic();
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         let reserved = entries.reserved.plus(more);
         let mut check = |max_age| check(entries.stored(&self.folder, now, max_age).plus(reserved));
         check(MAX_AGE).or_else(|_| check(full_max_age))?;
@@ -59,7 +60,7 @@ impl UsageAccount {
 
     /// Turns a part of the reservation into stored usage.
     pub(super) fn stored(&self, growth: Usage) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         entries.reserved = entries.reserved.minus(growth);
         if let Some((_, stored)) = &mut entries.measured {
             *stored = stored.plus(growth);
@@ -68,12 +69,8 @@ impl UsageAccount {
 
     /// Releases a part of the reservation.
     pub(super) fn give_back(&self, growth: Usage) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         entries.reserved = entries.reserved.minus(growth);
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
