@@ -143,6 +143,7 @@ impl Renewer {
         Some(recheck.max(askable_from))
     }
 
+    /// Until when the CA's Retry-After forbids requests.
     fn blocked_until(&self, directory: &str, now: i64) -> i64 {
         self.memory.at(directory).retry_after.map_or(0, |deadline| deadline.end(now))
     }

@@ -309,7 +309,7 @@ impl Lookup {
         let mut servers = self.at(&own, &[&answered.message], name).await;
         let messages: Vec<&Message> = std::iter::once(&answered.message).chain(&referral).collect();
         servers.extend(self.at(&only_delegated, &messages, name).await);
-        // Where the resolvers do not know the name servers, the server that told us stands for them.
+        // Where the resolvers do not know the name servers, the server that answered stands for them.
         if servers.iter().all(|server| server.address.is_err()) {
             servers.push(answered.server);
         }

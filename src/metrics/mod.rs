@@ -2,6 +2,8 @@
 //!
 //! The request path counts nothing: a record is counted after its line of the access log is formatted. A handshake
 //! costs one atomic addition. All else is computed at each scrape.
+//!
+//! A new metric is a field of [`GaugeValues`] with a `register_…` line here, and a value in `app/admin_data/gauges.rs`.
 
 mod refusal_kind;
 #[cfg(test)]

@@ -82,7 +82,8 @@ fn open_spelling(
     }
 }
 
-/// Follows symlinks, but never out of `constituencies`, and checks access to their real path.
+/// Follows symlinks, and checks access to their real path. A symlink that leaves `constituencies` is refused: `openat2`
+/// fails with `EXDEV`.
 fn open_through_links(
     spelling: &str,
     grant: &ReadGrant,

@@ -14,7 +14,7 @@ use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::wording::counted;
 
-/// The reason for a denial. Its `Display` is for the operator; the peer sees only [`Denial::status`].
+/// The reason why a request is refused (400, 403 Forbidden, 404, 421, …). Its `Display` is for the operator; the peer sees only [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     #[error("{0}")]

@@ -1,8 +1,8 @@
 //! The access log: one line per request and per rejected handshake, on standard output.
 //!
 //! The request path hands a record over whole; another thread formats it. The request path never formats and never
-//! waits. A record owns a copy of the client's strings, so that it does not pin the connection's buffer. If standard
-//! output is read too slowly, lines are dropped and counted.
+//! waits. A record owns a copy of the client's strings, so that it does not pin the connection's buffer. There is no
+//! backpressure on requests: if standard output is read too slowly, lines are dropped and counted.
 //!
 //! An [`Observer`] gets every record after its line is formatted, so that further processing costs the request path
 //! nothing. A separate thread writes the lines, so that a slow reader of the log does not delay the observer.
