@@ -22,7 +22,7 @@ use crate::dns::responder::{ResponderSockets, challenge_name, serve};
 /// The pause between two attempts to listen on an address.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two attempts to find the zone.
-const ZONE_INTERVAL: Duration = Duration::from_mins(1);
+const ZONE_INTERVAL: Duration = Duration::from_secs(10);
 /// How many ports are tried where the system chooses one: it must be free for UDP and TCP.
 const PORT_TRIES: usize = 20;
 const BACKLOG: i32 = 128;
@@ -186,6 +186,11 @@ async fn find_zone(responder: Arc<Responder>, domain: String) {
             last = Some(error);
         }
         tokio::time::sleep(ZONE_INTERVAL).await;
+    }
+    if last.is_some() {
+        // Attempts failed meanwhile, and the next one may be hours away.
+        tracing::info!("{} is delegated to this server now", responder.zone());
+        responder.wake_renewal();
     }
 }
 

@@ -115,6 +115,11 @@ impl Responder {
         });
     }
 
+    /// Has the renewal tried at once, because an obstacle outside this server is gone.
+    pub fn wake_renewal(&self) {
+        self.fault.send_modify(|_| {});
+    }
+
     /// Answers `query` by `client` from the zone as it is now. `None`: it gets no answer.
     #[must_use]
     pub fn answer(&self, query: &[u8], client: Client) -> Option<Vec<u8>> {

@@ -164,6 +164,25 @@ fn a_wildcard_is_obtained_below_a_signed_parent() {
     assert!(alone.code == 1 && alone.stderr.contains("no server is running"), "{alone:?}");
 }
 
+#[test]
+fn records_entered_after_the_start_renew_at_once() {
+    if !is_inside("responder::chain::records_entered_after_the_start_renew_at_once") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let above = Above::start("*.phones A 192.0.2.10\n");
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    // The second attempt would come after a minute, and the later ones after hours.
+    server.says("next attempt");
+    drop(above);
+    let _above = Above::start(TWO_RECORDS);
+    server.says("_acme-challenge.phones.example.com is delegated to this server now");
+    obtains(&site, 1);
+}
+
 /// A server that cannot listen on port 53 serves phones, and says that renewal waits for an operator.
 fn phones_are_served_while_the_port_is_busy(site: &Site, server: Running) {
     server.kill();
