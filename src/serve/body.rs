@@ -1,4 +1,5 @@
-//! Response bodies. A file is sent in chunks, so that memory does not grow with its size.
+//! Response bodies. A file is sent in chunks, so that memory does not grow with its size. A client gets small chunks
+//! until it has shown that it reads fast, because each chunk is pinned until it is sent.
 //!
 //! Chunks are read from the page cache on the runtime's thread; only uncached data is read on a blocking thread.
 
@@ -8,15 +9,26 @@ use std::io::IoSliceMut;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::JoinHandle;
 
-/// The chunk size in bytes. Each chunk is pinned until it is sent. Chunks of 256 KiB for fast clients and 32 KiB for others
-/// cost the same per byte.
-const CHUNK: usize = 64 << 10;
+use crate::clock;
+
+/// The chunk size for a fast client, in bytes; measured as the cheapest per byte.
+const CHUNK: usize = 256 << 10;
+/// The chunk size for other clients. Chunks of 64 KiB for all would cost the same per byte, but a download that stands still
+/// would hold 216 KiB.
+const SMALL_CHUNK: usize = 32 << 10;
+/// How much a client must read without backpressure to be fast. TCP buffers hide a stalled client before that: Linux's
+/// send buffer holds up to 4 MiB (`tcp_wmem`), beside the client's receive buffer, which grows only as it reads.
+const FAST_AFTER: usize = 8 << 20;
+/// A client that takes longer than this for a chunk is slow. A busy machine delays a client much less; small chunks
+/// would make it busier.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A part of a file, as a response body.
 #[derive(Debug)]
@@ -26,6 +38,10 @@ pub struct FileBody {
     remaining: u64,
     /// The chunk sent last; its memory is reused after the connection has released it.
     last: Bytes,
+    /// When the last chunk was sent.
+    sent: Option<Instant>,
+    /// How many bytes the client has read since it was last slow.
+    taken: usize,
     reading: Option<JoinHandle<io::Result<BytesMut>>>,
 }
 
@@ -33,14 +49,30 @@ impl FileBody {
     /// `length` bytes of `file` from `offset` on.
     #[must_use]
     pub fn new(file: impl Into<Arc<File>>, offset: u64, length: u64) -> Self {
-        Self { file: file.into(), offset, remaining: length, last: Bytes::new(), reading: None }
+        Self { file: file.into(), offset, remaining: length, last: Bytes::new(), sent: None, taken: 0, reading: None }
     }
 
-    /// A buffer for the next chunk: the memory of the last one if it is free and large enough, else a new one.
+    /// The current chunk size for this client.
+    fn chunk_len(&self) -> usize {
+        if self.taken < FAST_AFTER { SMALL_CHUNK } else { CHUNK }
+    }
+
+    /// Measures how long the client took for the last chunk.
+    fn measure_backpressure(&mut self) {
+        let Some(sent) = self.sent.take() else { return };
+        if clock::monotonic().duration_since(sent) > SLOW {
+            self.taken = 0;
+        } else {
+            self.taken = self.taken.saturating_add(self.last.len());
+        }
+    }
+
+    /// A buffer for the next chunk: the memory of the last one if it is free and of the right size, else a new one.
     fn buffer(&mut self) -> BytesMut {
-        let length = usize::try_from(self.remaining).map_or(CHUNK, |remaining| remaining.min(CHUNK));
+        let chunk = self.chunk_len();
+        let length = usize::try_from(self.remaining).map_or(chunk, |remaining| remaining.min(chunk));
         match std::mem::take(&mut self.last).try_into_mut() {
-            Ok(mut last) if last.len() >= length => {
+            Ok(mut last) if (length..=chunk).contains(&last.len()) => {
                 last.truncate(length);
                 last
             }
@@ -58,6 +90,7 @@ impl FileBody {
         self.remaining -= read as u64;
         let chunk = chunk.freeze();
         self.last = chunk.clone();
+        self.sent = Some(clock::monotonic());
         Ok(chunk)
     }
 }
@@ -80,6 +113,7 @@ impl Body for FileBody {
         if this.remaining == 0 {
             return Poll::Ready(None);
         }
+        this.measure_backpressure();
         let mut chunk = this.buffer();
         match read_cached(&this.file, &mut chunk, this.offset) {
             Ok(Some(read)) => Poll::Ready(Some(this.finish(chunk, read).map(Frame::data))),
@@ -142,9 +176,9 @@ mod tests {
 
     #[tokio::test]
     async fn shrinking_file_is_an_error_and_not_padded() {
-        let (file, _) = file(2 * CHUNK);
-        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * CHUNK as u64);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), CHUNK);
+        let (file, _) = file(2 * SMALL_CHUNK);
+        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * SMALL_CHUNK as u64);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), SMALL_CHUNK);
         file.set_len(100).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("shrank"));
@@ -152,8 +186,8 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_reuse_memory_after_sending() {
-        let (file, _) = file(4 * CHUNK);
-        let mut body = FileBody::new(file, 0, 4 * CHUNK as u64);
+        let (file, _) = file(4 * SMALL_CHUNK);
+        let mut body = FileBody::new(file, 0, 4 * SMALL_CHUNK as u64);
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let address = first.as_ptr();
         drop(first);
@@ -161,5 +195,22 @@ mod tests {
         assert_eq!(second.as_ptr(), address);
         let third = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_ne!(third.as_ptr(), address, "the second is still held");
+    }
+
+    #[tokio::test]
+    async fn chunk_size_follows_the_speed_of_the_client() {
+        let size = 16 * FAST_AFTER;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size as u64).unwrap();
+        let mut body = FileBody::new(file, 0, size as u64);
+        let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        assert_eq!(next().await, SMALL_CHUNK);
+        let mut largest = 0;
+        while largest < CHUNK {
+            largest = largest.max(next().await);
+        }
+        body.sent = body.sent.and_then(|sent| sent.checked_sub(2 * SLOW));
+        let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        assert_eq!(next().await, SMALL_CHUNK);
     }
 }
