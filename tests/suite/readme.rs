@@ -300,10 +300,16 @@ impl Machine {
         let above = BindConfig::new()
             .primary_from(
                 ".",
-                "$TTL 300\n@ SOA . . 1 1 1 1 1\n@ NS a.root-servers.net.\na.root-servers.net. A 198.41.0.4\n",
+                "$TTL 300\n@ SOA . . 1 1 1 1 1\n@ NS a.root-servers.net.\na.root-servers.net. A 198.41.0.4\n\
+                 com NS a.root-servers.net.\n",
                 "",
             )
-            .primary("com", "example NS ns1.example\nns1.example A 192.0.2.10", "");
+            .primary_from(
+                "com",
+                "$TTL 300\n@ SOA . . 1 1 1 1 1\n@ NS a.root-servers.net.\nexample NS ns1.example\n\
+                 ns1.example A 192.0.2.10\n",
+                "",
+            );
         let above = above.start_at("198.41.0.4:53".parse().unwrap());
         ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::mount_empty);
         for covered in ["/etc", "/usr/local"] {

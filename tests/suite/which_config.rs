@@ -10,7 +10,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A command line for every command that reads a configuration.
-const READING: [&str; 30] = [
+const READING: [&str; 31] = [
     "serve",
     "check",
     "certificate status",
@@ -41,6 +41,7 @@ const READING: [&str; 30] = [
     "print dns-records",
     "print dhcp --format isc --constituency ote",
     "print phone-config --constituency ote",
+    "print haproxy --node 192.0.2.10",
 ];
 
 /// Commands that read no configuration, or accept one that does not exist yet.
