@@ -180,7 +180,7 @@ fn no_command_creates_files_in_a_folder_without_a_site() {
         assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
         count += 1;
     }
-    assert_eq!(count, 26);
+    assert_eq!(count, 27);
     let serve = provost_in(folder.path(), None, &["serve"]);
     assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
     let said = "no provost.json and no folder constituencies here";
