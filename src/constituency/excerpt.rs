@@ -232,7 +232,7 @@ impl<'a> Lists<'a> {
             }
             number += 1;
         }
-        // A key without a value is no entry.
+        // An entry needs a value after its key.
         entry.is_plain &= number == if list == List::Phones { 3 } else { 1 };
         Ok((number > 0).then_some(entry))
     }

@@ -160,7 +160,7 @@ fn flood(sockets: &[UdpSocket], target: SocketAddr, stopped: &AtomicBool) -> Cou
     let mut counts = Counts::default();
     while !stopped.load(Ordering::Relaxed) {
         for socket in sockets {
-            // A full buffer of the sender is no query.
+            // If the sender's buffer is full, the query was not sent.
             counts.sent += u64::from(socket.send_to(&query, target).is_ok());
             counts.receive(socket);
         }

@@ -89,7 +89,7 @@ fn valid() -> Vec<(Vec<u8>, Option<&'static str>)> {
     ]
 }
 
-/// What is no header, with the reason.
+/// Invalid headers, each with its reason.
 fn invalid() -> Vec<(Vec<u8>, &'static str)> {
     let v1 = |line: &str| line.as_bytes().to_vec();
     let huge = |command| [v2::PROTOCOL_PREFIX, &[command, 0x11, 0xff, 0xff], &vec![0; 70_000]].concat();
