@@ -22,7 +22,7 @@ impl Renewer {
         progress: UnboundedSender<String>,
     ) -> Result<AcmeStatus, AcmeFailure> {
         let mut renewer =
-            Self::open(parts, folder, Arc::default()).map_err(|error| AcmeFailure::disk("the rehearsal", &error))?;
+            Self::open(parts, folder, Arc::default()).map_err(|error| AcmeFailure::disk("the dry run", &error))?;
         renewer.is_rehearsal = true;
         renewer.board.listen(progress);
         // Removes the DNS records of an interrupted dry run.
@@ -39,7 +39,7 @@ impl Renewer {
         let status = renewer.status();
         // Removes pending orders too: the next dry run places its own.
         let removed =
-            CertificateStore::remove(&folder.join("certs")).map_err(|error| AcmeFailure::disk("the rehearsal", &error));
+            CertificateStore::remove(&folder.join("certs")).map_err(|error| AcmeFailure::disk("the dry run", &error));
         match (result, removed) {
             (Ok(()), removed) => removed.map(|()| status),
             (Err(failure), removed) => {

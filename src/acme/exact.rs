@@ -1,13 +1,14 @@
-//! Certificates for exact names, besides the wildcard: which are wanted, which are presented, and when leftovers are
+//! Certificates for exact names, besides the wildcard: which are configured, which are presented, and when leftovers are
 //! removed.
 //!
-//! They must never delay the wildcard. All other phones are shown it, and so are phones that want exact names until
-//! their certificate exists. So the wildcard goes first if both are due. Exact names have their own limits
-//! ([`rate_limit`](super::rate_limit)), per name where the CA limits per name. If the CA limits one of them, only that
-//! one waits.
+//! They never delay the wildcard. All other phones get the wildcard certificate, and so do phones of exact names until
+//! their own certificate exists. So if both are due, the wildcard is renewed first. Exact names have rate limits of their
+//! own ([`rate_limit`](super::rate_limit)), per name where the CA limits per name. If the CA limits one of them, only
+//! that one waits.
 //!
-//! When a constituency stops wanting exact names, its certificate is no longer presented or renewed. The certificate is
-//! kept until it expires, and so is a pending order. If the constituency wants them again, it needs no new ones.
+//! When a constituency no longer asks for exact names, its certificate is no longer presented or renewed. The
+//! certificate and a pending order are kept until the certificate expires. If the constituency asks again, they are
+//! used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::constituency::ConstituencyName;
 
 /// How long failures and rate limits of a removed constituency are kept: longer than the slowest rate limit takes to
 /// refill, and longer than a CA keeps an order.
-const REMEMBERED: i64 = 8 * DAY;
+const RETENTION: i64 = 8 * DAY;
 
 impl Renewer {
-    /// All certificates to keep renewed.
+    /// All certificates that are kept renewed.
     pub(super) fn lineages(&self) -> Vec<Lineage> {
         let wildcards = self.parts.keys.iter().copied().map(Lineage::Wildcard);
         wildcards.chain(self.wanted.iter().map(|(constituency, _)| Lineage::Exact(constituency.clone()))).collect()
@@ -36,8 +37,8 @@ impl Renewer {
         }
     }
 
-    /// Adopts the exact names that constituencies want now.
-    pub(super) fn take_over(&mut self) {
+    /// Adopts the exact names that the constituencies ask for now.
+    pub(super) fn adopt_exact_names(&mut self) {
         let wanted = Arc::clone(&self.parts.exact.borrow_and_update());
         let before = std::mem::replace(&mut self.wanted, Arc::clone(&wanted));
         for (constituency, _) in before.iter().filter(|(constituency, _)| wanted.get(constituency).is_none()) {
@@ -45,7 +46,7 @@ impl Renewer {
             self.held.remove(&lineage);
             self.requests.remove(&lineage);
             tracing::info!(
-                "certificate ({lineage}): not wanted any more, so not renewed; what is stored is kept until it expires"
+                "certificate ({lineage}): no longer configured, so not renewed; the stored one is kept until it expires"
             );
         }
         for (constituency, names) in
@@ -58,16 +59,16 @@ impl Renewer {
             let names = names.join(", ");
             match self.held.get(&lineage) {
                 Some(stored) if stored.checked.is_for(self.names(&lineage)) => {
-                    tracing::info!("certificate ({lineage}): the one for {names} is in use");
+                    tracing::info!("certificate ({lineage}): using the stored one for {names}");
                 }
                 _ => tracing::info!(
-                    "certificate ({lineage}): wanted for {names}; until it is there, phones are shown the wildcard"
+                    "certificate ({lineage}): due for {names}; until it is issued, phones get the wildcard certificate"
                 ),
             }
         }
     }
 
-    /// Publishes the certificates that we hold; new handshakes present them.
+    /// Publishes the stored certificates. New handshakes present them.
     pub(super) fn publish(&self) {
         let certificate = |lineage: &Lineage| self.held.get(lineage).map(|stored| stored.checked.certificate.clone());
         let wildcards = self.parts.keys.iter().filter_map(|kind| certificate(&Lineage::Wildcard(*kind)));
@@ -91,9 +92,9 @@ impl Renewer {
         self.live.publish_exact(shown);
     }
 
-    /// The validity of the certificate that phones are shown for `lineage`: its own, or for exact names the wildcard.
-    /// The backoff depends on it.
-    pub(super) fn at_stake(&self, lineage: &Lineage) -> Option<Validity> {
+    /// The validity of the certificate that phones get for `lineage`: its own, else for exact names the wildcard. The
+    /// backoff depends on it.
+    pub(super) fn presented_validity(&self, lineage: &Lineage) -> Option<Validity> {
         let wildcards = || self.parts.keys.iter().filter_map(|kind| self.validity(&Lineage::Wildcard(*kind)));
         self.validity(lineage).or_else(|| {
             lineage.constituency()?;
@@ -101,51 +102,52 @@ impl Renewer {
         })
     }
 
-    /// Once a day, removes leftovers of constituencies that no longer want exact names.
-    pub(super) fn tidy(&mut self) {
+    /// Once a day, removes what is left of constituencies that no longer ask for exact names.
+    pub(super) fn remove_leftovers(&mut self) {
         let now = self.parts.env.now();
-        if now < self.tidy_at {
+        if now < self.remove_leftovers_at {
             return;
         }
-        self.tidy_at = now + DAY;
+        self.remove_leftovers_at = now + DAY;
         let kept = &self.memory.kept;
-        let remembered = kept.certificates.keys().filter_map(Lineage::constituency);
-        let budgeted = kept.directories.values().flat_map(|account| account.exact.keys());
-        let mut unwanted: BTreeSet<ConstituencyName> =
-            remembered.chain(budgeted).cloned().chain(self.store.exact()).collect();
-        unwanted.retain(|constituency| self.wanted.get(constituency).is_none());
-        for lineage in unwanted.into_iter().map(Lineage::Exact) {
-            if !self.is_worth_keeping(&lineage, now) {
+        let with_attempts = kept.certificates.keys().filter_map(Lineage::constituency);
+        let with_limits = kept.directories.values().flat_map(|account| account.exact.keys());
+        let mut leftovers: BTreeSet<ConstituencyName> =
+            with_attempts.chain(with_limits).cloned().chain(self.store.exact()).collect();
+        leftovers.retain(|constituency| self.wanted.get(constituency).is_none());
+        for lineage in leftovers.into_iter().map(Lineage::Exact) {
+            if !self.is_retained(&lineage, now) {
                 self.forget(&lineage);
             }
         }
     }
 
-    fn is_worth_keeping(&self, lineage: &Lineage, now: i64) -> bool {
+    /// Whether a recent attempt, an unexpired certificate or a used rate limit of `lineage` must be kept.
+    fn is_retained(&self, lineage: &Lineage, now: i64) -> bool {
         let attempts = self.memory.of(lineage);
         let last = attempts.last_failure.max(attempts.last_success);
-        let is_recent = last.is_some_and(|last| (last..last + REMEMBERED).contains(&now));
+        let is_recent = last.is_some_and(|last| (last..last + RETENTION).contains(&now));
         let is_alive = || {
             let stored = self.store.load(lineage).0;
             stored.is_some_and(|stored| stored.checked.validity().not_after > now)
         };
-        let is_paid = |constituency| {
-            let budgets = self.memory.kept.directories.values().filter_map(|account| account.exact.get(constituency));
-            budgets.into_iter().all(|budget| budget.is_full(now))
+        let has_full_limits = |constituency| {
+            let limits = self.memory.kept.directories.values().filter_map(|account| account.exact.get(constituency));
+            limits.into_iter().all(|limit| limit.is_full(now))
         };
-        is_recent || is_alive() || !lineage.constituency().is_some_and(is_paid)
+        is_recent || is_alive() || !lineage.constituency().is_some_and(has_full_limits)
     }
 
     fn forget(&mut self, lineage: &Lineage) {
         if let Err(error) = self.store.forget(lineage) {
-            tracing::warn!("certificate ({lineage}): what is stored for it cannot be removed: {error}");
+            tracing::warn!("certificate ({lineage}): cannot remove the expired certificate: {error}");
             return;
         }
         self.memory.kept.certificates.remove(lineage);
         if let Some(constituency) = lineage.constituency() {
             self.memory.kept.directories.values_mut().for_each(|account| drop(account.exact.remove(constituency)));
         }
-        tracing::info!("certificate ({lineage}): not wanted any more and expired; it was removed");
-        self.remember();
+        tracing::info!("certificate ({lineage}): no longer configured, and expired; removed");
+        self.save_state();
     }
 }

@@ -8,9 +8,9 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// With backoff.
-    Retry,
+    Backoff,
     /// After this many seconds: the CA's Retry-After, or our own rate limit.
-    Wait(i64),
+    After(i64),
     /// With backoff, but an operator must change something first.
     ActionRequired,
 }
@@ -20,16 +20,16 @@ pub enum Retry {
 pub enum FailureKind {
     /// The outcome is unknown: no response, an outage, or a failure of our own.
     Unclear,
-    /// The CA refused for good; this order is dead.
+    /// The CA refused; this order is invalid.
     Refused,
     /// The CA does not know our account.
     AccountUnknown,
-    /// Our account was deactivated (RFC 8555 §7.3.6). Its key is of no more use.
+    /// Our account was deactivated (RFC 8555 §7.3.6). Its key cannot be used again.
     AccountDeactivated,
-    /// Our own rate limit blocks it for now; the CA was not asked.
-    Budget,
+    /// Our own rate limit is reached; the CA was not contacted.
+    OwnRateLimit,
     /// A rate limit of the CA is reached, perhaps for these names alone.
-    Limited,
+    RateLimited,
 }
 
 /// Why an attempt failed.
@@ -39,32 +39,32 @@ pub struct AcmeFailure {
     /// The full reason.
     pub message: String,
     /// When to retry.
-    pub cure: Retry,
+    pub retry: Retry,
     /// What it means for the order.
-    pub sign: FailureKind,
+    pub kind: FailureKind,
 }
 
 impl AcmeFailure {
     /// A failure that a retry may solve.
     pub fn retry(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: Retry::Retry, sign: FailureKind::Unclear }
+        Self { message: message.into(), retry: Retry::Backoff, kind: FailureKind::Unclear }
     }
 
     /// A failure that an operator must solve.
     pub fn action_required(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: Retry::ActionRequired, sign: FailureKind::Unclear }
+        Self { message: message.into(), retry: Retry::ActionRequired, kind: FailureKind::Unclear }
     }
 
     /// Replaces the kind.
     #[must_use]
-    pub fn with_sign(self, sign: FailureKind) -> Self {
-        Self { sign, ..self }
+    pub fn with_kind(self, kind: FailureKind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Retries after `seconds`, if given.
     #[must_use]
     pub fn after(self, seconds: Option<i64>) -> Self {
-        Self { cure: seconds.map_or(self.cure, Retry::Wait), ..self }
+        Self { retry: seconds.map_or(self.retry, Retry::After), ..self }
     }
 
     /// Puts the failed operation before the message.
@@ -79,8 +79,8 @@ impl AcmeFailure {
         Self { message: self.message + note, ..self }
     }
 
-    /// A file of the state directory cannot be written or read.
+    /// `what` in the state directory cannot be read or written.
     pub(super) fn disk(what: &str, error: &std::io::Error) -> Self {
-        Self::action_required(format!("{what} cannot be kept in the state directory: {error}"))
+        Self::action_required(format!("cannot read or write {what} in the state directory: {error}"))
     }
 }

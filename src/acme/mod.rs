@@ -123,8 +123,8 @@ pub struct Renewer {
     /// How many clean-ups of DNS records failed in a row, and when to try again.
     clean_up_failures: u32,
     clean_up_at: i64,
-    /// When to remove leftovers again.
-    tidy_at: i64,
+    /// When to remove leftovers of exact names again.
+    remove_leftovers_at: i64,
     /// Whether this is a dry run, which discards its certificates.
     is_rehearsal: bool,
 }
@@ -165,15 +165,15 @@ impl Renewer {
             requests: BTreeMap::new(),
             clean_up_failures: 0,
             clean_up_at: 0,
-            tidy_at: 0,
+            remove_leftovers_at: 0,
             is_rehearsal: false,
         };
         let now = renewer.parts.env.now();
-        (renewer.clean_up_at, renewer.tidy_at) = (now, now);
+        (renewer.clean_up_at, renewer.remove_leftovers_at) = (now, now);
         for kind in renewer.parts.keys.clone() {
             renewer.load(Lineage::Wildcard(kind));
         }
-        renewer.take_over();
+        renewer.adopt_exact_names();
         let (print, random) = (&renewer.parts.fingerprint, renewer.parts.env.random());
         scheduler::recover(&mut renewer.memory.kept, print, &renewer.held, now, random);
         renewer.warn_of_clock(now);
@@ -232,7 +232,7 @@ impl Renewer {
         self.open_account(lineage, &**ca).await?;
         let mut order = self.take_up_order(lineage, ca).await?;
         let obtained = self.obtain(&mut order).await;
-        if obtained.is_ok() || matches!(&obtained, Err(failure) if failure.sign == FailureKind::Refused) {
+        if obtained.is_ok() || matches!(&obtained, Err(failure) if failure.kind == FailureKind::Refused) {
             self.forget_order(lineage)?;
         }
         obtained

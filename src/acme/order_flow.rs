@@ -46,7 +46,7 @@ impl Renewer {
     async fn register(&mut self, lineage: &Lineage, ca: &dyn Ca) -> Result<(), AcmeFailure> {
         self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
         match ca.register().await {
-            Err(failure) if failure.sign == FailureKind::AccountDeactivated => {
+            Err(failure) if failure.kind == FailureKind::AccountDeactivated => {
                 self.replace_account(lineage, ca, &failure).await
             }
             registered => registered,
@@ -88,7 +88,7 @@ impl Renewer {
         }
         self.spend(directory, lineage, Limit::Accounts, 1)?;
         self.memory.at_mut(directory).replaced_account = true;
-        self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))?;
+        self.memory.keep().map_err(|error| AcmeFailure::disk("renewal.json", &error))?;
         let aside = ca.put_account_aside()?;
         let account = old.map_or_else(|| "our account".to_owned(), |url| format!("our account {url}"));
         self.board.report_step(lineage, &format!("{account} is deactivated ({deactivated}); registering a new one"));
@@ -114,7 +114,7 @@ impl Renewer {
                     }
                     Err(failure)
                         if matches!(
-                            failure.sign,
+                            failure.kind,
                             FailureKind::Refused | FailureKind::AccountUnknown | FailureKind::AccountDeactivated
                         ) => {}
                     Err(failure) => return Err(failure.during("the order that is under way")),
@@ -172,12 +172,12 @@ impl Renewer {
         let replaces = replaces.map(|stored| stored.checked.leaf().clone());
         let mut result = ca.order(names, replaces.as_ref()).await;
         match &result {
-            Err(failure) if failure.sign == FailureKind::AccountUnknown => {
+            Err(failure) if failure.kind == FailureKind::AccountUnknown => {
                 self.board.report_step(lineage, "the CA does not know our account; registering it again");
                 self.register(lineage, ca).await?;
                 result = ca.order(names, replaces.as_ref()).await;
             }
-            Err(failure) if failure.sign == FailureKind::AccountDeactivated => {
+            Err(failure) if failure.kind == FailureKind::AccountDeactivated => {
                 self.replace_account(lineage, ca, failure).await?;
                 result = ca.order(names, replaces.as_ref()).await;
             }
@@ -185,7 +185,7 @@ impl Renewer {
         }
         match result {
             Ok(order) => Ok((order, replaces.is_some())),
-            Err(failure) if failure.sign == FailureKind::Refused && replaces.is_some() => {
+            Err(failure) if failure.kind == FailureKind::Refused && replaces.is_some() => {
                 self.board.report_step(lineage, &format!("the CA replaces nothing ({failure}); ordering anew"));
                 for limit in certificate_limits(lineage, false) {
                     self.may_spend(ca.directory(), lineage, *limit, 1)?;
@@ -240,7 +240,7 @@ impl Renewer {
         }
         match self.validate(under_way, needed).await {
             // Its order is dead, and the values are still published.
-            Err(failure) if failure.sign == FailureKind::Refused && failure.cure == Retry::Retry => {
+            Err(failure) if failure.kind == FailureKind::Refused && failure.retry == Retry::Backoff => {
                 self.board.report_step(lineage, "looking for the cause in DNS");
                 Err(failure.with_note(&causes(&*dns, &by_location).await))
             }
@@ -288,7 +288,7 @@ impl Renewer {
             }
             self.board.report_step(lineage, "sending the certificate request");
             let finalized = under_way.order.finalize(&csr).await;
-            if matches!(&finalized, Err(failure) if failure.sign == FailureKind::Refused) {
+            if matches!(&finalized, Err(failure) if failure.kind == FailureKind::Refused) {
                 // Refused, so no certificate was issued.
                 for limit in limits {
                     self.give_back(&directory, lineage, *limit, 1);
@@ -312,7 +312,7 @@ impl Renewer {
             tracing::warn!("no chain ends at {preferred:?}, only at {}; using the CA's default", tops.join(", "));
             0
         });
-        let useless = |reason: String| AcmeFailure::action_required(reason).with_sign(FailureKind::Refused);
+        let useless = |reason: String| AcmeFailure::action_required(reason).with_kind(FailureKind::Refused);
         let chain = chains.get(index).ok_or_else(|| useless("the CA sent no certificate".to_owned()))?;
         let key = under_way.key.serialize_pem();
         let unusable = |error| useless(format!("the certificate from the CA is not used: {error}"));
@@ -368,12 +368,12 @@ impl Renewer {
     }
 
     pub(super) fn forget_order(&self, lineage: &Lineage) -> Result<(), AcmeFailure> {
-        self.store.forget_order(lineage).map_err(|error| AcmeFailure::disk("the order", &error))
+        self.store.forget_order(lineage).map_err(|error| AcmeFailure::disk("the pending order", &error))
     }
 
     fn keep(&self, under_way: &OrderInProgress) -> Result<(), AcmeFailure> {
         let kept = self.store.keep_order(&under_way.lineage, &under_way.record);
-        kept.map_err(|error| AcmeFailure::disk("the order", &error))
+        kept.map_err(|error| AcmeFailure::disk("the pending order", &error))
     }
 
     /// Fails if `limit` has less than `count` left. One certificate of the week is kept back for a lineage without a
@@ -400,7 +400,7 @@ impl Renewer {
         let now = self.parts.env.now();
         let spent = self.memory.at_mut(directory).budget_mut(lineage, limit).spend(limit, count, now);
         spent.map_err(|wait| overdrawn(limit, wait))?;
-        self.memory.keep().map_err(|error| AcmeFailure::disk("the budget", &error))
+        self.memory.keep().map_err(|error| AcmeFailure::disk("renewal.json", &error))
     }
 
     /// Refunds a charge. If the write fails, the limit stays stricter than necessary.
@@ -465,7 +465,7 @@ fn overdrawn(limit: Limit, wait: i64) -> AcmeFailure {
     };
     AcmeFailure::retry(format!("local rate limit for {what} reached, which is below the CA's"))
         .after(Some(wait))
-        .with_sign(FailureKind::Budget)
+        .with_kind(FailureKind::OwnRateLimit)
 }
 
 /// A certificate request with an empty subject; the names are in the SAN extension. Only exact names get a common name:

@@ -15,28 +15,28 @@ use super::{Lineage, RenewalRequest, Renewer};
 use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;
 
-/// In seconds. The time of day may jump, and the machine may suspend, so the loop rereads the clock at least this
-/// often.
+/// The longest sleep of the loop, in seconds. The wall clock may jump, and the machine may suspend: the loop rereads the
+/// clock at least this often.
 const LONGEST_SLEEP: i64 = 15 * 60;
-/// The timeout of the last clean-up at shutdown; the next start does the rest.
-const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
+/// The timeout of the clean-up of DNS records at shutdown. The next start cleans up what remains.
+const SHUTDOWN_CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A command to a running [`Renewer`].
 #[derive(Debug)]
 pub enum RenewalCommand {
-    /// Returns the status.
+    /// Sends the status.
     Status(oneshot::Sender<AcmeStatus>),
-    /// Renews what is due, pause or not, and what the CA, asked again, wants renewed; or with `all` everything. A
-    /// Retry-After and our rate limits still hold.
+    /// Renews every certificate that is due, without waiting for a backoff to end. Queries the renewal information (ARI)
+    /// of the others, and renews those whose window is open. Retry-After and our rate limits still apply.
     Renew {
-        /// Renews everything, due or not.
+        /// Renews all certificates, due or not.
         all: bool,
         /// Renews only the certificate for the exact names of this constituency.
         only: Option<ConstituencyName>,
         /// Receives each step, and closes when all is done.
         progress: mpsc::UnboundedSender<String>,
     },
-    /// Revokes the certificate in use, and obtains another.
+    /// Revokes the certificate in use, and orders a new one.
     Revoke {
         lineage: Lineage,
         /// Receives the result.
@@ -51,8 +51,8 @@ impl Renewer {
         let mut stop = pin!(stop);
         let mut exact = self.parts.exact.clone();
         let mut fault = self.parts.dns.fault();
-        // Stores a pause that began at this start, so that it does not begin again at the next.
-        self.remember();
+        // Stores a backoff that began at this start. Otherwise it would begin again at the next start.
+        self.save_state();
         loop {
             let (at, task) = self.next(self.parts.env.now());
             tokio::select! {
@@ -62,17 +62,17 @@ impl Renewer {
                     break;
                 },
                 Ok(()) = exact.changed() => {
-                    self.take_over();
+                    self.adopt_exact_names();
                     self.publish();
                 }
                 Ok(()) = fault.changed() => if fault.borrow_and_update().is_none() {
-                    // Attempts failed for this reason: what is due need not wait any longer.
+                    // The attempts failed because of this fault, so their backoff ends with it.
                     let now = self.parts.env.now();
                     let due: Vec<Lineage> = self.lineages().into_iter().filter(|it| self.is_due(it, now)).collect();
                     self.requests.extend(due.into_iter().map(|it| (it, RenewalRequest::Renew)));
                 },
                 is_time = wait_until(&self, at) => {
-                    // A certificate for exact names may have expired meanwhile.
+                    // A certificate for exact names may have expired during the wait.
                     self.publish_exact();
                     if is_time && !self.perform(task, &mut commands, stop.as_mut()).await {
                         break;
@@ -82,12 +82,12 @@ impl Renewer {
             self.notify_waiters();
             self.board.publish(self.status());
         }
-        // The journal keeps the records that this cannot remove.
-        let _ = tokio::time::timeout(LAST_CLEAN_UP, self.clean_up()).await;
-        self.remember_stop();
+        // Records that cannot be removed stay in the journal.
+        let _ = tokio::time::timeout(SHUTDOWN_CLEAN_UP_TIMEOUT, self.clean_up()).await;
+        self.clear_under_way();
     }
 
-    /// Runs `task`. Meanwhile, status requests are answered from the board, and other commands wait. False on `stop`.
+    /// Runs `task`. Answers status requests from the board meanwhile, and defers other commands. Returns false on `stop`.
     async fn perform(
         &mut self,
         task: Task,
@@ -123,17 +123,17 @@ impl Renewer {
         match task {
             Task::CleanUp => self.clean_up().await,
             Task::CheckAri(lineage) => {
-                let answer = self.look(&lineage).await;
+                let renewal_info = self.fetch_renewal_info(&lineage).await;
                 if self.requests.get(&lineage) == Some(&RenewalRequest::AskCa) {
-                    self.renew_if_due(&lineage, answer);
+                    self.renew_if_due(&lineage, renewal_info);
                 }
             }
             Task::Renew(lineage) => self.attempt(&lineage).await,
         }
-        self.tidy();
+        self.remove_leftovers();
     }
 
-    /// Answers a command. False on `stop`; then the requester's channel closes.
+    /// Answers a command. Returns false on `stop`, which closes the requester's channel.
     async fn answer_unless(&mut self, command: RenewalCommand, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -147,9 +147,9 @@ impl Renewer {
         match command {
             RenewalCommand::Status(reply) => drop(reply.send(self.status())),
             RenewalCommand::Renew { all, only, progress } => {
-                let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
-                let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
-                for lineage in meant {
+                let is_selected = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
+                let selected: Vec<Lineage> = self.lineages().into_iter().filter(is_selected).collect();
+                for lineage in selected {
                     if all || self.is_due(&lineage, now) {
                         self.requests.insert(lineage, RenewalRequest::Renew);
                     } else {
@@ -162,45 +162,51 @@ impl Renewer {
         }
     }
 
-    /// Marks `lineage` for renewal if the CA's `answer` wants that, and otherwise reports why not.
-    fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<RenewalWindow>, AcmeFailure>) {
+    /// Requests a renewal of `lineage` if it is due or the CA's renewal window is open. Otherwise reports why not.
+    fn renew_if_due(&mut self, lineage: &Lineage, renewal_info: Result<Option<RenewalWindow>, AcmeFailure>) {
         let now = self.parts.env.now();
-        let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
+        let is_open = renewal_info.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
         if is_open || self.is_due(lineage, now) {
             self.requests.insert(lineage.clone(), RenewalRequest::Renew);
             return;
         }
         self.requests.remove(lineage);
         let next = rfc3339(self.attempt_time(lineage, now));
-        let message = match answer {
+        let message = match renewal_info {
             Ok(Some(window)) => format!(
-                "is not due; the CA, asked just now, wants it renewed from {} to {}; next attempt at {next}",
+                "not due: the CA's renewal window (ARI) is {} to {}; next attempt at {next}",
                 rfc3339(window.start),
                 rfc3339(window.end)
             ),
-            Ok(None) => format!("is not due; the CA, asked just now, names no time; next attempt at {next}"),
+            Ok(None) => format!("not due: the CA has no renewal window (ARI) for it; next attempt at {next}"),
             Err(failure) => format!(
-                "failed: the CA does not say when to renew: {failure}; by its last answer it is not due; next attempt at {next}"
+                "failed: cannot fetch the CA's renewal window (ARI): {failure}; not due by the last known one; next attempt at {next}"
             ),
         };
         self.board.report_step(lineage, &message);
     }
 
-    /// Reports and drops requests that may not run now, since a Retry-After may last for days. Closes the listeners
-    /// when none is left.
+    /// Reports and drops requests that must wait: a Retry-After may last for days. Closes the listeners when no request
+    /// is left.
     fn notify_waiters(&mut self) {
         let now = self.parts.env.now();
         for (lineage, request) in self.requests.clone() {
             let next = self.attempt_time(&lineage, now);
             let message = match (request, self.askable_from(&lineage, now)) {
                 (RenewalRequest::Renew, _) if next <= now => continue,
-                (RenewalRequest::Renew, _) => format!("may be tried only in {} s", next - now),
+                (RenewalRequest::Renew, _) => format!("failed: rate-limited; next attempt in {} s", next - now),
                 (RenewalRequest::AskCa, Some(from)) if from <= now => continue,
                 (RenewalRequest::AskCa, Some(from)) => {
-                    format!("is not due by the CA's last answer; the CA takes no requests for {} s", from - now)
+                    format!(
+                        "not due by the last known renewal window (ARI); rate-limited by the CA for {} s",
+                        from - now
+                    )
                 }
                 (RenewalRequest::AskCa, None) => {
-                    format!("is not due; no CA can be asked about it; next attempt at {}", rfc3339(next))
+                    format!(
+                        "not due: no configured CA issued it, so none is queried; next attempt at {}",
+                        rfc3339(next)
+                    )
                 }
             };
             self.board.report_step(&lineage, &message);
@@ -216,33 +222,36 @@ impl Renewer {
             AcmeFailure::action_required(match lineage.constituency() {
                 None => format!("there is no {lineage} certificate"),
                 Some(name) => format!(
-                    "{name} has no certificate of its own; phones there are shown the wildcard's, which --key names"
+                    "{name} has no certificate of its own; its phones get the wildcard certificate; to revoke that one, use --key"
                 ),
             })
         };
         let stored = self.held.get(lineage).ok_or_else(missing)?;
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
         let ca = ca.ok_or_else(|| {
-            AcmeFailure::action_required(format!("{} is not configured any more", stored.meta.directory))
+            AcmeFailure::action_required(format!(
+                "the CA that issued the certificate is not configured: {}; add it to \"certificate\"",
+                stored.meta.directory
+            ))
         })?;
         ca.open().await?;
         ca.revoke(stored.checked.leaf()).await?;
         let attempts = self.memory.of_mut(lineage);
         attempts.revoked = true;
-        // Our own limits keep one certificate back for this.
+        // Our own rate limits reserve one certificate for this case.
         attempts.waits.clear();
-        self.remember();
+        self.save_state();
         Ok(())
     }
 
-    /// Clears `under_way`: a graceful shutdown is not a crash.
-    fn remember_stop(&mut self) {
+    /// Notes that no attempt is in progress: a graceful shutdown is not a crash.
+    fn clear_under_way(&mut self) {
         self.memory.kept.certificates.values_mut().for_each(|attempts| attempts.under_way = false);
-        self.remember();
+        self.save_state();
     }
 }
 
-/// Sleeps until `at`, but at most [`LONGEST_SLEEP`]. True once `at` is reached.
+/// Sleeps until `at`, but at most [`LONGEST_SLEEP`]. Returns whether `at` is reached.
 async fn wait_until(renewer: &Renewer, at: i64) -> bool {
     let left = at - renewer.parts.env.now();
     if left <= 0 {

@@ -187,14 +187,14 @@ impl Renewer {
             attempts.names = names;
         }
         attempts.under_way = true;
-        self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))
+        self.memory.keep().map_err(|error| AcmeFailure::disk("renewal.json", &error))
     }
 
     /// Stores the result of an attempt.
     pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), AcmeFailure>) {
         let now = self.parts.env.now();
         let random = self.parts.env.random();
-        let at_stake = self.at_stake(lineage);
+        let presented_validity = self.presented_validity(lineage);
         if self.requests.get(lineage) == Some(&RenewalRequest::Renew) {
             self.requests.remove(lineage);
         }
@@ -209,7 +209,7 @@ impl Renewer {
         let mut failed = None;
         match result {
             Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: random, ..OrderAttempts::default() },
-            Err(AcmeFailure { sign: FailureKind::Budget, cure: Retry::Wait(seconds), message }) => {
+            Err(AcmeFailure { kind: FailureKind::OwnRateLimit, retry: Retry::After(seconds), message }) => {
                 waits = Some(format!("{message}; waiting {seconds} s"));
             }
             Err(failure) => {
@@ -219,13 +219,13 @@ impl Renewer {
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
-                attempts.action_required = failure.cure == Retry::ActionRequired;
-                let pause = backoff(attempts.failures, at_stake.as_ref(), now, random);
+                attempts.action_required = failure.retry == Retry::ActionRequired;
+                let pause = backoff(attempts.failures, presented_validity.as_ref(), now, random);
                 attempts.pause = Some(Deadline::after(now, pause));
                 failed = Some(failure);
             }
         }
-        self.remember();
+        self.save_state();
         if let Some(waits) = waits {
             self.board.report_step(lineage, &waits);
         }
@@ -238,37 +238,37 @@ impl Renewer {
     /// Stores on disk how long the CA, or our own rate limit, forbids another attempt. The CA's limit for exact names, and
     /// our own limits, hold for this certificate alone.
     pub(super) fn store_wait(&mut self, lineage: &Lineage, directory: &str, failure: &AcmeFailure) {
-        let Retry::Wait(seconds) = failure.cure else { return };
+        let Retry::After(seconds) = failure.retry else { return };
         let now = self.parts.env.now();
-        let is_alone = match failure.sign {
-            FailureKind::Budget => true,
-            FailureKind::Limited => lineage.constituency().is_some(),
+        let is_alone = match failure.kind {
+            FailureKind::OwnRateLimit => true,
+            FailureKind::RateLimited => lineage.constituency().is_some(),
             _ => false,
         };
         if is_alone {
             let waits = &mut self.memory.of_mut(lineage).waits;
             waits.insert(directory.to_owned(), Deadline::after(now, seconds));
         } else {
-            self.store_retry_after(directory, failure.cure, now);
+            self.store_retry_after(directory, failure.retry, now);
         }
-        self.remember();
+        self.save_state();
     }
 
     /// A Retry-After holds for all requests to that CA.
-    fn store_retry_after(&mut self, directory: &str, cure: Retry, now: i64) {
-        if let Retry::Wait(seconds) = cure {
+    fn store_retry_after(&mut self, directory: &str, retry: Retry, now: i64) {
+        if let Retry::After(seconds) = retry {
             self.memory.at_mut(directory).retry_after = Some(Deadline::after(now, seconds));
         }
     }
 
     fn report_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
         let wait = (self.attempt_time(lineage, now) - now).max(0);
-        let hint = if failure.cure == Retry::ActionRequired { "; action required" } else { "" };
+        let hint = if failure.retry == Retry::ActionRequired { "; action required" } else { "" };
         self.board.report_step(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {
             Some(days) => format!("the one in use has {} left", counted(days, "day")),
-            None if lineage.constituency().is_some() => "phones are shown the wildcard meanwhile".to_owned(),
+            None if lineage.constituency().is_some() => "phones get the wildcard certificate meanwhile".to_owned(),
             None => "there is none yet".to_owned(),
         };
         tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; next attempt in {wait} s");
@@ -276,9 +276,9 @@ impl Renewer {
 
     /// Stores the state. A failed write is only logged, since the next one includes it; rate limits have writes of
     /// their own.
-    pub(super) fn remember(&self) {
+    pub(super) fn save_state(&self) {
         if let Err(error) = self.memory.keep() {
-            tracing::error!("{}", AcmeFailure::disk("what was attempted", &error));
+            tracing::error!("{}", AcmeFailure::disk("renewal.json", &error));
         }
         self.board.publish(self.status());
     }
@@ -289,8 +289,8 @@ impl Renewer {
         self.clean_up_at = self.parts.env.now() + pause.max(MINUTE);
     }
 
-    /// Asks the CA when it wants the certificate of `lineage` renewed (ARI).
-    pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<RenewalWindow>, AcmeFailure> {
+    /// Fetches the renewal information (ARI) of the certificate of `lineage` from its CA, and stores the window.
+    pub(super) async fn fetch_renewal_info(&mut self, lineage: &Lineage) -> Result<Option<RenewalWindow>, AcmeFailure> {
         let Some(stored) = self.held.get(lineage) else { return Ok(None) };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone);
@@ -311,20 +311,20 @@ impl Renewer {
                 if is_new {
                     let (planned, at) = (rfc3339(chosen.chosen), rfc3339(due.at));
                     tracing::info!(
-                        "certificate ({lineage}): the CA wants it renewed (ARI) at {planned}; planned for {at}"
+                        "certificate ({lineage}): renewal time in the CA's window (ARI): {planned}; planned for {at}"
                     );
                 }
                 (recheck_after(again), Ok(Some(window)))
             }
             Ok(None) => (DAY, Ok(None)),
             Err(failure) => {
-                tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
-                self.store_retry_after(&directory, failure.cure, now);
+                tracing::warn!("certificate ({lineage}): cannot fetch the CA's renewal window (ARI): {failure}");
+                self.store_retry_after(&directory, failure.retry, now);
                 (HOUR, Err(failure))
             }
         };
         self.memory.of_mut(lineage).recheck = Some(Deadline::after(now, again));
-        self.remember();
+        self.save_state();
         answer
     }
 

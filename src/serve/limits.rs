@@ -32,9 +32,11 @@ pub struct Limits {
     /// Networks to which `connections_per_address` does not apply, and whose connections are never evicted.
     #[schemars(with = "Vec<String>")]
     pub unlimited_networks: Vec<IpNet>,
-    /// Timeout of the TLS handshake, from accept on, without the time in the server's own queue.
+    /// Handshake timeout: how long a TLS handshake may take, from accept on. The time in the server's own queue does not
+    /// count.
     pub handshake_s: u64,
-    /// Timeout of a request's header, from its first byte on, and of the wait for a connection's first request.
+    /// Header timeout: how long a request's header may take from its first byte on, and how long a new connection may wait
+    /// before its first request.
     pub header_s: u64,
     /// Keep-alive timeout: how long a connection may be idle between two requests.
     pub idle_s: u64,
@@ -99,9 +101,9 @@ impl Limits {
         }
     }
 
-    /// Timeout of the TLS handshake, from accept on.
+    /// The handshake timeout (`handshake_s`).
     #[must_use]
-    pub fn handshake(&self) -> Duration {
+    pub fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(self.handshake_s)
     }
 

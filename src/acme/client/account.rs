@@ -68,7 +68,7 @@ impl AccountStore {
         match state::read(&self.folder.join("account.json")) {
             Ok(bytes) => Ok(serde_json::from_slice::<Confirmation>(&bytes).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(AcmeFailure::disk("the account", &error)),
+            Err(error) => Err(AcmeFailure::disk("account.json", &error)),
         }
     }
 
@@ -89,7 +89,7 @@ impl AccountStore {
             StoredKey::Absent => {}
             StoredKey::Damaged(reason) => {
                 let aside = state::put_aside(&path, &path.with_extension("key.damaged"))
-                    .map_err(|error| AcmeFailure::disk("the account's key", &error))?;
+                    .map_err(|error| AcmeFailure::disk("account.key", &error))?;
                 tracing::error!(
                     "{} is damaged ({reason}); renamed to {}, and a new account is registered with a new key; to keep the \
                      old account, restore the file from a backup",
@@ -106,7 +106,7 @@ impl AccountStore {
             .and_then(|()| state::private_folder(&self.folder))
             .and_then(|()| state::write_private(&path, key.serialize_pem().as_bytes()))
             .and_then(|()| self.folder.parent().map_or(Ok(()), state::sync_folder));
-        kept.map_err(|error| AcmeFailure::disk("the account's key", &error))?;
+        kept.map_err(|error| AcmeFailure::disk("account.key", &error))?;
         Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
     }
 
@@ -119,7 +119,7 @@ impl AccountStore {
         match state::read(&self.key_path()) {
             Ok(pem) => Ok(StoredKey::parse(&pem)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredKey::Absent),
-            Err(error) => Err(AcmeFailure::disk("the account's key", &error)),
+            Err(error) => Err(AcmeFailure::disk("account.key", &error)),
         }
     }
 
@@ -128,7 +128,7 @@ impl AccountStore {
         let written = serde_json::to_vec_pretty(&confirmation)
             .map_err(io::Error::from)
             .and_then(|bytes| state::write_private(&self.folder.join("account.json"), &bytes));
-        written.map_err(|error| AcmeFailure::disk("the account", &error))
+        written.map_err(|error| AcmeFailure::disk("account.json", &error))
     }
 
     /// The URL of the account, if one is registered, also if its key cannot be read.
@@ -141,7 +141,7 @@ impl AccountStore {
         let path = self.key_path();
         let aside = state::put_aside(&path, &path.with_extension("key.deactivated"));
         let aside = aside.and_then(|aside| self.forget_registration().map(|()| aside));
-        aside.map_err(|error| AcmeFailure::disk("the account's key", &error))
+        aside.map_err(|error| AcmeFailure::disk("account.key", &error))
     }
 
     /// Removes `account.json` and keeps the key.
@@ -262,7 +262,7 @@ mod tests {
         std::fs::rename(&path, &aside).unwrap();
         std::os::unix::fs::symlink(&path, &path).unwrap();
         let failure = store.key().err().unwrap().to_string();
-        assert!(failure.contains("account's key"), "{failure}");
+        assert!(failure.contains("account.key"), "{failure}");
         std::fs::rename(&aside, &path).unwrap();
         assert_eq!(store.key().unwrap().secret_pkcs8_der(), key.secret_pkcs8_der());
     }

@@ -92,12 +92,12 @@ impl AcmeHttp {
     /// Sends a request and keeps the status and headers of its response.
     pub(super) async fn exchange(&self, request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
         let skew = self.seen().clock_skew;
-        self.remember(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
+        self.record(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
         let (parts, body) = match timeout(ANSWER_TIMEOUT, self.send(request)).await {
             Ok(answered) => answered.map_err(explain)?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
         };
-        self.remember(ResponseHeaders {
+        self.record(ResponseHeaders {
             status: parts.status.as_u16(),
             retry_after: retry_after(&parts.headers),
             clock_skew: date(&parts.headers).map(|date| date - clock::unix_seconds(clock::now())).or(skew),
@@ -109,7 +109,7 @@ impl AcmeHttp {
         Ok((parts, body))
     }
 
-    pub(super) fn remember(&self, seen: ResponseHeaders) {
+    pub(super) fn record(&self, seen: ResponseHeaders) {
         *self.last_response.lock() = seen;
     }
 

@@ -110,7 +110,7 @@ impl AcmeCa {
             return Ok(());
         };
         let failure = refusal::explain(&error, &self.http.seen());
-        match failure.sign {
+        match failure.kind {
             FailureKind::AccountUnknown | FailureKind::AccountDeactivated => Err(failure),
             _ => Ok(()),
         }
@@ -122,7 +122,7 @@ impl AcmeCa {
 
     fn account(&self) -> Result<Account, AcmeFailure> {
         let account = self.account.lock().clone();
-        account.ok_or_else(|| AcmeFailure::retry("our account is not open").with_sign(FailureKind::AccountUnknown))
+        account.ok_or_else(|| AcmeFailure::retry("our account is not open").with_kind(FailureKind::AccountUnknown))
     }
 
     fn set_account(&self, account: Option<Account>) {
@@ -132,10 +132,10 @@ impl AcmeCa {
     /// Explains an error of the CA. If the CA does not know our account, removes the registration here too.
     fn failure(&self, error: &instant_acme::Error) -> AcmeFailure {
         let failure = refusal::explain(error, &self.http.seen());
-        if failure.sign == FailureKind::AccountUnknown {
+        if failure.kind == FailureKind::AccountUnknown {
             self.set_account(None);
             if let Err(error) = self.accounts.forget_registration() {
-                return AcmeFailure::disk("the account", &error);
+                return AcmeFailure::disk("account.json", &error);
             }
         }
         failure
@@ -203,7 +203,7 @@ impl AcmeCa {
                     && matches!(error, instant_acme::Error::Other(_))
                     && self.http.seen().is_good() =>
             {
-                failure.with_sign(FailureKind::Refused)
+                failure.with_kind(FailureKind::Refused)
             }
             failure => failure,
         })?;
@@ -288,5 +288,5 @@ fn identifier(leaf: &CertificateDer<'static>) -> Result<CertificateIdentifier<'s
     let identifier = CertificateIdentifier::try_from(leaf);
     identifier
         .map(CertificateIdentifier::into_owned)
-        .map_err(|error| AcmeFailure::action_required(error).with_sign(FailureKind::Refused))
+        .map_err(|error| AcmeFailure::action_required(error).with_kind(FailureKind::Refused))
 }

@@ -69,7 +69,7 @@ impl AcmeOrder {
                 AuthorizationStatus::Pending => {}
                 other => {
                     let reason = format!("the authorization of {name} is {}", words(&other));
-                    return Err(AcmeFailure::retry(reason).with_sign(FailureKind::Refused));
+                    return Err(AcmeFailure::retry(reason).with_kind(FailureKind::Refused));
                 }
             }
             let Identifier::Dns(domain) = handle.identifier().identifier.clone() else {
@@ -130,7 +130,7 @@ impl AcmeOrder {
             reasons.push("without a reason".to_owned());
         }
         AcmeFailure::retry(format!("the CA's validation failed: {}", reasons.join("; ")))
-            .with_sign(FailureKind::Refused)
+            .with_kind(FailureKind::Refused)
     }
 
     /// "A request to finalize an order will result in error if the order is not in the `ready` state. In such cases, the
@@ -266,7 +266,7 @@ mod tests {
         ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
             let body = Bytes::from(Self::answer(request.uri().path()).to_string());
             let (parts, ()) = Response::builder().header("replay-nonce", "n").body(()).unwrap().into_parts();
-            self.0.remember(ResponseHeaders { status: 200, ..ResponseHeaders::default() });
+            self.0.record(ResponseHeaders { status: 200, ..ResponseHeaders::default() });
             Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
         }
     }
@@ -282,7 +282,7 @@ mod tests {
         let order = account.order("https://ca/order".to_owned()).await.unwrap();
         let mut order = AcmeOrder::new(order, account, http);
         let failure = order.validate("dns-01").await.unwrap_err();
-        assert_eq!(failure.sign, FailureKind::Refused);
+        assert_eq!(failure.kind, FailureKind::Refused);
         assert!(failure.message.starts_with("the CA's validation failed: no record"), "{failure}");
         assert!(failure.message.contains("a.example: no record"), "{failure}");
     }

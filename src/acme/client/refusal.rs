@@ -9,7 +9,7 @@ use crate::acme::failure::{AcmeFailure, FailureKind, Retry};
 const DEFAULT_WAIT: i64 = 3600;
 
 /// ACME error types that recur until an operator changes something.
-const FOR_HUMANS: [&str; 10] = [
+const ACTION_REQUIRED: [&str; 10] = [
     "badCSR",
     "badPublicKey",
     "caa",
@@ -31,7 +31,9 @@ pub(super) fn is_bad_nonce(error: &Error) -> bool {
 pub(super) fn explain(error: &Error, seen: &ResponseHeaders) -> AcmeFailure {
     match error {
         Error::Api(problem) => explain_problem(problem, seen),
-        Error::Timeout(_) => AcmeFailure::retry("the CA is still at it; looking again later"),
+        Error::Timeout(_) => {
+            AcmeFailure::retry("timeout while the CA processed the order; the next attempt resumes it")
+        }
         // No problem document: the response comes from a proxy, or the CA has an outage.
         _ if seen.status >= 400 => of_status(format!("the CA answered {}", seen.status), seen.status, seen),
         Error::Other(source) => AcmeFailure::retry(source.to_string()),
@@ -45,9 +47,9 @@ pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> Acme
     let text = text.strip_prefix("API error: ").unwrap_or(&text).to_owned();
     let status = problem.status.unwrap_or(seen.status);
     match kind(problem) {
-        "accountDoesNotExist" => AcmeFailure::retry(text).with_sign(FailureKind::AccountUnknown),
+        "accountDoesNotExist" => AcmeFailure::retry(text).with_kind(FailureKind::AccountUnknown),
         "unauthorized" if is_deactivation(problem) => {
-            AcmeFailure::retry(text).with_sign(FailureKind::AccountDeactivated)
+            AcmeFailure::retry(text).with_kind(FailureKind::AccountDeactivated)
         }
         // The order is as good as before: a later attempt resumes it.
         "badNonce" | "orderNotReady" => AcmeFailure::retry(text),
@@ -56,12 +58,14 @@ pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> Acme
                 || "; the CA names no page for it: sign in there, or ask its support".to_owned(),
                 |url| format!("; do what {url} asks"),
             );
-            AcmeFailure::action_required(text + &page).with_sign(FailureKind::Refused)
+            AcmeFailure::action_required(text + &page).with_kind(FailureKind::Refused)
         }
         // With 503 the service is overloaded; we have not reached a limit.
-        "rateLimited" if status == 429 => of_status(text, 429, seen).with_sign(FailureKind::Limited),
+        "rateLimited" if status == 429 => of_status(text, 429, seen).with_kind(FailureKind::RateLimited),
         "rateLimited" => of_status(text, 429, seen),
-        human if FOR_HUMANS.contains(&human) => AcmeFailure::action_required(text).with_sign(FailureKind::Refused),
+        recurring if ACTION_REQUIRED.contains(&recurring) => {
+            AcmeFailure::action_required(text).with_kind(FailureKind::Refused)
+        }
         _ => of_status(text, status, seen),
     }
 }
@@ -71,8 +75,8 @@ pub(super) fn of_status(text: String, status: u16, seen: &ResponseHeaders) -> Ac
     match status {
         429 => failure.after(Some(seen.retry_after.unwrap_or(DEFAULT_WAIT))),
         500.. => failure.after(seen.retry_after),
-        _ => AcmeFailure { cure: seen.retry_after.map_or(Retry::Retry, Retry::Wait), ..failure }
-            .with_sign(FailureKind::Refused),
+        _ => AcmeFailure { retry: seen.retry_after.map_or(Retry::Backoff, Retry::After), ..failure }
+            .with_kind(FailureKind::Refused),
     }
 }
 
@@ -116,18 +120,18 @@ mod tests {
         let explained = |kind, status, retry_after| {
             let failure = explain(&problem(kind, status), &seen(status, retry_after));
             assert!(failure.message.contains("the reason") && failure.message.contains("the part"), "{failure}");
-            (failure.cure, failure.sign)
+            (failure.retry, failure.kind)
         };
-        assert_eq!(explained("rateLimited", 429, Some(90)), (Retry::Wait(90), FailureKind::Limited));
-        assert_eq!(explained("rateLimited", 429, None), (Retry::Wait(3600), FailureKind::Limited));
-        assert_eq!(explained("rateLimited", 503, Some(7)), (Retry::Wait(7), FailureKind::Unclear));
-        assert_eq!(explained("serverInternal", 503, Some(5)), (Retry::Wait(5), FailureKind::Unclear));
-        assert_eq!(explained("serverInternal", 500, None), (Retry::Retry, FailureKind::Unclear));
-        assert_eq!(explained("unauthorized", 403, None), (Retry::Retry, FailureKind::Refused));
+        assert_eq!(explained("rateLimited", 429, Some(90)), (Retry::After(90), FailureKind::RateLimited));
+        assert_eq!(explained("rateLimited", 429, None), (Retry::After(3600), FailureKind::RateLimited));
+        assert_eq!(explained("rateLimited", 503, Some(7)), (Retry::After(7), FailureKind::Unclear));
+        assert_eq!(explained("serverInternal", 503, Some(5)), (Retry::After(5), FailureKind::Unclear));
+        assert_eq!(explained("serverInternal", 500, None), (Retry::Backoff, FailureKind::Unclear));
+        assert_eq!(explained("unauthorized", 403, None), (Retry::Backoff, FailureKind::Refused));
         assert_eq!(explained("caa", 403, None), (Retry::ActionRequired, FailureKind::Refused));
-        assert_eq!(explained("accountDoesNotExist", 400, None), (Retry::Retry, FailureKind::AccountUnknown));
-        assert_eq!(explained("alreadyReplaced", 409, None), (Retry::Retry, FailureKind::Refused));
-        assert_eq!(explained("orderNotReady", 403, None), (Retry::Retry, FailureKind::Unclear));
+        assert_eq!(explained("accountDoesNotExist", 400, None), (Retry::Backoff, FailureKind::AccountUnknown));
+        assert_eq!(explained("alreadyReplaced", 409, None), (Retry::Backoff, FailureKind::Refused));
+        assert_eq!(explained("orderNotReady", 403, None), (Retry::Backoff, FailureKind::Unclear));
         assert!(is_bad_nonce(&problem("badNonce", 400)));
     }
 
@@ -135,7 +139,7 @@ mod tests {
     fn deactivated_account_is_recognized_in_the_words_of_each_ca() {
         let explained = |kind: &str, detail: &str| {
             let problem = serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail });
-            explain(&Error::Api(serde_json::from_value(problem).unwrap()), &seen(403, None)).sign
+            explain(&Error::Api(serde_json::from_value(problem).unwrap()), &seen(403, None)).kind
         };
         for detail in [
             "Account is not valid, has status \"deactivated\"",
@@ -159,7 +163,7 @@ mod tests {
             let seen =
                 ResponseHeaders { body: body.into(), terms_of_service: terms.map(str::to_owned), ..seen(403, None) };
             let failure = explain(&error, &seen);
-            assert_eq!((failure.cure, failure.sign), (Retry::ActionRequired, FailureKind::Refused));
+            assert_eq!((failure.retry, failure.kind), (Retry::ActionRequired, FailureKind::Refused));
             failure.message
         };
         let instance = r#"{ "instance": "https://ca.example/agree?token=1" }"#;
@@ -174,6 +178,6 @@ mod tests {
     fn html_error_page_is_an_outage_and_its_retry_after_is_kept() {
         let html = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
         let failure = explain(&html, &seen(503, Some(120)));
-        assert_eq!((failure.cure, failure.message.as_str()), (Retry::Wait(120), "the CA answered 503"));
+        assert_eq!((failure.retry, failure.message.as_str()), (Retry::After(120), "the CA answered 503"));
     }
 }

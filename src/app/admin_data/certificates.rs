@@ -9,23 +9,22 @@ use crate::certificate::{
     CertificateFacts, Condition, ConditionLevel, FilePair, LocalCa, RenewalSchedule, ServerCertificate,
 };
 
-/// The kind of a key that could not be read.
+/// The key kind of a certificate that could not be read.
 const UNKNOWN_KEY: &str = "unknown";
 
-/// The name of a kind of key.
-pub(super) fn key(kind: KeyKind) -> &'static str {
+pub(super) fn key_name(kind: KeyKind) -> &'static str {
     match kind {
         KeyKind::Rsa2048 => "RSA",
         KeyKind::EcdsaP256 => "ECDSA",
     }
 }
 
-/// A certificate from ACME.
-pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
+/// The view of a certificate from ACME.
+pub(super) fn from_acme(status: CertificateStatus, now: i64) -> CertificateView {
     let condition = status.condition(now);
     let held = status.held.as_ref();
     CertificateView {
-        key: key(status.key).to_owned(),
+        key: key_name(status.key).to_owned(),
         names: held.map_or(status.names, |held| held.names.clone()),
         issuer: held.and_then(|held| held.issuers.first().cloned()),
         not_before: held.map(|held| held.not_before),
@@ -41,23 +40,23 @@ pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
     }
 }
 
-/// A pair of files that another program writes, as it is at `now`.
+/// The view of a pair of files that another program writes.
 pub(super) fn from_files(pair: &FilePair, now: i64) -> CertificateView {
     let condition = pair.condition(now);
     match &pair.certificate {
         Some(certificate) => {
             CertificateView { last_error: pair.error.clone(), ..presented(certificate, "files", &condition) }
         }
-        // The files were never usable: what they are for is unknown.
+        // The files were never valid, so their names and key are unknown.
         None => CertificateView {
             names: vec![pair.files.chain.display().to_string()],
             last_error: pair.error.clone(),
-            ..view("files", &condition)
+            ..view_of_condition("files", &condition)
         },
     }
 }
 
-/// A certificate from the local CA.
+/// The view of a certificate from the local CA.
 pub(super) fn from_local_ca(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let renewal = LocalCa::renewal(certificate.not_after);
     let plan = RenewalSchedule { renewal, failure: None, action_required: false };
@@ -73,12 +72,12 @@ fn presented(certificate: &ServerCertificate, source: &'static str, condition: &
         issuer: certificate.issuer(),
         not_before: Some(certificate.not_before),
         not_after: Some(certificate.not_after),
-        ..view(source, condition)
+        ..view_of_condition(source, condition)
     }
 }
 
-/// A certificate of which nothing is known but its condition.
-fn view(source: &'static str, condition: &Condition) -> CertificateView {
+/// The view of a certificate of which only the condition is known.
+fn view_of_condition(source: &'static str, condition: &Condition) -> CertificateView {
     CertificateView {
         key: UNKNOWN_KEY.to_owned(),
         names: Vec::new(),
@@ -98,11 +97,11 @@ fn view(source: &'static str, condition: &Condition) -> CertificateView {
 
 /// The problems of the certificates, the worst first, a line each. A line begins with its level.
 pub(super) fn warnings(certificates: &[CertificateView]) -> Vec<String> {
-    // If no pair of files was ever usable, that is why the server is not ready.
-    let is_any_usable = certificates.iter().any(|it| it.not_after.is_some());
-    let is_ill = |it: &&CertificateView| it.level > ConditionLevel::Ok && (is_any_usable || it.key != UNKNOWN_KEY);
-    let mut ill: Vec<&CertificateView> = certificates.iter().filter(is_ill).collect();
-    ill.sort_by_key(|certificate| std::cmp::Reverse(certificate.level));
+    // If no pair of files was ever valid, the server is not ready, and that reason is reported instead.
+    let is_any_valid = certificates.iter().any(|it| it.not_after.is_some());
+    let has_problem = |it: &&CertificateView| it.level > ConditionLevel::Ok && (is_any_valid || it.key != UNKNOWN_KEY);
+    let mut with_problem: Vec<&CertificateView> = certificates.iter().filter(has_problem).collect();
+    with_problem.sort_by_key(|certificate| std::cmp::Reverse(certificate.level));
     let line = |it: &&CertificateView| {
         let problem = it.problem.as_deref().unwrap_or_default();
         let (level, names) = (it.level.as_str(), it.names.join(", "));
@@ -111,5 +110,5 @@ pub(super) fn warnings(certificates: &[CertificateView]) -> Vec<String> {
             key => format!("{level}: the {key} certificate for {names} {problem}"),
         }
     };
-    ill.iter().map(line).collect()
+    with_problem.iter().map(line).collect()
 }

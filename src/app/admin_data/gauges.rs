@@ -11,7 +11,7 @@ use crate::metrics::{GaugeValues, RenewalGauge, TlsGauges, ValidityGauge};
 use crate::serve::connection_limits::ConnectionKind;
 
 impl LiveAdminData {
-    /// The values from `snapshot`, and those that need no disk access.
+    /// The values of all gauges: from `snapshot`, and from counters in memory.
     pub(super) fn gauges(&self, snapshot: &Snapshot) -> GaugeValues {
         let overview = &snapshot.overview;
         let server = self.server.upgrade();
@@ -28,8 +28,8 @@ impl LiveAdminData {
         for phone in snapshot.phones.views() {
             if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
                 *seen += usize::from(is_seen_lately(phone, overview.now));
-                if let Some(spoken) = spoken(phone) {
-                    *tls.entry(spoken).or_default() += 1;
+                if let Some(negotiated) = negotiated_tls(phone) {
+                    *tls.entry(negotiated).or_default() += 1;
                 }
             }
         }
@@ -88,7 +88,7 @@ impl LiveAdminData {
         let renewal = |status: crate::acme::CertificateStatus| {
             let attempts = board.attempts(&status.lineage());
             RenewalGauge {
-                key: super::certificates::key(status.key).to_ascii_lowercase(),
+                key: super::certificates::key_name(status.key).to_ascii_lowercase(),
                 constituency: status.constituency.map(|constituency| constituency.to_string()),
                 attempts: attempts.begun,
                 failures: attempts.failed,
@@ -100,9 +100,9 @@ impl LiveAdminData {
     }
 }
 
-/// The TLS version and suite of a phone. Their number is bounded, because the server negotiates only those that it
-/// knows.
-fn spoken(phone: &PhoneView) -> Option<TlsGauges> {
+/// The TLS version and suite that a phone negotiated. Their number is bounded, because the server accepts only those that
+/// it implements.
+fn negotiated_tls(phone: &PhoneView) -> Option<TlsGauges> {
     let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
     Some(TlsGauges {
         constituency: phone.constituency.to_string(),

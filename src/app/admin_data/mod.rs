@@ -1,5 +1,5 @@
-//! Gathers what operators see: from the site, the phone history and the certificates. So `serve`, `acme` and `admin` do
-//! not depend on one another.
+//! The data of the operators' pages, API and metrics, from the site, the phone history and the certificates. It is joined
+//! here, so that `serve`, `acme` and `admin` do not depend on one another.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -37,7 +37,7 @@ use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::site::Site;
 use crate::wording::counted_were;
-use certificates::{from_files, from_local_ca, renewed};
+use certificates::{from_acme, from_files, from_local_ca};
 use phones::is_well_today;
 
 /// How long an admin request waits until its change is in force.
@@ -195,7 +195,7 @@ impl LiveAdminData {
         }
     }
 
-    /// Waits until the change is in force, so that the operator sees it in the next snapshot; at most [`IN_FORCE_TIMEOUT`].
+    /// Waits until the change is in force, so that the next snapshot shows it; at most [`IN_FORCE_TIMEOUT`].
     fn wait_until_in_force(&self, change: &AdminChange) {
         let (done, in_force) = mpsc::channel();
         match change {
@@ -210,7 +210,7 @@ impl LiveAdminData {
         let _: Result<(), _> = in_force.recv_timeout(IN_FORCE_TIMEOUT);
     }
 
-    /// The faults of the state directory, and why the phone history cannot be written, if these do not say it.
+    /// The faults of the state directory. If none of them is the phone history's, also why it cannot be written.
     fn state_problems(&self) -> Vec<String> {
         let mut problems = self.state_faults.messages();
         if !self.state_faults.concern(&self.config.state.join(phone_history::FOLDER)) {
@@ -257,28 +257,29 @@ impl LiveAdminData {
     fn certificates(&self, now: i64) -> Vec<snapshot::CertificateView> {
         match (&self.config.certificate, self.renewal.board.load().as_ref()) {
             (CertificateSource::Acme(_), Some(board)) => {
-                board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
+                board.status().certificates.into_iter().map(|status| from_acme(status, now)).collect()
             }
             (CertificateSource::Acme(_), None) => Vec::new(),
             (CertificateSource::Files(_), _) => {
                 let pairs = self.certificates.pairs();
                 let mut views: Vec<_> = pairs.iter().map(|pair| from_files(pair, now)).collect();
-                // As they are presented: for the wildcard first, ECDSA before RSA.
+                // In the order of preference: the wildcard first, ECDSA before RSA.
                 views.sort_by_key(|it| (!it.names.iter().any(|name| name.starts_with("*.")), it.key != "ECDSA"));
                 views
             }
-            (CertificateSource::LocalCa(_), _) => self.in_use(|certificate| from_local_ca(certificate, now)),
+            (CertificateSource::LocalCa(_), _) => self.presented(|certificate| from_local_ca(certificate, now)),
         }
     }
 
-    fn in_use(
+    /// The views of the certificates that handshakes present.
+    fn presented(
         &self,
-        shown: impl Fn(&ServerCertificate) -> snapshot::CertificateView,
+        view: impl Fn(&ServerCertificate) -> snapshot::CertificateView,
     ) -> Vec<snapshot::CertificateView> {
         let (current, exact) = (self.certificates.current(), self.certificates.exact());
         // A pair of files may serve both.
         let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
-        current.iter().chain(own).map(shown).collect()
+        current.iter().chain(own).map(view).collect()
     }
 
     fn constituencies(&self, site: &Site, phones: &AllPhones, now: i64) -> Vec<snapshot::ConstituencyView> {

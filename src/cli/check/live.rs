@@ -181,14 +181,14 @@ fn described(offer: &DirectoryMeta, account: Option<&str>) -> String {
 
 /// The finding for an account that the CA does not accept: `serve` registers another, unless CAA records forbid that.
 fn unusable_account(url: &str, account: &str, failure: &AcmeFailure, caa: Option<&CaaRecords>) -> Finding {
-    let key = match failure.sign {
+    let key = match failure.kind {
         FailureKind::AccountDeactivated => "a new key",
         FailureKind::AccountUnknown => "the same key",
         _ => return Finding::new(FindingLevel::Error, CERTIFICATE, failure),
     };
     let bound = caa.map(|caa| caa.bound_to(Some(account))).unwrap_or_default();
     let message = format!("{url} does not accept our account {account}: {failure}");
-    if bound.is_empty() || failure.sign == FailureKind::AccountUnknown {
+    if bound.is_empty() || failure.kind == FailureKind::AccountUnknown {
         let remedy = format!("nothing to do: the next renewal registers an account with {key}");
         return Finding::new(FindingLevel::Warning, CERTIFICATE, message).with_remedy(remedy);
     }

@@ -216,7 +216,7 @@ pub struct Timeouts {
 impl From<&Limits> for Timeouts {
     fn from(limits: &Limits) -> Self {
         Self {
-            handshake: limits.handshake(),
+            handshake: limits.handshake_timeout(),
             idle: Duration::from_secs(limits.idle_s),
             header: Duration::from_secs(limits.header_s),
             stall: Duration::from_secs(limits.stall_s),

@@ -118,7 +118,7 @@ fn renew_command_queries_ari_again_despite_retry_after() {
     let asked = ca.queried_certificates().len();
     let early = public.certificate(&["renew"]);
     assert_eq!(early.code, 0, "{early:?}");
-    let said = "ecdsa-p256: is not due; the CA, asked just now, wants it renewed from ";
+    let said = "ecdsa-p256: not due: the CA's renewal window (ARI) is ";
     assert!(early.stdout.starts_with(said) && early.stdout.lines().count() == 1, "{early:?}");
     assert_eq!(ca.queried_certificates().len(), asked + 1);
 
@@ -132,9 +132,9 @@ fn renew_command_queries_ari_again_despite_retry_after() {
 
     drop(ca);
     let unheard = public.certificate(&["renew"]);
-    let said = "ecdsa-p256: failed: the CA does not say when to renew: ";
+    let said = "ecdsa-p256: failed: cannot fetch the CA's renewal window (ARI): ";
     assert!(unheard.code == 1 && unheard.stdout.contains(said), "{unheard:?}");
-    assert!(unheard.stdout.contains("by its last answer it is not due"), "{unheard:?}");
+    assert!(unheard.stdout.contains("not due by the last known one"), "{unheard:?}");
 }
 
 /// A site whose CA is a proxy with renewal information, for machines with an old Pebble.

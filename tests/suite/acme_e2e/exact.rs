@@ -120,7 +120,7 @@ fn exact_constituency_is_served_with_its_own_certificate() {
     let wildcard = std::fs::read(public.chain("ecdsa-p256")).unwrap();
     assert!(public.is_wildcard(&server, "ote"));
     public.want_exact(&["older"]);
-    server.says("certificate (exact/ote): wanted for ote.phones.example.com, older.phones.example.com");
+    server.says("certificate (exact/ote): due for ote.phones.example.com, older.phones.example.com");
     let shown = public.wait_for_names(&server, &NAMES);
     // Firmware that refuses wildcards may read only the common name.
     assert_eq!(shown.common_name, NAMES[0]);
@@ -183,7 +183,7 @@ fn missing_exact_grant_is_reported_and_the_wildcard_is_served() {
     let server = public.start();
     let line = server.says("no new certificate (exact/ote)");
     let grant = format!("grant provost. name {EXACT_CHALLENGE}. TXT;");
-    for part in ["REFUSED", &grant, "phones are shown the wildcard meanwhile", "action required"] {
+    for part in ["REFUSED", &grant, "phones get the wildcard certificate meanwhile", "action required"] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(public.is_wildcard(&server, "ote"));
@@ -251,7 +251,7 @@ fn exact_turned_off_serves_wildcard_and_back_needs_no_order() {
     let shown = public.wait_for_names(&server, &NAMES[..1]);
     public.site.constituency("ote", &json!({ "client_auth": "none" }));
     within_a_second("the wildcard", || public.is_wildcard(&server, "ote").then_some(()));
-    server.says("certificate (exact/ote): not wanted any more");
+    server.says("certificate (exact/ote): no longer configured");
     assert_eq!(public.status()["certificates"].as_array().unwrap().len(), 1);
     assert!(public.exact_folder().join("current/chain.pem").exists());
     public.want_exact(&[]);

@@ -211,13 +211,13 @@ impl ScriptedCa {
     ) -> Result<Box<dyn Order>, AcmeFailure> {
         self.request().await?;
         if !*self.has_account.lock().unwrap() {
-            return Err(AcmeFailure::retry("no such account").with_sign(FailureKind::AccountUnknown));
+            return Err(AcmeFailure::retry("no such account").with_kind(FailureKind::AccountUnknown));
         }
         let now = (self.now)();
         let mut is_exempt = false;
         if let Some(leaf) = replaces {
             if self.replaced.lock().unwrap().contains(&leaf.to_vec()) {
-                return Err(AcmeFailure::retry("already replaced").with_sign(FailureKind::Refused));
+                return Err(AcmeFailure::retry("already replaced").with_kind(FailureKind::Refused));
             }
             is_exempt = self.window_of(leaf).contains_time(now);
         }
@@ -344,7 +344,7 @@ impl Ca for CaPort {
             let now = (self.0.now)();
             let mut placed = self.0.placed.lock().unwrap();
             let order =
-                placed.get_mut(url).ok_or_else(|| AcmeFailure::retry("no order").with_sign(FailureKind::Refused))?;
+                placed.get_mut(url).ok_or_else(|| AcmeFailure::retry("no order").with_kind(FailureKind::Refused))?;
             if order.chain.is_none() && now > order.born + 7 * DAY {
                 order.status = OrderStatus::Invalid;
             }
@@ -407,7 +407,7 @@ impl Order for ScriptedOrder {
                         of_name.or_insert_with(|| Bucket::new(5.0, 720.0))
                     });
                     self.with(|order| order.status = OrderStatus::Invalid);
-                    return Err(AcmeFailure::retry("no TXT record found").with_sign(FailureKind::Refused));
+                    return Err(AcmeFailure::retry("no TXT record found").with_kind(FailureKind::Refused));
                 }
             }
             self.with(|order| order.status = OrderStatus::Ready);
@@ -419,7 +419,7 @@ impl Order for ScriptedOrder {
         Box::pin(async {
             self.ca.request().await?;
             if self.with(|order| order.status) != OrderStatus::Ready {
-                return Err(AcmeFailure::retry("not ready").with_sign(FailureKind::Refused));
+                return Err(AcmeFailure::retry("not ready").with_kind(FailureKind::Refused));
             }
             if !self.with(|order| order.is_exempt) {
                 let names = self.with(|order| order.names.clone());

@@ -83,7 +83,7 @@ fn queued_exact_names_do_not_delay_the_wildcard_renewal() {
 fn failing_exact_name_delays_no_other_certificate() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
-        let refusal = AcmeFailure::action_required("no such name").with_sign(FailureKind::Refused);
+        let refusal = AcmeFailure::action_required("no such name").with_kind(FailureKind::Refused);
         *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), refusal));
         site.want(&["a", "b", "c"]);
         let status = site.live_for(HOUR).await;
@@ -108,8 +108,8 @@ fn failing_exact_name_delays_no_other_certificate() {
 fn rate_limit_on_one_exact_name_delays_no_other() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
-        let limited = AcmeFailure::retry("too many certificates for example.com").with_sign(FailureKind::Limited);
-        let limited = AcmeFailure { cure: Retry::Wait(3 * DAY), ..limited };
+        let limited = AcmeFailure::retry("too many certificates for example.com").with_kind(FailureKind::RateLimited);
+        let limited = AcmeFailure { retry: Retry::After(3 * DAY), ..limited };
         *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), limited));
         site.want(&["a"]);
         let status = site.live_for(HOUR).await;

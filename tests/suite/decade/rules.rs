@@ -149,7 +149,7 @@ impl Ca for Port {
         // It does not know old orders, which is the worst case for budgets.
         Box::pin(async {
             self.0.request().await?;
-            Err(AcmeFailure::retry("no such order").with_sign(provost::acme::FailureKind::Refused))
+            Err(AcmeFailure::retry("no such order").with_kind(provost::acme::FailureKind::Refused))
         })
     }
 
