@@ -8,6 +8,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::schedule::HOUR;
 use crate::certificate::{PairError, ServerCertificate, Validity};
 
+/// What stands for the issuer of a chain that cannot be read.
+const UNREADABLE: &str = "(a chain that cannot be read)";
+
 /// A chain with its key that can be presented.
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
@@ -59,7 +62,10 @@ impl Checked {
 pub(super) fn check(chain: &str, key: &str) -> Result<Checked, CheckError> {
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| CheckError::Chain(error.to_string()))?;
+        .map_err(|error| CheckError::Chain(format!("its PEM text is malformed ({error})")))?;
+    if chain.is_empty() {
+        return Err(CheckError::Chain("it holds no certificate in PEM".to_owned()));
+    }
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| CheckError::Key(error.to_string()))?;
     let issuers = issuers(&chain)?;
     Ok(Checked { certificate: ServerCertificate::new(chain.clone(), &key)?, chain, issuers })
@@ -82,11 +88,12 @@ pub(super) fn check_new(checked: &Checked, names: &[String], now: i64) -> Result
 }
 
 fn issuers(chain: &[CertificateDer<'static>]) -> Result<Vec<String>, CheckError> {
-    let parsed = chain
-        .iter()
-        .map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| CheckError::Chain(error.to_string()))?;
+    let mut parsed = Vec::new();
+    for (number, der) in (1..).zip(chain) {
+        let (_, certificate) = X509Certificate::from_der(der)
+            .map_err(|_| CheckError::Chain(format!("certificate {number} is not an X.509 certificate")))?;
+        parsed.push(certificate);
+    }
     if let Some(broken) = parsed.windows(2).position(|pair| pair[0].issuer().as_raw() != pair[1].subject().as_raw()) {
         return Err(CheckError::Chain(format!("certificate {} was not issued by the one after it", broken + 1)));
     }
@@ -103,7 +110,7 @@ fn common_name(certificate: &X509Certificate<'_>) -> String {
 /// issuers found instead.
 pub(super) fn choose_chain(chains: &[String], preferred: Option<&str>) -> Result<usize, Vec<String>> {
     let Some(preferred) = preferred else { return Ok(0) };
-    let tops: Vec<String> = chains.iter().map(|chain| top(chain).unwrap_or_default()).collect();
+    let tops: Vec<String> = chains.iter().map(|chain| top(chain).unwrap_or_else(|| UNREADABLE.to_owned())).collect();
     tops.iter().position(|top| top == preferred).ok_or(tops)
 }
 
@@ -160,12 +167,29 @@ mod tests {
         assert!(matches!(check_new(&good, &names(), seconds + 61 * 86_400), Err(CheckError::Late { .. })));
         let other_key = KeyKind::EcdsaP256.generate().unwrap().serialize_pem();
         assert!(matches!(check(&pem, &other_key), Err(CheckError::Pair(PairError::Mismatch))));
-        assert!(matches!(check("", &key), Err(CheckError::Pair(PairError::NoCertificate))));
+        assert!(matches!(check("", &key), Err(CheckError::Chain(_))));
         assert!(matches!(check(&pem, "no key"), Err(CheckError::Key(_))));
         let (stranger, _) = chain("R2", now, 90);
         let (leaf, _) = pem.split_at(pem.find("-----END CERTIFICATE-----").unwrap() + 26);
         let root = &stranger[stranger.rfind("-----BEGIN").unwrap()..];
         assert!(matches!(check(&format!("{leaf}{root}"), &key), Err(CheckError::Chain(_))));
+    }
+
+    #[test]
+    fn garbage_in_place_of_a_chain_is_named() {
+        let (good, key) = chain("*.phones.example.com", clock::now(), 90);
+        let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        for (garbage, reason) in [
+            (String::new(), "the chain is damaged: it holds no certificate in PEM"),
+            ("<html>busy</html>".to_owned(), "the chain is damaged: it holds no certificate in PEM"),
+            (pem("!!!"), "the chain is damaged: its PEM text is malformed ("),
+            (pem("AAAA"), "the chain is damaged: certificate 1 is not an X.509 certificate"),
+            (format!("{good}{}", pem("AAAA")), "the chain is damaged: certificate 3 is not an X.509 certificate"),
+        ] {
+            let error = check(&garbage, &key).unwrap_err().to_string();
+            assert!(error.starts_with(reason), "{garbage:?}: {error}");
+        }
+        assert_eq!(choose_chain(&[String::new()], Some("Root")), Err(vec![UNREADABLE.to_owned()]));
     }
 
     #[test]

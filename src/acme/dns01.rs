@@ -1,6 +1,6 @@
 //! Publishes challenges through our DNS client, and converts its errors.
 
-use super::failure::AcmeFailure;
+use super::failure::{AcmeFailure, FailureKind};
 use super::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::dns::{CaaRecords, Dns, DnsError, DnsSettings, RecordLocation};
 
@@ -18,7 +18,7 @@ impl ChallengeDns for Dns {
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
-        Box::pin(async move { Self::add(self, location, values).await.map_err(|error| failure(&error)) })
+        Box::pin(async move { Self::add(self, location, values).await.map_err(|error| not_added(&error)) })
     }
 
     fn remove<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
@@ -50,6 +50,12 @@ pub(super) async fn account_binding(
 ) -> Result<Vec<String>, AcmeFailure> {
     let found = CaaRecords::find(resolvers, update, name).await.map_err(|error| failure(&error))?;
     Ok(found.bound_to(account))
+}
+
+/// The failure of an addition.
+pub(super) fn not_added(error: &DnsError) -> AcmeFailure {
+    let failure = failure(error);
+    if error.proves_no_change() { failure.with_kind(FailureKind::NotPublished) } else { failure }
 }
 
 pub(super) fn failure(error: &DnsError) -> AcmeFailure {

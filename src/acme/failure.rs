@@ -30,6 +30,8 @@ pub enum FailureKind {
     OwnRateLimit,
     /// A rate limit of the CA is reached, perhaps for these names alone.
     RateLimited,
+    /// The record of a challenge was not added, so that none is left behind.
+    NotPublished,
 }
 
 /// Why an attempt failed.

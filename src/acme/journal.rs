@@ -44,6 +44,13 @@ impl ChallengeJournal {
         self.keep(entries)
     }
 
+    /// Deletes the last entry, whose records were not published after all.
+    pub(super) fn withdraw_last(&mut self) -> io::Result<()> {
+        let mut entries = self.entries.clone();
+        entries.pop();
+        self.keep(entries)
+    }
+
     /// Deletes records that are gone from DNS.
     pub(super) fn strike(&mut self, gone: &ChallengeRecord) -> io::Result<()> {
         self.keep(self.entries.iter().filter(|entry| *entry != gone).cloned().collect())

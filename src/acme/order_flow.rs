@@ -231,7 +231,14 @@ impl Renewer {
                 .map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))?;
             let records = counted(values.len(), "record");
             self.board.report_step(lineage, &format!("publishing {records} at {}", location.name));
-            dns.add(location, values).await?;
+            if let Err(failure) = dns.add(location, values).await {
+                if failure.kind == FailureKind::NotPublished {
+                    self.journal
+                        .withdraw_last()
+                        .map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))?;
+                }
+                return Err(failure);
+            }
         }
         for (location, values) in &by_location {
             self.board.report_step(lineage, "waiting until all authorities have them");
@@ -315,7 +322,12 @@ impl Renewer {
         let useless = |reason: String| AcmeFailure::action_required(reason).with_kind(FailureKind::Refused);
         let chain = chains.get(index).ok_or_else(|| useless("the CA sent no certificate".to_owned()))?;
         let key = under_way.key.serialize_pem();
-        let unusable = |error| useless(format!("the certificate from the CA is not used: {error}"));
+        let unusable = |error| {
+            useless(format!(
+                "the certificate from the CA is not used: {error}; the next attempt orders another one; if this recurs, ask \
+                 the CA, or name another one in \"directory\""
+            ))
+        };
         let checked = check(chain, &key).map_err(unusable)?;
         check_new(&checked, &under_way.record.names, self.parts.env.now()).map_err(unusable)?;
         let now = self.parts.env.now();
@@ -360,7 +372,8 @@ impl Renewer {
                 self.journal.strike(&entry).map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))
             });
             if let Err(failure) = struck {
-                tracing::warn!("records of ours at {} cannot be removed yet: {failure}", entry.place.name);
+                let count = counted(entry.values.len(), "challenge record");
+                tracing::warn!("{count} at {} cannot be removed yet: {failure}", entry.place.name);
                 is_clean = false;
             }
         }

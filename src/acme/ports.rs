@@ -87,8 +87,8 @@ pub trait Ca: Send + Sync {
     fn put_account_aside(&self) -> Result<PathBuf, AcmeFailure>;
     /// How many seconds its clock is ahead of ours, by its last response.
     fn clock_skew(&self) -> Option<i64>;
-    /// When it wants `leaf` renewed, and in how many seconds to ask again; `None` if it names no window (RFC 9773).
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>>;
+    /// When it wants `leaf` renewed; `None` if it names no window (RFC 9773).
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<RenewalAdvice>>;
     /// Places an order for `names`.
     fn order<'a>(
         &'a self,
@@ -114,6 +114,16 @@ pub enum OrderStatus {
     Valid,
     /// The order failed.
     Invalid,
+}
+
+/// A CA's renewal information about a certificate (RFC 9773 §4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewalAdvice {
+    pub window: RenewalWindow,
+    /// In how many seconds to ask again.
+    pub recheck_after_s: i64,
+    /// The URL of a page that explains the window.
+    pub explanation: Option<String>,
 }
 
 /// The TXT record that a pending authorization needs.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::dns01::{account_binding, failure};
+use super::dns01::{account_binding, failure, not_added};
 use super::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::dns::{RecordLocation, Responder};
 
@@ -29,7 +29,7 @@ impl ChallengeDns for Responder {
     }
 
     fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
-        Box::pin(async move { Self::add(self, location, values).map_err(|error| failure(&error)) })
+        Box::pin(async move { Self::add(self, location, values).map_err(|error| not_added(&error)) })
     }
 
     fn remove<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {

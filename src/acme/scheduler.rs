@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::failure::{AcmeFailure, FailureKind, Retry};
 use super::persistent_state::{OrderAttempts, StoredState};
-use super::ports::Ca;
+use super::ports::{Ca, RenewalAdvice};
 use super::rate_limit::Limit;
 use super::schedule::{
     DAY, Deadline, Due, DueReason, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after,
@@ -304,17 +304,19 @@ impl Renewer {
         let (now, random) = (self.parts.env.now(), self.parts.env.random());
         let attempts = self.memory.of_mut(lineage);
         let (again, answer) = match answer {
-            Ok(Some((window, again))) => {
+            Ok(Some(RenewalAdvice { window, recheck_after_s, explanation })) => {
                 let chosen = window.choose(attempts.window.as_ref(), random);
                 let is_new = attempts.window.replace(chosen) != Some(chosen);
                 let due = self.due(lineage, now);
                 if is_new {
                     let (planned, at) = (rfc3339(chosen.chosen), rfc3339(due.at));
+                    // "Conforming clients SHOULD provide this URL to their operator, if present." (RFC 9773 §4.2)
+                    let why = explanation.map(|url| format!("; the CA explains this at {url}")).unwrap_or_default();
                     tracing::info!(
-                        "certificate ({lineage}): renewal time in the CA's window (ARI): {planned}; planned for {at}"
+                        "certificate ({lineage}): renewal time in the CA's window (ARI): {planned}; planned for {at}{why}"
                     );
                 }
-                (recheck_after(again), Ok(Some(window)))
+                (recheck_after(recheck_after_s), Ok(Some(window)))
             }
             Ok(None) => (DAY, Ok(None)),
             Err(failure) => {

@@ -87,7 +87,8 @@ impl TryFrom<String> for Contact {
     fn try_from(text: String) -> Result<Self, String> {
         match text.split_once(':') {
             Some((scheme, whom)) if !scheme.is_empty() && !whom.is_empty() => Ok(Self(text)),
-            _ => Err(format!("{text:?} is no URL; write \"mailto:{text}\"")),
+            None if !text.is_empty() => Err(format!("{text:?} is not a URL; write \"mailto:{text}\"")),
+            _ => Err(format!("{text:?} is not a URL; write for example \"mailto:hostmaster@example.com\"")),
         }
     }
 }
@@ -231,6 +232,10 @@ mod tests {
         assert!(error(&format!("{agreed}\"directory\": \"http://ca/\", ")).contains("nor an https:// URL"));
         let bare = error(&format!("{agreed}\"contact\": [\"hostmaster@example.com\"], "));
         assert!(bare.contains("write \"mailto:hostmaster@example.com\""), "{bare}");
+        for empty in ["", ":", "mailto:", ":hostmaster@example.com"] {
+            let error = error(&format!("{agreed}\"contact\": [\"{empty}\"], "));
+            assert!(error.contains("write for example \"mailto:hostmaster@example.com\""), "{error}");
+        }
         assert!(error(&format!("{agreed}\"contacts\": [], ")).contains("did you mean \"contact\"?"));
     }
 }

@@ -121,6 +121,27 @@ impl DnsError {
         match self {
             Self::Refused(refused) => match refused.refusal {
                 Refusal::BadTime { theirs, .. } => theirs,
+    /// Whether an update that failed with this error has surely changed nothing: it was not sent, or the primary refused it. An
+    /// answer that may be forged, or that the primary could not write the change, proves nothing.
+    #[must_use]
+    pub fn proves_no_change(&self) -> bool {
+        match self {
+            Self::Refused(refused) => !matches!(
+                refused.refusal,
+                Refusal::Forged
+                    | Refusal::Garbled
+                    | Refusal::Unsigned(ResponseCode::NoError | ResponseCode::ServFail)
+                    | Refusal::Code(ResponseCode::ServFail)
+            ),
+            Self::Setting(_)
+            | Self::NoAddress { .. }
+            | Self::Values(_)
+            | Self::OutsideZone { .. }
+            | Self::NotDelegated { .. } => true,
+            _ => false,
+        }
+    }
+
                 _ => None,
             },
             _ => None,
@@ -346,4 +367,16 @@ mod tests {
             assert!(!refused(refusal).needs_human(), "{refusal:?}");
         }
     }
+    #[test]
+    fn only_a_refusal_proves_that_nothing_was_added() {
+        for refusal in [Refusal::BadKey, Refusal::BadSig, Refusal::Code(ResponseCode::Refused)] {
+            assert!(refused(refusal).proves_no_change(), "{refusal:?}");
+        }
+        for refusal in [Refusal::Forged, Refusal::Garbled, Refusal::Code(ResponseCode::ServFail)] {
+            assert!(!refused(refusal).proves_no_change(), "{refusal:?}");
+        }
+        let lost = DnsError::PrimaryUnreachable { primary: "a".into(), zone: "b".into(), reasons: Vec::new() };
+        assert!(!lost.proves_no_change());
+    }
+
 }

@@ -177,7 +177,7 @@ impl HmacKey {
         let text = read_regular_text(file).map_err(|error| wrong(error.to_string()))?;
         let text = text.trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
         // The decoder's error would quote the secret.
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong("is no base64url".to_owned()))?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong("the key is not valid base64url".to_owned()))?;
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 }
@@ -216,7 +216,11 @@ pub(super) async fn register(
         let (parts, body) = http.exchange(request).await.map_err(|error| AcmeFailure::retry(error.to_string()))?;
         if parts.status.is_success() {
             let url = parts.headers.get(LOCATION).and_then(|url| url.to_str().ok()).map(str::to_owned);
-            return url.ok_or_else(|| AcmeFailure::retry("the CA does not say where our account is"));
+            return url.ok_or_else(|| {
+                AcmeFailure::retry(format!(
+                    "{new_account}: the CA's answer has no Location header with the account's URL"
+                ))
+            });
         }
         let error =
             serde_json::from_slice::<Problem>(&body).map_or_else(instant_acme::Error::Json, instant_acme::Error::Api);
@@ -224,7 +228,9 @@ pub(super) async fn register(
             return Err(refusal::explain(&error, &http.seen()).during("the registration"));
         }
     }
-    Err(AcmeFailure::retry("the CA likes none of its own nonces"))
+    Err(AcmeFailure::retry(format!(
+        "{new_account}: the CA refused {NONCE_TRIES} nonces that it had just issued; if this recurs, ask the CA"
+    )))
 }
 
 /// A JWS in its flattened JSON form (RFC 7515 §7.2.2).

@@ -31,7 +31,7 @@ impl DirectoryMeta {
     pub(super) async fn fetch(http: &AcmeHttp, directory: &str) -> Result<Self, AcmeFailure> {
         let text = http.get(directory).await?;
         serde_json::from_slice(&text)
-            .map_err(|error| AcmeFailure::retry(format!("{directory} is no ACME directory: {error}")))
+            .map_err(|error| AcmeFailure::retry(format!("{directory} is not an ACME directory: {error}")))
     }
 
     /// The URL of the terms of service.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{DATE, HOST, LINK, RETRY_AFTER, USER_AGENT};
+use http::header::{DATE, HOST, LINK, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -42,6 +42,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct AcmeHttp {
     tls: TlsConnector,
     proxy: ProxySettings,
+    answer_timeout: Duration,
     last_response: Mutex<ResponseHeaders>,
 }
 
@@ -63,7 +64,7 @@ impl AcmeHttp {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let (tls, proxy) = (TlsConnector::from(Arc::new(config)), ProxySettings::from_environment());
-        Ok(Self { tls, proxy, last_response: Mutex::default() })
+        Ok(Self { tls, proxy, answer_timeout: ANSWER_TIMEOUT, last_response: Mutex::default() })
     }
 
     /// The status, headers and body of the last response.
@@ -81,7 +82,7 @@ impl AcmeHttp {
         let request =
             Request::get(url).body(Bytes::new()).map_err(|error| AcmeFailure::action_required(error.to_string()))?;
         let answered = self.exchange(request).await;
-        let (_, body) = answered.map_err(|error| AcmeFailure::retry(format!("{url}: {error}")))?;
+        let (_, body) = answered.map_err(|error| AcmeFailure::retry(error.to_string()))?;
         let seen = self.seen();
         if seen.is_good() {
             return Ok(body);
@@ -89,15 +90,23 @@ impl AcmeHttp {
         Err(refusal::of_status(format!("{url}: the CA answered {}", seen.status), seen.status, &seen))
     }
 
-    /// Sends a request and keeps the status and headers of its response.
+    /// Sends a request and keeps the status and headers of its response. An error names the URL.
+    ///
+    /// A redirect is an error: a signed request holds the URL to which it is sent (RFC 8555 §6.4).
     pub(super) async fn exchange(&self, request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
+        let url = request.uri().to_string();
+        let failed = |reason: &dyn std::fmt::Display| BoxError::from(format!("{url}: {reason}"));
         let skew = self.seen().clock_skew;
-        self.record(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
-        let (parts, body) = match timeout(ANSWER_TIMEOUT, self.send(request)).await {
-            Ok(answered) => answered.map_err(explain)?,
-            Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
+        self.record(ResponseHeaders { url: url.clone(), clock_skew: skew, ..ResponseHeaders::default() });
+        let (parts, body) = match timeout(self.answer_timeout, self.send(request)).await {
+            Ok(answered) => answered.map_err(|error| failed(&explain(error)))?,
+            Err(_) => {
+                let limit = self.answer_timeout.as_secs();
+                return Err(failed(&format_args!("the CA did not answer within {limit} s")));
+            }
         };
         self.record(ResponseHeaders {
+            url: url.clone(),
             status: parts.status.as_u16(),
             retry_after: retry_after(&parts.headers),
             clock_skew: date(&parts.headers).map(|date| date - clock::unix_seconds(clock::now())).or(skew),
@@ -106,6 +115,9 @@ impl AcmeHttp {
             body: body.clone(),
             nonce: parts.headers.get("replay-nonce").and_then(|nonce| nonce.to_str().ok()).map(str::to_owned),
         });
+        if parts.status.is_redirection() {
+            return Err(failed(&redirect(&parts)));
+        }
         Ok((parts, body))
     }
 
@@ -169,6 +181,16 @@ fn explain(error: BoxError) -> BoxError {
         _ => "",
     };
     format!("{}{hint}", tls_error(tls)).into()
+}
+
+/// Explains a redirect.
+fn redirect(parts: &http::response::Parts) -> String {
+    let target = parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()).unwrap_or("no URL");
+    format!(
+        "the CA redirects (HTTP {}) to {target}, and ACME has no redirects; if the CA has moved, write the URL of its new \
+         directory to \"directory\"; else ask the CA, or see what a proxy on the way does",
+        parts.status.as_u16()
+    )
 }
 
 /// Connects to the first address of `host` that answers.
@@ -266,6 +288,16 @@ mod tests {
         assert_eq!(connected.peer_addr().unwrap(), good.local_addr().unwrap());
         let refused = first_to_answer([full.local_addr().unwrap()], limit).await.unwrap_err().unwrap();
         assert!(refused.contains("no connection within"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn hanging_ca_is_named_with_the_url() {
+        // It accepts connections, and never answers the TLS handshake.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/dir", listener.local_addr().unwrap());
+        let http = AcmeHttp { answer_timeout: Duration::from_secs(1), ..AcmeHttp::new(None).unwrap() };
+        let failure = http.get(&url).await.unwrap_err();
+        assert!(failure.message.starts_with(&format!("{url}: the CA did not answer within 1 s")), "{failure}");
     }
 
     #[test]

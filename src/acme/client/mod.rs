@@ -16,7 +16,7 @@ use self::directory_meta::DirectoryMeta;
 use self::http::{AcmeHttp, HttpPort};
 use self::order::AcmeOrder;
 use super::failure::{AcmeFailure, FailureKind};
-use super::ports::{Ca, Order, PortFuture};
+use super::ports::{Ca, Order, PortFuture, RenewalAdvice};
 use super::schedule::RenewalWindow;
 use super::settings::FallbackDirectory;
 
@@ -149,7 +149,7 @@ impl AcmeCa {
         };
         let builder = Account::builder_with_http(Box::new(HttpPort(Arc::clone(&self.http))));
         let opened = builder.from_parts(registered.id, registered.key, self.url().to_owned()).await;
-        self.set_account(Some(opened.map_err(|error| self.failure(&error).during(self.url()))?));
+        self.set_account(Some(opened.map_err(|error| self.failure(&error).during("the CA's directory"))?));
         Ok(true)
     }
 
@@ -210,7 +210,7 @@ impl AcmeCa {
         Ok(Box::new(AcmeOrder::new(placed, account, Arc::clone(&self.http))))
     }
 
-    async fn window(&self, leaf: &CertificateDer<'static>) -> Result<Option<(RenewalWindow, i64)>, AcmeFailure> {
+    async fn window(&self, leaf: &CertificateDer<'static>) -> Result<Option<RenewalAdvice>, AcmeFailure> {
         let account = self.account()?;
         match account.renewal_info(&identifier(leaf)?).await {
             Ok((info, again)) => {
@@ -218,7 +218,11 @@ impl AcmeCa {
                     start: info.suggested_window.start.unix_timestamp(),
                     end: info.suggested_window.end.unix_timestamp(),
                 };
-                Ok(Some((window, i64::try_from(again.as_secs()).unwrap_or(i64::MAX))))
+                Ok(Some(RenewalAdvice {
+                    window,
+                    recheck_after_s: i64::try_from(again.as_secs()).unwrap_or(i64::MAX),
+                    explanation: info.explanation_url.filter(|url| url.parse::<::http::Uri>().is_ok()),
+                }))
             }
             Err(instant_acme::Error::Unsupported(_)) => Ok(None),
             // The CA does not know the certificate (any more), so it has no window for it.
@@ -254,7 +258,7 @@ impl Ca for AcmeCa {
         self.http.seen().clock_skew
     }
 
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<RenewalAdvice>> {
         Box::pin(self.window(leaf))
     }
 
@@ -278,7 +282,7 @@ impl Ca for AcmeCa {
         Box::pin(async move {
             let account = self.account()?;
             let request = RevocationRequest { certificate: leaf, reason: None };
-            insist!(account.revoke(&request)).map_err(|error| self.failure(&error))
+            insist!(account.revoke(&request)).map_err(|error| self.failure(&error).during("the revocation"))
         })
     }
 }

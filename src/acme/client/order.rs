@@ -42,7 +42,9 @@ macro_rules! each_authorization {
                         tries += 1;
                         continue 'again;
                     }
-                    Err(error) => return Err(refusal::explain(&error, &$http.seen())),
+                    Err(error) => {
+                        return Err(refusal::explain(&error, &$http.seen()).during("the order's authorizations"));
+                    }
                 };
                 $body
             }
@@ -74,7 +76,7 @@ impl AcmeOrder {
             }
             let Identifier::Dns(domain) = handle.identifier().identifier.clone() else {
                 return Err(AcmeFailure::action_required(format!(
-                    "the CA wants to authorize {name}, which is no DNS name"
+                    "the CA wants to authorize {name}, which is not a DNS name"
                 )));
             };
             let Some(challenge) = handle.challenge(kind(method)) else {
@@ -99,7 +101,9 @@ impl AcmeOrder {
             }
             match insist!(challenge.set_ready()) {
                 Err(error) if is_verdict(&error, &http.seen()) => break,
-                sent => sent.map_err(|error| refusal::explain(&error, &http.seen()))?,
+                sent => {
+                    sent.map_err(|error| refusal::explain(&error, &http.seen()).during("the request to validate"))?;
+                }
             }
         });
         match insist!(self.order.poll_ready(&POLL_POLICY)) {
@@ -109,7 +113,7 @@ impl AcmeOrder {
                 let failure = self.explain(&error);
                 Err(self.reasons(Some(failure)).await)
             }
-            Err(error) => Err(self.explain(&error)),
+            Err(error) => Err(self.explain(&error).during("waiting for the validation")),
         }
     }
 
@@ -141,11 +145,12 @@ impl AcmeOrder {
         loop {
             match insist!(self.order.finalize_csr(csr)) {
                 Err(error) if refusal::is_not_ready(&error) && pause < LONGEST_PAUSE => {}
-                sent => return sent.map_err(|error| self.explain(&error)),
+                sent => return sent.map_err(|error| self.explain(&error).during("the certificate request")),
             }
             sleep(pause).await;
             pause *= 2;
-            insist!(async { self.order.refresh().await.map(drop) }).map_err(|error| self.explain(&error))?;
+            insist!(async { self.order.refresh().await.map(drop) })
+                .map_err(|error| self.explain(&error).during("waiting until the order is ready"))?;
             match self.status() {
                 OrderStatus::Pending | OrderStatus::Ready => {}
                 // An earlier request was received, though its answer was lost.
@@ -156,7 +161,13 @@ impl AcmeOrder {
     }
 
     async fn fetch(&mut self, all: bool) -> Result<Vec<String>, AcmeFailure> {
-        let chain = insist!(self.order.poll_certificate(&POLL_POLICY)).map_err(|error| self.explain(&error))?;
+        let chain = match insist!(self.order.poll_certificate(&POLL_POLICY)) {
+            Ok(chain) => chain,
+            Err(Error::Str(reason)) if self.http.seen().is_good() => {
+                return Err(unusable(&self.http.seen().url, reason));
+            }
+            Err(error) => return Err(self.explain(&error).during("fetching the certificate")),
+        };
         let mut chains = vec![chain];
         if all {
             for url in self.http.seen().alternates {
@@ -171,6 +182,15 @@ impl AcmeOrder {
         }
         Ok(chains)
     }
+}
+
+/// The order has a certificate, and a further attempt would fetch the same.
+fn unusable(url: &str, reason: &str) -> AcmeFailure {
+    AcmeFailure::action_required(format!(
+        "{url}: the CA sent no certificate that can be read ({reason}); the next attempt places another order; if this recurs, \
+         ask the CA, or name another one in \"directory\""
+    ))
+    .with_kind(FailureKind::Refused)
 }
 
 /// The kind of challenge, as instant-acme names it.
@@ -226,6 +246,7 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
     use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+    use parking_lot::Mutex;
     use rustls::pki_types::PrivatePkcs8KeyDer;
     use serde_json::{Value, json};
 
@@ -269,6 +290,68 @@ mod tests {
             self.0.record(ResponseHeaders { status: 200, ..ResponseHeaders::default() });
             Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
         }
+    }
+
+    /// A CA that does not answer requests to one path, and never gets an order ready.
+    struct Hanging {
+        http: Arc<AcmeHttp>,
+        path: Arc<Mutex<&'static str>>,
+    }
+
+    impl HttpClient for Hanging {
+        fn request(
+            &self,
+            request: Request<BodyWrapper<Bytes>>,
+        ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+            let path = request.uri().path();
+            let url = format!("https://ca{path}");
+            if path == *self.path.lock() {
+                let late = format!("{url}: the CA did not answer within 90 s");
+                return Box::pin(async { Err(Error::Other(late.into())) });
+            }
+            let mut body = Slow::answer(path);
+            if path == "/order" {
+                body.as_object_mut().unwrap().remove("error");
+            }
+            let body = Bytes::from(body.to_string());
+            let (parts, ()) = Response::builder().header("replay-nonce", "n").body(()).unwrap().into_parts();
+            self.http.record(ResponseHeaders { url, status: 200, ..ResponseHeaders::default() });
+            Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hanging_request_is_named_with_its_step_and_url() {
+        let http = Arc::new(AcmeHttp::new(None).unwrap());
+        let path = Arc::new(Mutex::new(""));
+        let order = async || {
+            let key = PrivatePkcs8KeyDer::from(KeyKind::EcdsaP256.generate().unwrap().serialize_der());
+            let ca = Hanging { http: Arc::clone(&http), path: Arc::clone(&path) };
+            let account = Account::builder_with_http(Box::new(ca));
+            let account = account.from_parts("https://ca/me".into(), key, "https://ca/dir".into()).await.unwrap();
+            let order = account.order("https://ca/order".to_owned()).await.unwrap();
+            AcmeOrder::new(order, account, Arc::clone(&http))
+        };
+        let fails = |text: &str, failure: Result<(), AcmeFailure>| {
+            let failure = failure.unwrap_err();
+            assert_eq!((failure.message.as_str(), failure.kind), (text, FailureKind::Unclear));
+        };
+        let late = "the CA did not answer within 90 s";
+        let hang_at = |at| *path.lock() = at;
+        let mut one = order().await;
+        hang_at("/authorization");
+        let asked = one.challenges("dns-01").await.map(drop);
+        fails(&format!("the order's authorizations: https://ca/authorization: {late}"), asked);
+        hang_at("/challenge");
+        fails(&format!("the request to validate: https://ca/challenge: {late}"), one.validate("dns-01").await);
+        hang_at("/order");
+        fails(&format!("waiting for the validation: https://ca/order: {late}"), one.validate("dns-01").await);
+        fails(&format!("fetching the certificate: https://ca/order: {late}"), one.chains(false).await.map(drop));
+        hang_at("/finalize");
+        fails(&format!("the certificate request: https://ca/finalize: {late}"), one.finalize(b"csr").await);
+        hang_at("");
+        let never = "timeout while the CA processed the order; the next attempt resumes it";
+        fails(&format!("waiting for the validation: https://ca/order: {never}"), one.validate("dns-01").await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,15 +29,18 @@ pub(super) fn is_bad_nonce(error: &Error) -> bool {
 
 /// Explains an error of instant-acme. `seen` is the response that it came with.
 pub(super) fn explain(error: &Error, seen: &ResponseHeaders) -> AcmeFailure {
+    let at_url = |reason: String| if seen.url.is_empty() { reason } else { format!("{}: {reason}", seen.url) };
     match error {
         Error::Api(problem) => explain_problem(problem, seen),
-        Error::Timeout(_) => {
-            AcmeFailure::retry("timeout while the CA processed the order; the next attempt resumes it")
-        }
+        Error::Timeout(_) => AcmeFailure::retry(at_url(
+            "timeout while the CA processed the order; the next attempt resumes it".to_owned(),
+        )),
         // No problem document: the response comes from a proxy, or the CA has an outage.
-        _ if seen.status >= 400 => of_status(format!("the CA answered {}", seen.status), seen.status, seen),
+        _ if seen.status >= 400 => of_status(at_url(format!("the CA answered {}", seen.status)), seen.status, seen),
+        Error::Json(error) => AcmeFailure::retry(at_url(format!("the CA's answer is not what ACME requires: {error}"))),
+        // Our HTTP client has named the URL.
         Error::Other(source) => AcmeFailure::retry(source.to_string()),
-        other => AcmeFailure::retry(other.to_string()),
+        other => AcmeFailure::retry(at_url(other.to_string())),
     }
 }
 
@@ -179,5 +182,33 @@ mod tests {
         let html = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
         let failure = explain(&html, &seen(503, Some(120)));
         assert_eq!((failure.retry, failure.message.as_str()), (Retry::After(120), "the CA answered 503"));
+    }
+
+    #[test]
+    fn failure_without_a_problem_document_names_the_url() {
+        let json = || Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
+        let rows = [
+            (json(), 503, "https://ca.example/order/1: the CA answered 503"),
+            (
+                json(),
+                200,
+                "https://ca.example/order/1: the CA's answer is not what ACME requires: expected value at line 1",
+            ),
+            (
+                Error::Timeout(None),
+                200,
+                "https://ca.example/order/1: timeout while the CA processed the order; the next attempt resumes it",
+            ),
+            (
+                Error::Str("no certificate URL found"),
+                200,
+                "https://ca.example/order/1: missing data: no certificate URL found",
+            ),
+        ];
+        for (error, status, start) in rows {
+            let seen = ResponseHeaders { url: "https://ca.example/order/1".to_owned(), ..seen(status, None) };
+            let failure = explain(&error, &seen);
+            assert!(failure.message.starts_with(start), "{failure}");
+        }
     }
 }

@@ -5,6 +5,8 @@ use bytes::Bytes;
 /// The last response, as our HTTP client keeps it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ResponseHeaders {
+    /// The URL of the request.
+    pub(super) url: String,
     /// 0 if there was no response.
     pub(super) status: u16,
     /// Retry-After in seconds.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::{Public, primary, usual};
-use crate::harness::ari_proxy::AriProxy;
+use crate::harness::ari_proxy::{AriProxy, EXPLANATION};
 use crate::harness::bind::{self, Bind};
 use crate::harness::eventually;
 use crate::harness::pebble::{Behavior, Pebble};
@@ -90,7 +90,8 @@ fn ari_window_sets_the_renewal_and_the_order_replaces() {
 fn order_names_its_profile_and_the_replaced_certificate() {
     let test = "acme_e2e::ari::order_names_its_profile_and_the_replaced_certificate";
     let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
-    public.renew_in_a_window(&ca);
+    let server = public.renew_in_a_window(&ca);
+    assert!(server.says("window (ARI)").contains(&format!("; the CA explains this at {EXPLANATION}")));
     let orders = ca.orders();
     assert_eq!(orders.len(), 2, "{orders:?}");
     assert!(orders.iter().all(|order| order["profile"] == "classic"), "{orders:?}");

@@ -60,6 +60,63 @@ impl Public {
 }
 
 #[test]
+fn redirect_of_the_ca_is_named_with_its_target() {
+    let test = "acme_e2e::ca_states::redirect_of_the_ca_is_named_with_its_target";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
+    ca.answers("/dir", "301 Moved Permanently\r\nLocation: https://new.example/dir\r\n\r\n");
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    let moved = format!(
+        "{}: the CA redirects (HTTP 301) to https://new.example/dir, and ACME has no redirects",
+        ca.directory()
+    );
+    assert!(line.contains(&moved) && line.contains("write the URL of its new directory to"), "{line}");
+    for (path, status) in
+        [("/order-plz", "302 Found"), ("/finalize-order/", "307 Temporary Redirect"), ("/certZ/", "308 x")]
+    {
+        ca.answers(path, &format!("{status}\r\nLocation: /maintenance\r\n\r\n"));
+        let said = public.certificate(&["renew", "--now"]);
+        let code = status.split(' ').next().unwrap();
+        let target = format!("{path}: the CA redirects (HTTP {code}) to /maintenance");
+        let named = said.stdout.split("https://").any(|part| {
+            part.split_once(path.trim_end_matches('/'))
+                .is_some_and(|(_, rest)| rest.contains(&format!("(HTTP {code}) to /maintenance")))
+        });
+        assert!(said.code == 1 && named, "{target}: {said:?}");
+    }
+    assert_eq!(ca.refusals_left(), 0);
+    public.renew();
+}
+
+#[test]
+fn garbage_in_place_of_a_certificate_is_named() {
+    let test = "acme_e2e::ca_states::garbage_in_place_of_a_certificate_is_named";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
+    let server = public.start();
+    public.obtains();
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (garbage, reason) in [
+        (
+            "<html>busy</html>",
+            "the certificate from the CA is not used: the chain is damaged: it holds no certificate in PEM",
+        ),
+        (
+            damaged,
+            "the certificate from the CA is not used: the chain is damaged: certificate 1 is not an X.509 certificate",
+        ),
+    ] {
+        ca.answers("/certZ/", &format!("200 OK\r\nContent-Type: application/pem-certificate-chain\r\n\r\n{garbage}"));
+        let said = public.certificate(&["renew", "--now"]);
+        let remedy =
+            "the next attempt orders another one; if this recurs, ask the CA, or name another one in \"directory\"";
+        assert!(said.code == 1 && said.stdout.contains(reason) && said.stdout.contains(remedy), "{said:?}");
+    }
+    assert_eq!(ca.refusals_left(), 0);
+    public.renew();
+    assert!(!server.stderr().join("\n").contains("panicked"));
+}
+
+#[test]
 fn order_not_ready_is_polled_and_not_replaced() {
     let test = "acme_e2e::ca_states::order_not_ready_is_polled_and_not_replaced";
     let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };

@@ -9,7 +9,7 @@ use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::internet::{self, at, delegation, root, zone_file};
 use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behavior, Pebble};
-use crate::harness::{namespace, tool, unbound};
+use crate::harness::{eventually, namespace, tool, unbound};
 
 /// A site whose zone is on the primary and on a secondary that gets no NOTIFY.
 fn with_secondary(test: &str) -> Option<(Bind, Bind, Public)> {
@@ -49,6 +49,14 @@ fn refused_update_logs_the_grant_and_spends_no_validation() {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(!public.has_spent_validations());
+    // Nothing was added, so that nothing is removed in vain, and no warning says so.
+    let journal = eventually("an empty journal", || {
+        let journal = std::fs::read_to_string(public.site.path("state/dns-journal.json")).ok()?;
+        (!journal.contains("values")).then_some(journal)
+    });
+    server.says("next attempt in");
+    let said = server.stderr().join("\n");
+    assert!(!said.contains("cannot be removed"), "{journal}: {said}");
 }
 
 #[test]

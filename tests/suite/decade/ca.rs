@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, StepReporter};
+use provost::acme::ports::{
+    Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, RenewalAdvice, StepReporter,
+};
 use provost::acme::{AcmeFailure, FailureKind, RenewalWindow};
 use provost::dns::{RecordLocation, Responder};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -317,7 +319,7 @@ impl Ca for CaPort {
         None
     }
 
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<RenewalAdvice>> {
         Box::pin(async {
             self.0.request().await?;
             let now = (self.0.now)();
@@ -326,7 +328,8 @@ impl Ca for CaPort {
                 let soon = RenewalWindow { start: now - DAY, end: now + self.0.random.between(-HOUR, 2 * DAY) };
                 self.0.moved.lock().unwrap().insert(leaf.to_vec(), soon);
             }
-            Ok(Some((self.0.window_of(leaf), self.0.random.between(4 * HOUR, 8 * HOUR))))
+            let (window, again) = (self.0.window_of(leaf), self.0.random.between(4 * HOUR, 8 * HOUR));
+            Ok(Some(RenewalAdvice { window, recheck_after_s: again, explanation: None }))
         })
     }
 

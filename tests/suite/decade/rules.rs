@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, StepReporter};
+use provost::acme::ports::{
+    Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, RenewalAdvice, StepReporter,
+};
 use provost::acme::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
@@ -119,12 +121,13 @@ impl Ca for Port {
         Some(self.0.skew.load(Ordering::SeqCst))
     }
 
-    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
+    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, Option<RenewalAdvice>> {
         Box::pin(async {
             self.0.request().await?;
             let (from, to) = (self.0.world.now() - 9 * DAY, self.0.world.now() - 8 * DAY);
             let past = RenewalWindow { start: from, end: to };
-            Ok(self.0.windows_are_past.load(Ordering::SeqCst).then_some((past, 6 * HOUR)))
+            let advice = RenewalAdvice { window: past, recheck_after_s: 6 * HOUR, explanation: None };
+            Ok(self.0.windows_are_past.load(Ordering::SeqCst).then_some(advice))
         })
     }
 

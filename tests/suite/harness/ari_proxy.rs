@@ -18,6 +18,9 @@ use super::pebble::{Pebble, identity};
 use super::socket::Socket;
 use super::tls::Client;
 
+/// The page that explains a window that was moved.
+pub const EXPLANATION: &str = "https://ca.example/incidents/7";
+
 /// The proxy. Dropped, it stops.
 pub struct AriProxy {
     shared: Arc<Shared>,
@@ -92,6 +95,11 @@ impl AriProxy {
         let answer =
             format!("HTTP/1.0 403 Forbidden\r\nContent-Type: application/problem+json\r\n{headers}\r\n{problem}");
         self.shared.refusals.lock().unwrap().push((path, answer.into_bytes()));
+    }
+
+    /// Answers the next request to a path that begins with `path` with this, from the status on.
+    pub fn answers(&self, path: &'static str, answer: &str) {
+        self.shared.refusals.lock().unwrap().push((path, format!("HTTP/1.0 {answer}").into_bytes()));
     }
 
     /// How many refusals were not sent yet.
@@ -178,7 +186,11 @@ impl Shared {
         let moved = self.windows.lock().unwrap().get(certificate).copied();
         let (start, end) = moved.unwrap_or((in_a_month, in_a_month + Duration::days(1)));
         let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
-        format!("HTTP/1.0 200 OK\r\nRetry-After: 21600\r\n\r\n{}", json!({ "suggestedWindow": window })).into_bytes()
+        let mut info = json!({ "suggestedWindow": window });
+        if moved.is_some() {
+            info["explanationURL"] = json!(EXPLANATION);
+        }
+        format!("HTTP/1.0 200 OK\r\nRetry-After: 21600\r\n\r\n{info}").into_bytes()
     }
 
     /// Forwards in HTTP/1.0, whose answers end with the connection. The Host stays, because Pebble builds its URLs from
