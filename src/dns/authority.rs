@@ -66,7 +66,7 @@ impl Authority {
         match question.ask(address).await {
             Ok(answer) => judge(answer, question.name()).map_err(NoReply::Useless),
             Err(NoAnswer::NoRoute(reason)) => Err(NoReply::Useless(reason)),
-            Err(NoAnswer::Silent(reason)) => Err(NoReply::Silent(reason)),
+            Err(NoAnswer::Silent(reason) | NoAnswer::Truncated(reason)) => Err(NoReply::Silent(reason)),
         }
     }
 
@@ -107,10 +107,32 @@ pub(super) async fn first_reply(
     Err(reasons)
 }
 
+/// The target of the CNAME record that `name` has in `answer`.
+pub(super) fn cname_target(answer: &Message, name: &Name) -> Option<Name> {
+    let mut own = answer.answers.iter().filter(|record| record.name == *name);
+    own.find_map(|it| if let RData::CNAME(target) = &it.data { Some(target.0.to_lowercase()) } else { None })
+}
+
+/// Whether the CNAME records in `answer` lead from `name` back to one of their names.
+fn has_cname_ring(answer: &Message, name: &Name) -> bool {
+    let mut chain = vec![name.clone()];
+    while let Some(target) = chain.last().and_then(|last| cname_target(answer, last)) {
+        if chain.contains(&target) {
+            return true;
+        }
+        chain.push(target);
+    }
+    false
+}
+
 /// What an answer about `asked` says. As a resolver, accepts only what is authoritative or leads towards the name.
 fn judge(answer: Message, asked: &Name) -> Result<Reply, String> {
     match answer.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain if answer.authoritative => Ok(Reply::Authoritative(answer)),
+        // BIND answers so to a ring, and shows it.
+        ResponseCode::ServFail if answer.authoritative && has_cname_ring(&answer, asked) => {
+            Ok(Reply::Authoritative(answer))
+        }
         ResponseCode::NoError if answer.answers.is_empty() => {
             let owners = answer.authorities.iter().filter(|record| record.record_type() == RecordType::NS);
             let mut owners = owners.map(|record| record.name.to_lowercase());
@@ -157,6 +179,26 @@ mod tests {
         let from_cache = answer(|_| ()).unwrap_err();
         assert!(from_cache.ends_with("is not authoritative (no AA)"), "{from_cache}");
         assert!(answer(|it| it.metadata.response_code = ResponseCode::NXDomain).is_err());
+    }
+
+    #[test]
+    fn servfail_that_shows_a_ring_of_aliases_is_an_answer() {
+        let [asked, other, end] = ["_acme-challenge.phones.example.com", "other.example.com", "end.example.com"];
+        let cname = |owner: &str, target: &str| {
+            Record::from_rdata(parsed(owner), 60, RData::CNAME(rdata::CNAME(parsed(target))))
+        };
+        let failed = |records: Vec<Record>| {
+            answer(|it| {
+                it.metadata.authoritative = true;
+                it.metadata.response_code = ResponseCode::ServFail;
+                it.answers = records;
+            })
+        };
+        assert!(matches!(failed(vec![cname(asked, asked)]), Ok(Reply::Authoritative(_))));
+        assert!(matches!(failed(vec![cname(asked, other), cname(other, asked)]), Ok(Reply::Authoritative(_))));
+        for records in [vec![], vec![cname(asked, other), cname(other, end)], vec![cname(other, other)]] {
+            assert_eq!(failed(records).unwrap_err(), "it answers SERVFAIL");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::rdata::CAA;
 use hickory_net::proto::rr::{Name, RData, RecordType};
 
+use super::authority::cname_target;
 use super::failure::DnsError;
 use super::lookup::Lookup;
 use super::name;
@@ -15,8 +16,8 @@ const MOST_ALIASES: usize = 8;
 /// Our validation method (RFC 8657 §4).
 const OUR_METHOD: &str = "dns-01";
 
-/// Properties that do not concern server certificates. CAs know them, so they may be critical.
-const OF_NO_CONCERN: [&str; 2] = ["iodef", "issuemail"];
+/// The properties that CAs know. `iodef` and `issuemail` do not restrict server certificates.
+const KNOWN_TAGS: [&str; 4] = ["issue", "issuewild", "iodef", "issuemail"];
 
 /// The CAA records that apply to a domain and its wildcard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +51,11 @@ impl Issuer<'_> {
 /// Why a CA may not issue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaaRefusal {
-    #[error("the CAA record of {owner}, {record}, is critical, and no CA knows \"{tag}\": nobody may issue; remove it")]
+    #[error(
+        "the CAA record of {owner}, {record}, forbids every CA to issue: it is critical, and CAs do not know its tag \"{tag}\"; remove it"
+    )]
     Critical { owner: String, record: String, tag: String },
-    #[error("the CAA records of {owner} do not let {ca} issue {name}: {}", .reasons.join("; "))]
+    #[error("the CAA records of {owner} do not permit {ca} to issue for {name}: {}", .reasons.join("; "))]
     Forbidden { owner: String, ca: String, name: String, reasons: Vec<String> },
 }
 
@@ -153,19 +156,20 @@ impl CaaRecords {
         self.record("issue", issuer)
     }
 
-    /// The records, with their owner, by which a CA issues only to `account`; without one, to any single account. The CA
-    /// of such a record has no other record here that permits all of its accounts.
+    /// The records that restrict a CA to `account` by `accounturi`, or without an account given, to any one account; each with
+    /// its owner. A record of a CA that may issue to all its accounts by another record with the same tag does not count.
     #[must_use]
     pub fn bound_to(&self, account: Option<&str>) -> Vec<String> {
         let bound = ["issue", "issuewild"].into_iter().flat_map(|tag| {
             let values = self.tagged(tag).into_iter().filter_map(|record| Some((record, parse(&record.value)?)));
             let values: Vec<_> = values.collect();
-            let is_open = |ca: &str| {
+            let has_unrestricted = |ca: &str| {
                 let of_ca = values.iter().filter(|(_, value)| value.issuer.eq_ignore_ascii_case(ca));
                 of_ca.into_iter().any(|(_, value)| value.accounts().next().is_none())
             };
             let is_bound = |value: &IssueValue<'_>| {
-                value.accounts().any(|uri| account.is_none_or(|account| uri == account)) && !is_open(value.issuer)
+                value.accounts().any(|uri| account.is_none_or(|account| uri == account))
+                    && !has_unrestricted(value.issuer)
             };
             let bound = values.iter().filter(|(_, value)| is_bound(value));
             bound.map(|(record, _)| format!("{}. CAA {}", self.owner, shown(record))).collect::<Vec<_>>()
@@ -214,23 +218,25 @@ struct CaaSource {
 }
 
 impl CaaSource {
-    /// The CAA records of `owner`, also through CNAME records.
+    /// The CAA records of `owner`, also through CNAME records. An answer may have several of these.
     async fn records(&mut self, owner: &Name) -> Result<Vec<CAA>, DnsError> {
         let mut chain = vec![owner.clone()];
         loop {
-            let name = chain.last().cloned().unwrap_or_default();
-            let answer = self.ask(&name).await?;
-            let target = alias_end(&answer, &name);
-            let of_target = answer.answers.into_iter().filter(|record| record.name == target);
-            let found = of_target.filter_map(|it| if let RData::CAA(caa) = it.data { Some(caa) } else { None });
-            let found: Vec<CAA> = found.collect();
-            if !found.is_empty() || target == name {
-                return Ok(found);
+            let asked = chain.len();
+            let answer = self.ask(&chain[asked - 1]).await?;
+            while let Some(target) = cname_target(&answer, &chain[chain.len() - 1]) {
+                let is_ring = chain.contains(&target);
+                chain.push(target);
+                if is_ring || chain.len() > MOST_ALIASES {
+                    return Err(DnsError::CnameChain { chain: chain.iter().map(name::text).collect() });
+                }
             }
-            let is_ring = chain.contains(&target);
-            chain.push(target);
-            if is_ring || chain.len() > MOST_ALIASES {
-                return Err(DnsError::CnameChain { chain: chain.iter().map(name::text).collect() });
+            let end = &chain[chain.len() - 1];
+            let of_end = answer.answers.into_iter().filter(|record| record.name == *end);
+            let found = of_end.filter_map(|it| if let RData::CAA(caa) = it.data { Some(caa) } else { None });
+            let found: Vec<CAA> = found.collect();
+            if !found.is_empty() || chain.len() == asked {
+                return Ok(found);
             }
         }
     }
@@ -246,33 +252,17 @@ impl CaaSource {
     }
 }
 
-/// The name to which the CNAME records in `answer` lead from `name`; `name` itself without any.
-fn alias_end(answer: &Message, name: &Name) -> Name {
-    let mut end = name.clone();
-    // Each record leads one step further at most.
-    for _ in &answer.answers {
-        let own = answer.answers.iter().filter(|record| record.name == end);
-        let target =
-            own.into_iter().find_map(|it| if let RData::CNAME(cname) = &it.data { Some(&cname.0) } else { None });
-        match target {
-            Some(target) => end = target.to_lowercase(),
-            None => break,
-        }
-    }
-    end
-}
-
 fn is_known(tag: &str) -> bool {
-    ["issue", "issuewild"].iter().chain(&OF_NO_CONCERN).any(|known| tag.eq_ignore_ascii_case(known))
+    KNOWN_TAGS.iter().any(|known| tag.eq_ignore_ascii_case(known))
 }
 
 /// Why `property` does not permit `issuer` with our account and method; `None` if it does.
 fn objection(property: &CAA, issuer: &Issuer<'_>) -> Option<String> {
     // "An issue Property Tag where the issue-value does not match the ABNF grammar MUST be treated the same as one
     // specifying an empty issuer-domain-name." (RFC 8659 §4.2)
-    let Some(value) = parse(&property.value) else { return Some("cannot be read and permits nobody".to_owned()) };
+    let Some(value) = parse(&property.value) else { return Some("is malformed and permits no CA".to_owned()) };
     if !issuer.identities.iter().any(|identity| identity.eq_ignore_ascii_case(value.issuer)) {
-        return Some(if value.issuer.is_empty() { "permits nobody" } else { "permits another CA" }.to_owned());
+        return Some(if value.issuer.is_empty() { "permits no CA" } else { "permits another CA" }.to_owned());
     }
     let all = |tag: &str| {
         let found = value.parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case(tag));
@@ -363,9 +353,9 @@ mod tests {
     #[test]
     fn refusal_names_the_caa_record_that_forbids_issuance() {
         for (records, name, reason) in [
-            (&["0 issue ;"][..], "*.phones", "`0 issue \";\"` permits nobody"),
+            (&["0 issue ;"][..], "*.phones", "`0 issue \";\"` permits no CA"),
             (&["0 issue %%%"], "*.phones", "permits another CA"),
-            (&["0 issue ca.example; nonsense"], "*.phones", "cannot be read and permits nobody"),
+            (&["0 issue ca.example; nonsense"], "*.phones", "is malformed and permits no CA"),
             (&["0 issue ca.example", "0 issuewild digicert.com"], "*.phones", "`0 issuewild \"digicert.com\"`"),
             (&["0 issue digicert.com", "0 issuewild ca.example"], "phones", "`0 issue \"digicert.com\"`"),
             (
@@ -376,7 +366,8 @@ mod tests {
             (&["0 issue ca.example; validationmethods=http-01"], "*.phones", "does not permit the method dns-01"),
         ] {
             let refusal = judge(records).unwrap_err();
-            let start = format!("the CAA records of example.com do not let ca.example issue {name}.example.com: ");
+            let start =
+                format!("the CAA records of example.com do not permit ca.example to issue for {name}.example.com: ");
             assert!(refusal.starts_with(&start) && refusal.contains(reason), "{refusal}");
         }
     }
@@ -405,14 +396,19 @@ mod tests {
         let judged = |records: &[&str]| found(records).judge_exact(&issuer).map_err(|refusal| refusal.to_string());
         assert_eq!(judged(&["0 issue ca.example", "0 issuewild ;"]), Ok(Vec::new()));
         assert_eq!(judged(&["0 issuewild ;"]), Ok(vec!["phones.example.com".to_owned()]));
-        assert!(judged(&["0 issue ;", "0 issuewild ca.example"]).unwrap_err().contains("issue phones.example.com: "));
+        assert!(
+            judged(&["0 issue ;", "0 issuewild ca.example"]).unwrap_err().contains("issue for phones.example.com: ")
+        );
         assert!(!found(&[]).recommended_exact(&issuer).contains("issuewild"));
     }
 
     #[test]
     fn unknown_critical_property_forbids_issuance() {
         let refusal = judge(&["0 issue ca.example", "128 tbs x"]).unwrap_err();
-        assert!(refusal.contains("`128 tbs \"x\"`, is critical, and no CA knows \"tbs\""), "{refusal}");
+        assert!(
+            refusal.contains("`128 tbs \"x\"`, forbids every CA to issue: it is critical, and CAs do not know its tag"),
+            "{refusal}"
+        );
     }
 
     proptest::proptest! {

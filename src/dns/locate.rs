@@ -5,7 +5,7 @@ use hickory_net::proto::rr::{Name, RData, RecordType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::authority::{Authority, Reply, first_reply};
+use super::authority::{Authority, Reply, cname_target, first_reply};
 use super::failure::DnsError;
 use super::lookup::{Answered, Lookup};
 use super::name;
@@ -48,7 +48,7 @@ async fn follow(lookup: &Lookup, start: &Name) -> Result<(Name, Answered, Vec<St
     let mut name = start.clone();
     let mut via = Vec::new();
     loop {
-        let is_known = |answer: &Message| cname_in(answer, &name).is_some() || !is_from_root(answer);
+        let is_known = |answer: &Message| cname_target(answer, &name).is_some() || !is_from_root(answer);
         let answered = lookup.ask(&name, RecordType::CNAME, &name, is_known).await?;
         let Some(target) = own_cname(&answered.message, &answered.servers, &name).await? else {
             return Ok((name, answered, via));
@@ -69,23 +69,16 @@ async fn follow(lookup: &Lookup, start: &Name) -> Result<(Name, Answered, Vec<St
 /// name exist, and the wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So the
 /// same servers are asked about a random sibling, which does not exist. If it has the same CNAME, that is a wildcard's.
 pub(super) async fn own_cname(answer: &Message, servers: &[Authority], name: &Name) -> Result<Option<Name>, DnsError> {
-    let Some(target) = cname_in(answer, name) else { return Ok(None) };
+    let Some(target) = cname_target(answer, name) else { return Ok(None) };
     let Some(sibling) = name::random_below(&name.base_name()) else { return Ok(Some(target)) };
     let reply = first_reply(servers, &sibling, RecordType::CNAME).await;
     let (_, reply) =
         reply.map_err(|silent| DnsError::AuthoritiesSilent { zone: name::text(&name.base_name()), silent })?;
     let wildcard = match &reply {
-        Reply::Authoritative(message) => cname_in(message, &sibling),
+        Reply::Authoritative(message) => cname_target(message, &sibling),
         Reply::Referral { .. } => None,
     };
     Ok(Some(target).filter(|target| wildcard.as_ref() != Some(target)))
-}
-
-fn cname_in(answer: &Message, name: &Name) -> Option<Name> {
-    answer.answers.iter().filter(|record| record.name == *name).find_map(|record| match &record.data {
-        RData::CNAME(target) => Some(target.0.to_lowercase()),
-        _ => None,
-    })
 }
 
 /// Whether the root zone answers that the name does not exist.
@@ -114,8 +107,8 @@ mod tests {
         let [a, b, c] = ["a.example", "b.example", "c.example"].map(|text| name::parse(text).unwrap());
         let mut answer = Message::query().into_response();
         answer.answers.push(Record::from_rdata(b.clone(), 60, RData::CNAME(rdata::CNAME(c))));
-        assert_eq!(cname_in(&answer, &a), None);
+        assert_eq!(cname_target(&answer, &a), None);
         answer.answers.push(Record::from_rdata(a.clone(), 60, RData::CNAME(rdata::CNAME(b.clone()))));
-        assert_eq!(cname_in(&answer, &a), Some(b));
+        assert_eq!(cname_target(&answer, &a), Some(b));
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum NoAnswer {
     NoRoute(String),
     /// The server did not answer, or not this question.
     Silent(String),
+    /// The server's answer does not fit into a datagram, and it does not answer by TCP.
+    Truncated(String),
 }
 
 impl Attempt {
@@ -47,7 +49,7 @@ impl Attempt {
 
 impl NoAnswer {
     pub(super) fn reason(&self) -> &str {
-        let (Self::NoRoute(reason) | Self::Silent(reason)) = self;
+        let (Self::NoRoute(reason) | Self::Silent(reason) | Self::Truncated(reason)) = self;
         reason
     }
 }
@@ -88,7 +90,8 @@ impl Question {
         for attempt in Attempt::ORDER {
             match self.ask_by(attempt, server).await {
                 Ok(answer) => return Ok(answer),
-                Err(NoAnswer::NoRoute(reason)) => return Err(NoAnswer::NoRoute(reason)),
+                // No other attempt can succeed.
+                Err(last @ (NoAnswer::NoRoute(_) | NoAnswer::Truncated(_))) => return Err(last),
                 Err(NoAnswer::Silent(reason)) if attempt == Attempt::Tcp => {
                     let both = || format!("{by_udp} by UDP, and by TCP {reason}");
                     return Err(NoAnswer::Silent(if by_udp == reason { reason } else { both() }));
@@ -123,8 +126,14 @@ impl Question {
                 return Ok(answer);
             }
         }
-        let bytes = over_tcp(server, &bytes).await.map_err(failed)?;
-        answer_to(&message, &bytes).map_err(NoAnswer::Silent)
+        let answer = over_tcp(server, &bytes).await.map_err(failed);
+        let answer = answer.and_then(|bytes| answer_to(&message, &bytes).map_err(NoAnswer::Silent));
+        if attempt == Attempt::Tcp {
+            return answer;
+        }
+        answer.map_err(|by_tcp| {
+            NoAnswer::Truncated(format!("its answer by UDP is truncated, and by TCP {}", by_tcp.reason()))
+        })
     }
 }
 

@@ -67,6 +67,20 @@ impl TsigKey {
         self.signer.algorithm().to_string()
     }
 
+    /// The bytes of its secret, and how many it should have, if it has fewer. A secret that is shorter than the hash "is
+    /// strongly discouraged as it would decrease the security strength of the function" (RFC 2104 §3). Primaries accept it;
+    /// BIND logs that it is "too short to be secure".
+    #[must_use]
+    pub fn short_secret(&self) -> Option<(usize, usize)> {
+        let hash = match self.signer.algorithm() {
+            TsigAlgorithm::HmacSha384 => 48,
+            TsigAlgorithm::HmacSha512 => 64,
+            _ => 32,
+        };
+        let bytes = self.signer.key().len();
+        (bytes < hash).then_some((bytes, hash))
+    }
+
     /// Signs and verifies. hickory does not wipe its copy of the secret, so wiping ours would gain nothing.
     pub(super) fn signer(&self) -> &TSigner {
         &self.signer
@@ -246,6 +260,18 @@ mod tests {
             problem("key a { algorithm hmac-sha256; secret \"\"; };", None),
             TsigKeyProblem::Secret("a".to_owned())
         );
+    }
+
+    #[test]
+    fn secret_shorter_than_the_hash_is_short() {
+        let short = |algorithm: &str, secret: &str| {
+            let text = statement("provost.", algorithm).replace(SECRET, secret);
+            TsigKey::parse(&text, "provost.key", None).unwrap().short_secret()
+        };
+        assert_eq!(short("hmac-sha256", "eA=="), Some((1, 32)));
+        assert_eq!(short("hmac-sha256", SECRET), None);
+        assert_eq!(short("hmac-sha384", SECRET), Some((32, 48)));
+        assert_eq!(short("hmac-sha512", SECRET), Some((32, 64)));
     }
 
     #[test]

@@ -315,6 +315,31 @@ fn legacy_tls_without_rsa_certificate_is_a_warning_per_subject() {
     assert_eq!(legacy_tls_findings(&site), [""; 0]);
 }
 
+#[test]
+fn short_tsig_secret_is_a_warning() {
+    let mut site = Site::with_ote();
+    site.config["certificate"] = json!({ "acme": { "terms_of_service_agreed": true,
+        "dns": { "primary": "127.0.0.1:1", "tsig_key_file": "tsig.key" } } });
+    let warnings = |secret: &str| {
+        let key = format!("key \"provost.\" {{ algorithm hmac-sha256; secret \"{secret}\"; }};\n");
+        std::fs::write(site.path("tsig.key"), key).unwrap();
+        std::fs::set_permissions(site.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        site.write_config();
+        let (code, all) = findings(&site.path("."), &[]);
+        assert_eq!(code, 0, "{all:?}");
+        let about =
+            |it: &Value| it["message"].as_str().is_some_and(|text| text.starts_with("the secret of the TSIG key"));
+        all.into_iter().filter(about).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTMyYnk="), Vec::<Value>::new());
+    let [short] = &warnings("eA==")[..] else { panic!() };
+    assert_eq!((&short["severity"], &short["subject"]), (&json!("warning"), &json!("dns")));
+    let message =
+        "the secret of the TSIG key provost. has only 1 byte: less than the 32 bytes of hmac-sha256 make it weaker";
+    assert!(short["message"].as_str().unwrap().starts_with(message), "{short}");
+    assert!(short["remedy"].as_str().unwrap().contains("tsig-keygen -a hmac-sha256 provost."), "{short}");
+}
+
 /// The findings of `check --json`, one object per line.
 fn findings(folder: &Path, more: &[&str]) -> (i32, Vec<Value>) {
     let ended = provost(folder, &[&["check", "--json"], more].concat());

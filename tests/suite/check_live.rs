@@ -179,15 +179,19 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
         (
             "nobody",
             "0 issue \";\"",
-            "the CAA records of nobody.example.com do not let ca.example issue *.nobody.example.com: `0 issue \";\"` permits nobody",
+            "the CAA records of nobody.example.com do not permit ca.example to issue for *.nobody.example.com: `0 issue \";\"` permits no CA",
         ),
         ("other", "0 issue \"digicert.com\"", "`0 issue \"digicert.com\"` permits another CA"),
         (
             "wild",
             "0 issuewild \"digicert.com\"\nwild CAA 0 issue \"ca.example\"",
-            "issue *.wild.example.com: `0 issuewild",
+            "issue for *.wild.example.com: `0 issuewild",
         ),
-        ("bare", "0 issuewild \"ca.example\"\nbare CAA 0 issue \"digicert.com\"", "issue bare.example.com: `0 issue"),
+        (
+            "bare",
+            "0 issuewild \"ca.example\"\nbare CAA 0 issue \"digicert.com\"",
+            "issue for bare.example.com: `0 issue",
+        ),
         (
             "account",
             "0 issue \"ca.example; accounturi=https://ca.example/9\"",
@@ -197,7 +201,7 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
         (
             "critical",
             "128 tbs \"x\"\ncritical CAA 0 issue \"ca.example\"",
-            "`128 tbs \"x\"`, is critical, and no CA knows \"tbs\": nobody may issue; remove it",
+            "`128 tbs \"x\"`, forbids every CA to issue: it is critical, and CAs do not know its tag \"tbs\"; remove it",
         ),
         ("deep.below.parent", "0 iodef \"mailto:a@example.com\"", ""),
     ];
@@ -217,7 +221,8 @@ fn forbidding_caa_record_is_an_error_with_a_remedy() {
     assert_eq!(seen, 7);
     // The records above the domain apply too; records that restrict nothing are ignored.
     site.config["domain"] = json!("name.other.example.com");
-    let above = ("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "");
+    let above =
+        ("error: dns: the CAA records of other.example.com do not permit ca.example to issue for *.name.other", "");
     finds(&site, &[above, ("warning: dns: only a wildcard record above name.other.example.com", "")]);
     site.config["domain"] = json!("deep.below.parent.example.com");
     finds(&site, &[("note: dns: CAA records allow any CA to issue for *.deep.below.parent", "")]);

@@ -40,7 +40,7 @@ use crate::certificate::{self, CertificateFiles, Condition, FilesError, FilesSou
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsSettings, TsigKey};
 use crate::identity::digest::passwords::stored;
 use crate::identity::trust::RevocationList;
 use crate::phone_history::{HistoryReader, ReadError};
@@ -277,10 +277,27 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
 /// Checks the files that ACME needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     check_stored(config, settings, findings);
-    let opened = settings.dns.update().map(Dns::open);
-    findings.extend(opened.and_then(Result::err).map(|error| Finding::new(FindingLevel::Error, DNS, error)));
+    if let Some(update) = settings.dns.update() {
+        match Dns::open(update) {
+            Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
+            Ok(dns) => findings.extend(check_secret(dns.key(), update)),
+        }
+    }
     let failures = settings.directories().into_iter().filter_map(|it| AcmeCa::new(it, &config.state).err());
     findings.extend(failures.map(|failure| Finding::new(FindingLevel::Error, CERTIFICATE, failure)));
+}
+
+/// Checks the length of a TSIG key's secret.
+fn check_secret(key: &TsigKey, settings: &DnsSettings) -> Option<Finding> {
+    let (bytes, needed) = key.short_secret()?;
+    let (name, algorithm) = (key.name(), key.algorithm());
+    let message = format!(
+        "the secret of the TSIG key {name} has only {}: less than the {needed} bytes of {algorithm} make it weaker (RFC 2104)",
+        counted(bytes, "byte")
+    );
+    let remedy = format!("make a new key (`tsig-keygen -a {algorithm} {name}`), for the DNS primary and for this file");
+    let finding = Finding::new(FindingLevel::Warning, DNS, message).with_remedy(remedy);
+    Some(finding.in_file(settings.tsig_key_file.clone(), None))
 }
 
 /// Checks the certificates obtained so far.

@@ -1,6 +1,6 @@
 //! Where records go: CNAMEs and zones.
 
-use provost::dns::{DnsError, RecordLocation};
+use provost::dns::{CaaRecords, DnsError, RecordLocation};
 
 use super::{CHALLENGE, example, ignore, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
@@ -144,4 +144,33 @@ async fn dead_or_refusing_resolver_is_skipped() {
     assert!(!error.needs_human(), "{error}");
     assert!(error.to_string().contains(&format!("{dead}: it refuses the connection")), "{error}");
     assert!(error.to_string().contains(&format!("{refuses}: it answers REFUSED")), "{error}");
+}
+
+#[tokio::test]
+async fn ring_of_aliases_above_caa_records_is_named() {
+    if !bind::is_here("dns::record_locations::ring_of_aliases_above_caa_records_is_named") {
+        return;
+    }
+    let chain = |length: usize| {
+        (0..length).map(|at| format!("c{length}-{at} CNAME c{length}-{}\n", at + 1)).collect::<String>()
+            + &format!("c{length}-{length} CAA 0 issue \"ca.example\"\n")
+    };
+    let rings = "one CNAME one\ntwo CNAME other\nother CNAME two\nlead CNAME two\n";
+    let records = format!("{rings}{}{}", chain(7), chain(9));
+    let server = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, "").start();
+    let settings = server.settings("provost.");
+    let find =
+        async |name: &str| CaaRecords::find(&settings.resolvers, Some(&settings), &format!("{name}.example.com")).await;
+    for (name, ring) in [
+        ("one", "one.example.com → one.example.com"),
+        ("two", "two.example.com → other.example.com → two.example.com"),
+        ("lead", "lead.example.com → two.example.com → other.example.com → two.example.com"),
+        ("c9-0", "c9-0.example.com → c9-1.example.com"),
+    ] {
+        let error = find(name).await.unwrap_err();
+        assert!(matches!(&error, DnsError::CnameChain { chain } if chain.len() <= 10), "{error}");
+        let start = format!("the CNAME records of {name}.example.com lead nowhere: {ring}");
+        assert!(error.to_string().starts_with(&start), "{error}");
+    }
+    assert!(find("c7-0").await.is_ok());
 }

@@ -129,6 +129,28 @@ fn forged(question: &[u8]) -> Message {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn truncated_answer_without_tcp_is_named() {
+    if !bind::is_here("dns::transport::truncated_answer_without_tcp_is_named") {
+        return;
+    }
+    let primary = example();
+    for (tcp, reason) in [(Tcp::Closed, "it refuses the connection"), (Tcp::Mute, "it did not answer within 5 s")] {
+        let truncate = |question: &[u8]| {
+            let mut answer = Message::from_vec(question).unwrap().into_response();
+            answer.metadata.authoritative = true;
+            answer.metadata.truncation = true;
+            vec![answer.to_vec().unwrap()]
+        };
+        let relay = Relay::start(Udp::Answered(Box::new(truncate)), tcp);
+        let settings = DnsSettings { authorities: vec![relay.address.to_string()], ..primary.settings("provost.") };
+        let causes = open(&settings).likely_causes(&place(), &values(&["one"])).await.unwrap();
+        let expected =
+            format!("{}: does not answer: its answer by UDP is truncated, and by TCP {reason}", relay.address);
+        assert_eq!(causes, [expected]);
+    }
+}
+
 async fn forged_datagrams_are_ignored() {
     if !bind::is_here("dns::transport::forged_datagrams_are_ignored") {
         return;
