@@ -283,6 +283,23 @@ fn installed_service_serves_as_its_user() {
 }
 
 #[test]
+fn install_with_responder_names_its_own_next_steps() {
+    let Some(root) = Root::of("install_with_responder_names_its_own_next_steps") else { return };
+    let position = |said: &str, text: &str| said.find(text).unwrap_or_else(|| panic!("no {text:?} in {said}"));
+    let said = root.install(&[]);
+    assert!(said.contains("either \"responder\"") && said.contains("with a DNS primary only: make a key"), "{said}");
+    let acme = r#""acme": { "terms_of_service_agreed": true, "dns": { "responder": { "listen": ["9.9.9.9:53"] } } }"#;
+    let config = format!(r#"{{ "domain": "phones.example.com", "certificate": {{ {acme} }} }}"#);
+    fs::write(root.at(CONFIG), config).unwrap();
+    let said = root.install(&[]);
+    assert!(!said.contains("fill in") && !said.contains("tsig"), "{said}");
+    // The proof of the delegation needs the running responder.
+    let steps = ["provost print dns-records", "systemctl enable --now", "provost check --live"];
+    let at = steps.map(|step| position(&said, step));
+    assert!(at.is_sorted(), "{said}");
+}
+
+#[test]
 fn install_asks_for_a_tsig_key_only_with_acme() {
     let Some(root) = Root::of("install_asks_for_a_tsig_key_only_with_acme") else { return };
     let said = root.install(&[]);

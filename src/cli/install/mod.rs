@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use super::print::systemd::{CONFIG, CONSTITUENCIES, STATE, UnitValues};
 use super::{ConfigArg, print_error, print_line};
 use crate::config::{CertificateSource, Config};
+use crate::dns::DnsMethod;
 
 mod layout;
 mod place;
@@ -198,35 +199,56 @@ fn find_user(place: &InstallPlace) -> Option<(u32, u32)> {
 }
 
 fn what_next(place: &InstallPlace) {
+    print_line(&"\nWhat comes next:");
+    for (step, number) in next_steps(place).iter().zip(1..) {
+        print_line(&format_args!("{number}. {step}"));
+    }
+}
+
+fn next_steps(place: &InstallPlace) -> Vec<String> {
     let mut steps = Vec::new();
-    // Only ACME certificates need DNS updates.
-    let key = match configuration(place) {
-        None => {
-            steps.push(format!(
-                "fill in {CONFIG}: domain, contact, the name server and its zone, the CA's terms of service"
-            ));
-            Some(layout::TSIG_KEY.to_owned())
-        }
-        Some(Config { certificate: CertificateSource::Acme(settings), .. }) => {
-            settings.dns.key_file().map(|file| file.display().to_string())
-        }
-        Some(_) => None,
+    let config = configuration(place);
+    let dns = match &config {
+        Some(Config { certificate: CertificateSource::Acme(settings), .. }) => Some(&settings.dns),
+        _ => None,
+    };
+    if config.is_none() {
+        steps.push(format!(
+            "fill in {CONFIG}: domain, contact, the CA's terms of service, and in \"dns\" either \"responder\" (two DNS records \
+             at any registrar) or a DNS primary with its key"
+        ));
+    }
+    // Without ACME, DNS has no part in the certificate.
+    let key = match (&config, dns) {
+        (None, _) => Some(layout::TSIG_KEY.to_owned()),
+        (Some(_), dns) => dns.and_then(DnsMethod::key_file).map(|file| file.display().to_string()),
     };
     if let Some(key) = key.filter(|key| !place.at(key).exists()) {
+        let only = if config.is_none() { "with a DNS primary only: " } else { "" };
         steps.push(format!(
-            "make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), add it to the name server, and put it into \
-             {key} (`provost install --tsig-key FILE` copies it to {}); with \"responder\" in \"dns\" there is no key",
+            "{only}make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), add it to the primary, and put it into \
+             {key} (`provost install --tsig-key FILE` copies it to {})",
             layout::TSIG_KEY
         ));
     }
-    steps.push(format!("`provost constituency add NAME --config {CONFIG}` makes a constituency in {CONSTITUENCIES}"));
-    steps.push(format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` prints what is still missing"));
-    steps.push("`systemctl enable --now provost.socket provost.service` starts it, now and at boot".to_owned());
-    steps.push("after an update, `systemctl restart provost.service` refuses no connection".to_owned());
-    print_line(&"\nWhat comes next:");
-    for (step, number) in steps.iter().zip(1..) {
-        print_line(&format_args!("{number}. {step}"));
+    if config.is_none() || dns.is_some() {
+        steps.push(format!(
+            "`provost print dns-records --config {CONFIG}` prints the records to enter at the registrar"
+        ));
     }
+    steps.push(format!("`provost constituency add NAME --config {CONFIG}` makes a constituency in {CONSTITUENCIES}"));
+    let live = format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` prints what is still missing");
+    let start = "`systemctl enable --now provost.socket provost.service` starts it, now and at boot".to_owned();
+    // The proof of the delegation needs the running responder.
+    if dns.is_some_and(|dns| dns.responder().is_some()) {
+        steps.extend([start, live]);
+    } else if config.is_none() {
+        steps.extend([format!("{live} (with \"responder\", after the start)"), start]);
+    } else {
+        steps.extend([live, start]);
+    }
+    steps.push("after an update, `systemctl restart provost.service` refuses no connection".to_owned());
+    steps
 }
 
 pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
