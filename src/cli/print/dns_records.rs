@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::grant::is_in;
 use crate::acme::client::AcmeCa;
 use crate::acme::{AcmeFailure, AcmeSettings, FallbackDirectory};
@@ -16,6 +18,29 @@ use crate::dns::{DnsMethod, Issuer};
 const LETS_ENCRYPT: &str = "letsencrypt.org";
 /// What stands for an address that the configuration does not have.
 const UNKNOWN_ADDRESS: &str = "A ADDRESS";
+/// The port that resolvers ask.
+const DNS_PORT: u16 = 53;
+/// Networks that the internet does not route, and what their addresses are.
+const NOT_PUBLIC: [(&str, &str); 16] = [
+    ("0.0.0.0/8", "is an unspecified address"),
+    ("10.0.0.0/8", PRIVATE),
+    ("172.16.0.0/12", PRIVATE),
+    ("192.168.0.0/16", PRIVATE),
+    ("100.64.0.0/10", "is an address of a provider's NAT (RFC 6598)"),
+    ("127.0.0.0/8", "is a loopback address"),
+    ("169.254.0.0/16", "is a link-local address"),
+    ("192.0.2.0/24", DOCUMENTATION),
+    ("198.51.100.0/24", DOCUMENTATION),
+    ("203.0.113.0/24", DOCUMENTATION),
+    ("::/128", "is an unspecified address"),
+    ("::1/128", "is a loopback address"),
+    ("fc00::/7", "is a unique local address (RFC 4193)"),
+    ("fe80::/10", "is a link-local address"),
+    ("2001:db8::/32", DOCUMENTATION),
+    ("3fff::/20", DOCUMENTATION),
+];
+const PRIVATE: &str = "is a private address (RFC 1918)";
+const DOCUMENTATION: &str = "is an address for documentation";
 
 /// The records, in the order in which they are printed.
 #[derive(Default)]
@@ -50,6 +75,9 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
     if addresses.is_empty() {
         records.comment("Replace ADDRESS by the public address of this server (AAAA for IPv6).");
     }
+    for remark in addresses.iter().filter_map(|address| not_public(*address)) {
+        records.comment(&remark);
+    }
     let CertificateSource::Acme(settings) = &config.certificate else { return Ok(records.0) };
     let exact: Vec<String> = exact_names(config).iter().flat_map(|(_, names)| names.iter().cloned()).collect();
     match &settings.dns {
@@ -81,6 +109,12 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
                 &format!("The zone {zone} is delegated to this server, which answers the CA's questions."),
                 [format!("{zone}. NS {server}.")],
             );
+            for listen in dns.responder.listen.iter().filter(|listen| listen.port() != DNS_PORT) {
+                records.comment(&format!(
+                    "Warning: the responder listens on {listen}, and resolvers ask port {DNS_PORT}; listen on port {DNS_PORT}, \
+                     or forward that port (UDP and TCP) to it."
+                ));
+            }
             let is_covered = server.strip_suffix(domain.as_str()).and_then(|it| it.strip_suffix('.'));
             if is_covered.is_none_or(|label| label.is_empty() || label.contains('.')) {
                 records.add("The address of that name server. It must not be a CNAME record.", at(&server, &addresses));
@@ -96,6 +130,17 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
     }
     caa(&mut records, config, settings)?;
     Ok(records.0)
+}
+
+/// The remark about an address that clients on the internet cannot reach.
+fn not_public(address: IpAddr) -> Option<String> {
+    let address = address.to_canonical();
+    let contains = |network: &str| network.parse::<IpNet>().is_ok_and(|network| network.contains(&address));
+    let (_, what) = NOT_PUBLIC.iter().find(|(network, _)| contains(network))?;
+    Some(format!(
+        "Warning: {address} {what}, which the internet cannot reach; replace it by the public address of this server (with \
+         \"responder\" in \"dns\", its \"addresses\" name that)."
+    ))
 }
 
 /// The records of exact names, each with its `challenge`.
@@ -183,4 +228,45 @@ fn at(name: &str, addresses: &[IpAddr]) -> Vec<String> {
     }
     let kind = |address: &IpAddr| if address.is_ipv4() { "A" } else { "AAAA" };
     addresses.iter().map(|address| format!("{name}. {} {address}", kind(address))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_that_the_internet_routes_get_no_remark() {
+        let is_public = |text: &str| not_public(text.parse().unwrap()).is_none();
+        for public in
+            ["1.1.1.1", "100.63.255.255", "100.128.0.1", "172.32.0.1", "192.0.3.1", "2606:4700::1", "2001:db9::1"]
+        {
+            assert!(is_public(public), "{public}");
+        }
+        for other in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.31.255.255",
+            "192.168.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.0.2.10",
+            "198.51.100.1",
+            "203.0.113.1",
+            "::",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "febf::1",
+            "2001:db8::1",
+            "3fff::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_public(other), "{other}");
+        }
+        assert!(NOT_PUBLIC.iter().all(|(network, _)| network.parse::<IpNet>().is_ok()));
+        let remark = not_public("10.1.2.3".parse().unwrap()).unwrap();
+        assert!(remark.starts_with("Warning: 10.1.2.3 is a private address (RFC 1918), which"), "{remark}");
+    }
 }

@@ -413,6 +413,31 @@ fn systemd_may_keep_the_udp_socket() {
     if !namespace::is_inside(test, &[]) {
         return;
     }
+#[test]
+fn print_dns_records_remarks_addresses_and_ports_out_of_reach() {
+    let mut site = site();
+    let mut print = |responder: Value| {
+        dns(&mut site)["responder"] = responder;
+        let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_provost"));
+        let ended = tool::run(run.args(["print", "dns-records", "--config"]).arg(site.write_config()));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let remarks = ended.stdout.lines().filter(|line| line.starts_with("; Warning: "));
+        remarks.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let inside = print(json!({ "listen": ["10.0.0.2:5353", "[fd00::2]:53"] }));
+    let [v4, v6, port] = &inside[..] else { panic!("{inside:?}") };
+    assert!(
+        v4.starts_with("; Warning: 10.0.0.2 is a private address (RFC 1918), which the internet cannot reach"),
+        "{v4}"
+    );
+    assert!(v6.starts_with("; Warning: fd00::2 is a unique local address (RFC 4193)"), "{v6}");
+    assert!(port.starts_with("; Warning: the responder listens on 10.0.0.2:5353, and resolvers ask port 53"), "{port}");
+    let behind_nat = json!({ "listen": ["10.0.0.2:53"], "addresses": ["9.9.9.9", "2620:fe::9"] });
+    assert_eq!(print(behind_nat), Vec::<String>::new());
+    let copied = print(json!({ "listen": ["192.0.2.10:53"] }));
+    assert!(copied.len() == 1 && copied[0].contains("192.0.2.10 is an address for documentation"), "{copied:?}");
+}
+
     let mut site = site();
     dns(&mut site)["responder"]["listen"] = json!(["127.0.0.1:53"]);
     let mut command = std::process::Command::new(activate);
