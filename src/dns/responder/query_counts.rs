@@ -14,7 +14,7 @@ pub(super) enum QueryOutcome {
     /// The name exists, and has no records of this type.
     NoData,
     NameError,
-    /// The name is outside the zone, or the query is for a transfer.
+    /// The name is outside the zone, the query is for a transfer, or it is signed with a TSIG key, which we do not have.
     Refused,
     /// FORMERR
     Malformed,
@@ -46,7 +46,7 @@ impl QueryOutcome {
         match response.response_code {
             ResponseCode::NoError if response.answers.is_empty() => Self::NoData,
             ResponseCode::NXDomain => Self::NameError,
-            ResponseCode::Refused => Self::Refused,
+            ResponseCode::Refused | ResponseCode::NotAuth => Self::Refused,
             ResponseCode::FormErr => Self::Malformed,
             ResponseCode::NotImp | ResponseCode::BADVERS => Self::Unsupported,
             _ => Self::Answered,

@@ -30,7 +30,7 @@ pub struct ResponderSettings {
     #[serde(default, deserialize_with = "host_name")]
     pub name_server: Option<String>,
     /// The public addresses of this name server. Default: those of `listen`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "host_addresses")]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpAddr>,
 }
@@ -102,23 +102,8 @@ fn listen_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<So
                 "{text:?} is not an address with a port; write for example \"192.0.2.10:53\" or \"[2001:db8::10]:53\""
             ))
         })?;
-        let ip = address.ip().to_canonical();
-        if ip != address.ip() {
-            let plain = SocketAddr::new(ip, address.port());
-            return Err(D::Error::custom(format_args!(
-                "{text} is an IPv4 address in IPv6 notation; write \"{plain}\""
-            )));
-        }
-        if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
-            return Err(D::Error::custom(format_args!(
-                "{text} is an address of many hosts; name the public addresses of this server, each with port 53"
-            )));
-        }
-        if ip.is_unspecified() {
-            return Err(D::Error::custom(format_args!(
-                "{text} stands for all addresses; name the public addresses of this server, each with port 53"
-            )));
-        }
+        let with_port = |ip: IpAddr| SocketAddr::new(ip, address.port()).to_string();
+        check_host_address(text, address.ip(), with_port, ", each with port 53").map_err(D::Error::custom)?;
         if address.port() != 0 && addresses.contains(&address) {
             return Err(D::Error::custom(format_args!("{text} is listed twice; remove one")));
         }
@@ -128,6 +113,32 @@ fn listen_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<So
         return Err(D::Error::custom("lists no address; name the public address of this server with port 53"));
     }
     Ok(addresses)
+}
+
+fn host_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    let addresses = Vec::<IpAddr>::deserialize(deserializer)?;
+    for address in &addresses {
+        let text = address.to_string();
+        check_host_address(&text, *address, |ip| ip.to_string(), "").map_err(D::Error::custom)?;
+    }
+    Ok(addresses)
+}
+
+/// Fails if `ip`, written as `text`, is not the address of one host. The advice names addresses in
+/// this `form`.
+fn check_host_address(text: &str, ip: IpAddr, write: impl Fn(IpAddr) -> String, form: &str) -> Result<(), String> {
+    // What an IPv4 address in IPv6 notation stands for is checked first: no advice is to name an address that is refused.
+    let plain = ip.to_canonical();
+    if plain.is_multicast() || plain == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(format!("{text} is an address of many hosts; name the public addresses of this server{form}"));
+    }
+    if plain.is_unspecified() {
+        return Err(format!("{text} stands for all addresses; name the public addresses of this server{form}"));
+    }
+    if plain != ip {
+        return Err(format!("{text} is an IPv4 address in IPv6 notation; write \"{}\"", write(plain)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,7 +156,9 @@ mod tests {
         for (wrong, reason) in [
             (r#"["0.0.0.0:53"]"#, "stands for all addresses"),
             (r#"["[::]:53"]"#, "stands for all addresses"),
-            (r#"["[::ffff:0.0.0.0]:53"]"#, "write \"0.0.0.0:53\""),
+            (r#"["[::ffff:0.0.0.0]:53"]"#, "stands for all addresses"),
+            (r#"["[::ffff:224.0.0.251]:53"]"#, "address of many hosts"),
+            (r#"["[::ffff:255.255.255.255]:53"]"#, "address of many hosts"),
             (r#"["[::ffff:192.0.2.10]:53"]"#, "write \"192.0.2.10:53\""),
             (r#"["224.0.0.251:53"]"#, "address of many hosts"),
             (r#"["[ff02::fb]:53"]"#, "address of many hosts"),
@@ -157,6 +170,10 @@ mod tests {
         ] {
             let error = read(&format!(r#"{{ "listen": {wrong} }}"#)).unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");
+            if let Some((_, advice)) = error.split_once("; write \"") {
+                let (advice, _) = advice.split_once('"').unwrap();
+                assert!(read(&format!(r#"{{ "listen": ["{advice}"] }}"#)).is_ok(), "{wrong}: {error}");
+            }
         }
     }
 
@@ -165,6 +182,19 @@ mod tests {
         for address in ["192.0.2.10", "192.0.2.10.", "2001:db8::10"] {
             let error = read(&format!(r#"{{ "listen": ["192.0.2.10:53"], "name_server": "{address}" }}"#)).unwrap_err();
             assert!(error.contains("is an address; name_server is a host name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_those_of_hosts() {
+        for (wrong, reason) in [
+            ("0.0.0.0", "0.0.0.0 stands for all addresses; name the public addresses of this server"),
+            ("::ffff:0.0.0.0", "stands for all addresses"),
+            ("ff02::fb", "address of many hosts"),
+            ("::ffff:192.0.2.10", "write \"192.0.2.10\""),
+        ] {
+            let error = read(&format!(r#"{{ "listen": ["10.0.0.2:53"], "addresses": ["{wrong}"] }}"#)).unwrap_err();
+            assert!(error.contains(reason), "{wrong}: {error}");
         }
     }
 

@@ -86,7 +86,8 @@ fn dig_gets_the_answer_of_each_rule() {
     let server = site.start();
     let address = address(&server);
     let absent = format!("absent.{APEX}");
-    let rows: [(&[&str], &str, &str, &str); 19] = [
+    let key = "hmac-sha256:unknown:c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTMyYnk=";
+    let rows: [(&[&str], &str, &str, &str); 22] = [
         (&[APEX, "SOA"], "NOERROR", "qr aa rd", "3600\tIN\tSOA\tns.phones.example.com. hostmaster._acme-challenge"),
         (&[APEX, "NS"], "NOERROR", "qr aa rd", "3600\tIN\tNS\tns.phones.example.com."),
         (&[APEX, "TXT"], "NOERROR", "qr aa rd", "AUTHORITY SECTION:\n_acme-challenge.phones.example.com. 1 IN SOA"),
@@ -102,6 +103,9 @@ fn dig_gets_the_answer_of_each_rule() {
         (&[APEX, "SOA", "+opcode=notify"], "NOTIMP", "qr rd", "opcode: NOTIFY"),
         (&[APEX, "SOA", "+opcode=status"], "NOTIMP", "qr rd", "opcode: STATUS"),
         (&[APEX, "SOA", "+edns=1", "+noednsneg"], "BADVERS", "qr rd", "EDNS: version: 0"),
+        (&[APEX, "SOA", "+opcode=notify"], "NOTIMP", "qr rd", "EDNS: version: 0, flags:; udp: 1232"),
+        (&[APEX, "SOA", "+edns=1", "+noednsneg", "+opcode=status"], "BADVERS", "qr rd", "EDNS: version: 0"),
+        (&[APEX, "TXT", "-y", key], "NOTAUTH", "qr rd", "EDNS: version: 0, flags:; udp: 1232"),
         (&[APEX, "SOA", "+ednsopt=65001:00ff"], "NOERROR", "qr aa rd", "ANSWER: 1"),
         (&[APEX, "SOA", "+cookie=0123456789abcdef"], "NOERROR", "qr aa rd", "COOKIE: 0123456789abcdef01000000"),
         (&["+header-only", "+cookie"], "NOERROR", "qr rd", "QUERY: 0, ANSWER: 0"),
@@ -120,6 +124,8 @@ fn dig_gets_the_answer_of_each_rule() {
     }
     let without = dig(address, &["+noedns", APEX, "SOA"]);
     assert!(!without.contains("OPT PSEUDOSECTION") && without.contains("ANSWER: 1"), "{without}");
+    let signed = dig(address, &["-y", key, APEX, "TXT"]);
+    assert!(signed.contains("tsig indicates error") && signed.contains("BADKEY"), "{signed}");
     let transfer = dig(address, &["AXFR", APEX]);
     assert!(transfer.contains("Transfer failed"), "{transfer}");
 }
@@ -299,9 +305,12 @@ fn one_network_cannot_take_the_tcp_connections_of_another() {
 fn responder_settings_that_make_no_sense_are_exit_code_2() {
     let site = site();
     let good = site.config.clone();
-    let cases: [(&str, Value, &str); 17] = [
+    let cases: [(&str, Value, &str); 20] = [
         ("/responder/listen", json!(["0.0.0.0:53"]), "stands for all addresses"),
-        ("/responder/listen", json!(["[::ffff:0.0.0.0]:53"]), "an IPv4 address in IPv6 notation"),
+        ("/responder/listen", json!(["[::ffff:0.0.0.0]:53"]), "stands for all addresses"),
+        ("/responder/listen", json!(["[::ffff:192.0.2.10]:53"]), "write \"192.0.2.10:53\""),
+        ("/responder/addresses", json!(["0.0.0.0"]), "stands for all addresses"),
+        ("/responder/addresses", json!(["::ffff:192.0.2.10"]), "write \"192.0.2.10\""),
         ("/responder/listen", json!(["224.0.0.251:53"]), "an address of many hosts"),
         ("/responder/name_server", json!("192.0.2.10"), "name_server is a host name"),
         ("/responder/listen", json!(["[::]:53"]), "stands for all addresses"),

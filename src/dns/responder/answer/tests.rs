@@ -1,4 +1,4 @@
-use hickory_net::proto::rr::{LowerName, Name, RData, Record};
+use hickory_net::proto::rr::{LowerName, Name, RData, Record, TSigner};
 use proptest::prelude::*;
 
 use super::*;
@@ -228,9 +228,28 @@ fn malformed_queries_get_a_format_error() {
         ("a question that is not there", good[..12].to_vec()),
         ("half a question", good[..good.len() - 1].to_vec()),
         ("an additional record that is not there", with(&|it| it[11] = 1)),
-        ("RFC 6891: two OPT records", [&with(&|it| it[11] = 2)[..], &opt, &opt].concat()),
         ("an OPT record among the answers", [&with(&|it| it[7] = 1)[..], &opt].concat()),
         ("an OPT record with a name", [&with(&|it| it[11] = 1)[..], &[1, b'a'], &opt].concat()),
+        ("half an OPT record", [&with(&|it| it[11] = 1)[..], &opt[..9]].concat()),
+    ];
+    let with_opt = |query: &[u8]| {
+        let mut query = query.to_vec();
+        query[11] += 1;
+        [&query[..], &opt].concat()
+    };
+    // "compliant responders MUST include an OPT record in their respective responses" (RFC 6891 §6.1.1)
+    let rows_with_opt = [
+        ("RFC 6891: two OPT records", with_opt(&with_opt(&good))),
+        ("a pointer", with_opt(&[&good[..12], &[0xc0, 4, 0, 16, 0, 1]].concat())),
+        ("RFC 9619: two questions", with_opt(&[&with(&|it| it[5] = 2)[..], &good[12..]].concat())),
+        ("a truncated record after it", [&with_opt(&with(&|it| it[11] = 1))[..], &[0, 0, 1]].concat()),
+        (
+            "no question and no cookie",
+            with_opt(&with(&|it| {
+                it[5] = 0;
+                it.truncate(12);
+            })),
+        ),
         (
             "an option without an end",
             [&with(&|it| it[11] = 1)[..], &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 3, 0, 1]].concat(),
@@ -238,13 +257,27 @@ fn malformed_queries_get_a_format_error() {
         ("RFC 7873: a cookie of 7 bytes", cookie(7)),
         ("RFC 7873: a cookie of 12 bytes", cookie(12)),
         ("RFC 7873: a cookie of 41 bytes", cookie(41)),
+        ("RFC 8945: a TSIG record that is not the last", with_opt(&signed(&query(APEX, RecordType::TXT)))),
+        ("RFC 8945: two TSIG records", {
+            let signed = signed(&with_edns(query(APEX, RecordType::TXT), 1232));
+            let mut twice = [&signed[..], &signed[good.len() + opt.len()..]].concat();
+            twice[11] += 1;
+            twice
+        }),
+        ("half a TSIG record", {
+            let mut signed = signed(&with_edns(query(APEX, RecordType::TXT), 1232));
+            signed.pop();
+            signed
+        }),
     ];
-    for (what, bytes) in &rows {
+    assert_eq!((rows.len(), rows_with_opt.len()), (13, 12));
+    let rows = rows.iter().map(|row| (row, 12)).chain(rows_with_opt.iter().map(|row| (row, 12 + opt.len())));
+    for ((what, bytes), length) in rows {
         let answer = raw(bytes, Transport::Udp, &zone()).unwrap();
         let header = Header::read(&mut BinDecoder::new(&answer)).unwrap();
-        assert_eq!((header.response_code, header.id, answer.len()), (ResponseCode::FormErr, 4711, 12), "{what}");
+        assert_eq!((header.response_code, header.id, answer.len()), (ResponseCode::FormErr, 4711, length), "{what}");
+        assert_eq!(Message::from_vec(&answer).unwrap().edns.is_some(), length > 12, "{what}");
     }
-    assert_eq!(rows.len(), 17);
     for length in [8, 16, 40] {
         assert_eq!(
             Message::from_vec(&raw(&cookie(length), Transport::Udp, &zone()).unwrap()).unwrap().answers.len(),
@@ -272,6 +305,66 @@ fn edns_is_answered_with_edns_and_only_then() {
     // BADSIG of TSIG has the same number.
     assert_eq!((u16::from(answer.response_code), answer.answers.len()), (16, 0));
     assert_eq!(answer.edns.unwrap().version(), 0);
+}
+
+/// `message`, signed with a key that the responder does not have.
+fn signed(message: &Message) -> Vec<u8> {
+    let signer = TSigner::new(b"secret".to_vec(), TsigAlgorithm::HmacSha256, parsed("key.example"), 300).unwrap();
+    let mut message = message.clone();
+    message.finalize(&signer, u64::from(NOW)).unwrap();
+    message.to_vec().unwrap()
+}
+
+#[test]
+fn query_signed_with_an_unknown_key_gets_badkey() {
+    for message in [query(APEX, RecordType::TXT), query("example.net", RecordType::A), {
+        let mut notify = query(APEX, RecordType::SOA);
+        notify.metadata.op_code = OpCode::Notify;
+        notify
+    }] {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let answer = raw(&signed(&message), transport, &zone()).unwrap();
+            let answer = Message::from_vec(&answer).unwrap();
+            assert_eq!((answer.response_code, answer.authoritative), (ResponseCode::NotAuth, false), "{answer}");
+            assert_eq!((&answer.queries, answer.answers.len()), (&message.queries, 0));
+            let tsig = answer.signature().unwrap();
+            assert_eq!((&tsig.name, tsig.dns_class), (&parsed("key.example"), DNSClass::ANY));
+            let TSIG { algorithm, time, mac, oid, error, .. } = &tsig.data;
+            assert_eq!((algorithm, *time, *oid), (&TsigAlgorithm::HmacSha256, u64::from(NOW), 4711));
+            assert_eq!((mac.len(), *error), (0, Some(TsigError::BadKey)), "the response MUST be unsigned");
+        }
+    }
+    let with_edns = signed(&with_edns(query(APEX, RecordType::TXT), 1232));
+    assert!(Message::from_vec(&raw(&with_edns, Transport::Udp, &zone()).unwrap()).unwrap().edns.is_some());
+    assert_eq!(raw(&with_edns, Transport::UdpOverLimit, &zone()), None, "as a refusal");
+}
+
+#[test]
+fn each_answer_to_edns_has_an_opt_record() {
+    let mut seen = 0;
+    for code in (0..16_u8).map(OpCode::from_u8) {
+        for version in [0, 1] {
+            for owner in [APEX, "absent._acme-challenge.phones.example.com", "example.net"] {
+                let mut message = with_edns(query(owner, RecordType::TXT), 1232);
+                message.metadata.op_code = code;
+                message.edns.as_mut().unwrap().set_version(version);
+                for transport in [Transport::Udp, Transport::UdpOverLimit, Transport::Tcp] {
+                    let Some(answer) = raw(&message.to_vec().unwrap(), transport, &zone()) else {
+                        assert_eq!((transport, owner), (Transport::UdpOverLimit, "example.net"));
+                        continue;
+                    };
+                    // The root's name, type 41, our payload size, and the version that we know.
+                    let at = answer.windows(5).position(|bytes| bytes == [0, 0, 41, 4, 208]).unwrap();
+                    assert_eq!(answer[at + 6], 0, "{code:?}");
+                    let is_bad_version = (answer[at + 5], answer[3] & 15) == (1, 0);
+                    assert_eq!(is_bad_version, version == 1, "{code:?}");
+                    assert_eq!(answer[3] & 15 == 4, version == 0 && code != OpCode::Query, "{code:?}");
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen >= 280, "{seen}");
 }
 
 #[test]
@@ -329,8 +422,7 @@ fn large_answers_are_truncated_over_udp_alone() {
 fn two_values_of_a_certificate_fit_into_udp() {
     let value = "0123456789012345678901234567890123456789012";
     let zone = zone_of(APEX, "ns.phones.example.com", &[value, &value.replace('0', "a")]);
-    let answer = raw(&query(APEX, RecordType::TXT).to_vec().unwrap(), Transport::Udp, &zone).unwrap();
-    assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 2);
+    assert_eq!(ask_in(&zone, APEX, RecordType::TXT).answers.len(), 2);
 }
 
 #[test]
@@ -370,6 +462,7 @@ fn captured_queries_are_answered() {
         let expected = match what {
             "SOA with EDNS version 1" => ResponseCode::BADVERS,
             "NOTIFY" => ResponseCode::NotImp,
+            "NS with TSIG" => ResponseCode::NotAuth,
             "version.bind in class CH" | "IXFR" => ResponseCode::Refused,
             _ => ResponseCode::NoError,
         };
@@ -392,7 +485,7 @@ fn check_invariants(query: &[u8]) {
         };
         assert!(answer.len() >= 12 && answer[..2] == query[..2] && answer[2] & 0x80 != 0);
         if transport != Transport::Tcp {
-            assert!(answer.len() <= 3 * query.len() + AMPLIFICATION_ALLOWANCE, "{} for {}", answer.len(), query.len());
+            assert!(answer.len() <= MAX_AMPLIFICATION * query.len(), "{} for {}", answer.len(), query.len());
             assert!(answer.len() <= LARGEST_UDP);
         }
         // NOTIMP copies the opcode, whose messages may have another form.
@@ -402,7 +495,46 @@ fn check_invariants(query: &[u8]) {
     }
 }
 
+/// The relative name of a query in a zone: its apex, a challenge, a proof, or another name.
+fn any_relative_name() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), Just("ote.".to_owned()), "_provost-[0-9a-f]{1,20}\\.", "[a-z]{1,3}\\."]
+}
+
+fn any_kind() -> impl Strategy<Value = RecordType> {
+    use RecordType::{A, ANY, CAA, DS, NS, SOA, TXT};
+    prop::sample::select(vec![A, ANY, CAA, DS, NS, SOA, TXT])
+}
+
 proptest! {
+    #[test]
+    fn short_names_do_not_amplify_and_tcp_has_the_whole_answer(
+        apex in "[a-z]{1,2}(\\.[a-z]{1,2}){0,2}",
+        name_server in "[a-z]{1,2}(\\.[a-z]{1,9}){0,4}",
+        relative in any_relative_name(),
+        kind in any_kind(),
+        values in proptest::collection::vec("[a-z0-9]{43}", 0..5),
+        payload in proptest::option::of(any::<u16>()),
+        has_cookie in any::<bool>(),
+    ) {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let zone = zone_of(&apex, &name_server, &values);
+        let mut message = query(&format!("{relative}{apex}"), kind);
+        if let Some(payload) = payload {
+            message = with_edns(message, payload);
+            if has_cookie {
+                let cookie = EdnsOption::Unknown(COOKIE, b"client!!".to_vec());
+                message.edns.as_mut().unwrap().options_mut().insert(cookie);
+            }
+        }
+        let query = message.to_vec().unwrap();
+        let over_udp = raw(&query, Transport::Udp, &zone).unwrap();
+        prop_assert!(over_udp.len() <= 3 * query.len(), "{} for {}", over_udp.len(), query.len());
+        let over_tcp = raw(&query, Transport::Tcp, &zone).unwrap();
+        let is_truncated = Message::from_vec(&over_udp).unwrap().truncation;
+        prop_assert!(is_truncated || over_udp == over_tcp);
+        prop_assert!(!Message::from_vec(&over_tcp).unwrap().truncation);
+    }
+
     #[test]
     fn no_bytes_panic_or_amplify(query in proptest::collection::vec(any::<u8>(), 0..600)) {
         check_invariants(&query);
