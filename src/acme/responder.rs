@@ -36,14 +36,16 @@ impl ChallengeDns for Responder {
         Box::pin(async move { Self::remove(self, location, values).map_err(|error| failure(&error)) })
     }
 
-    /// The next answer has the values. An earlier one may still be in a resolver's cache.
+    /// The next answer of this server has the values. But the CA may ask another one by a wrong delegation, and an earlier
+    /// answer may still be in a resolver's cache.
     fn wait_until_visible<'a>(
         &'a self,
-        _location: &'a RecordLocation,
+        location: &'a RecordLocation,
         _values: &'a [String],
-        _report: StepReporter<'a>,
+        report: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
-        Box::pin(async {
+        Box::pin(async move {
+            self.prove_delegation(location, report).await.map_err(|error| failure(&error))?;
             tokio::time::sleep(CACHED_FOR).await;
             Ok(())
         })

@@ -176,10 +176,11 @@ async fn keep_serving(responder: Arc<Responder>, sockets: ResponderSockets) {
     }
 }
 
-/// Finds the zone that is delegated to us, so that it is served before a renewal needs it.
+/// Finds the zone that is delegated to us, so that it is served before a renewal needs it, and waits until no record of the
+/// delegation makes validations fail.
 async fn find_zone(responder: Arc<Responder>, domain: String) {
     let mut last = None;
-    while let Err(error) = responder.locate(&challenge_name(&domain)).await {
+    while let Err(error) = responder.find_delegation(&challenge_name(&domain)).await {
         let error = error.to_string();
         if last.as_ref() != Some(&error) {
             tracing::warn!("{error}");
@@ -274,9 +275,9 @@ mod tests {
     const SOON: Duration = Duration::from_mins(1);
 
     fn started(state: &std::path::Path) -> ResponderThread {
-        // Its zone is configured, so that none is looked for.
-        let settings =
-            r#"{ "responder": { "listen": ["192.0.2.10:53"] }, "zone": "_acme-challenge.phones.example.com" }"#;
+        // No resolver answers there.
+        let settings = r#"{ "responder": { "listen": ["192.0.2.10:53"] }, "zone": "_acme-challenge.phones.example.com",
+            "resolvers": ["127.0.0.1:1"] }"#;
         let settings: DnsMethod = serde_json::from_str(settings).unwrap();
         let responder = Responder::open(settings.responder().unwrap(), "phones.example.com", state).unwrap();
         let (sockets, unavailable) = (Vec::new(), Vec::new());

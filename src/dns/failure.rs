@@ -55,6 +55,10 @@ pub enum DnsError {
          addresses in \"dns\".\"responder\".\"addresses\"", .servers.join(", ")
     )]
     DelegatedElsewhere { zone: String, servers: Vec<String>, own: String },
+    #[error("the CA is not asked to validate, because that would fail: {}", .problems.join("; "))]
+    WrongDelegation { problems: Vec<String> },
+    #[error("the CA is not asked to validate yet, because no name server of {zone} proves to be this server: {}", .problems.join("; "))]
+    NotProven { zone: String, problems: Vec<String> },
     #[error("no name server of {parent} says which zone {name} is in: {}", .reasons.join("; "))]
     ParentSilent { parent: String, name: String, reasons: Vec<String> },
     #[error("stopped before the probe record of {name} had come and gone on every authority")]
@@ -102,7 +106,8 @@ impl DnsError {
             | Self::Values(_)
             | Self::NoAuthorities { .. }
             | Self::NotDelegated { .. }
-            | Self::DelegatedElsewhere { .. } => true,
+            | Self::DelegatedElsewhere { .. }
+            | Self::WrongDelegation { .. } => true,
             Self::Resolve { .. }
             | Self::NoAddress { .. }
             | Self::PrimaryUnreachable { .. }
@@ -110,17 +115,12 @@ impl DnsError {
             | Self::NotVisible { .. }
             | Self::NotGone { .. }
             | Self::ParentSilent { .. }
+            | Self::NotProven { .. }
             | Self::Stopped { .. }
             | Self::ProbeLeft { .. } => false,
         }
     }
 
-    /// The primary's clock, in seconds since 1970, if an authentic answer says that ours is wrong.
-    #[must_use]
-    pub fn server_time(&self) -> Option<i64> {
-        match self {
-            Self::Refused(refused) => match refused.refusal {
-                Refusal::BadTime { theirs, .. } => theirs,
     /// Whether an update that failed with this error has surely changed nothing: it was not sent, or the primary refused it. An
     /// answer that may be forged, or that the primary could not write the change, proves nothing.
     #[must_use]
@@ -142,6 +142,12 @@ impl DnsError {
         }
     }
 
+    /// The primary's clock, in seconds since 1970, if an authentic answer says that ours is wrong.
+    #[must_use]
+    pub fn server_time(&self) -> Option<i64> {
+        match self {
+            Self::Refused(refused) => match refused.refusal {
+                Refusal::BadTime { theirs, .. } => theirs,
                 _ => None,
             },
             _ => None,
@@ -362,12 +368,6 @@ mod tests {
     }
 
     #[test]
-    fn temporary_dns_failure_needs_no_operator() {
-        for refusal in [Refusal::Code(ResponseCode::ServFail), Refusal::Forged, Refusal::Garbled] {
-            assert!(!refused(refusal).needs_human(), "{refusal:?}");
-        }
-    }
-    #[test]
     fn only_a_refusal_proves_that_nothing_was_added() {
         for refusal in [Refusal::BadKey, Refusal::BadSig, Refusal::Code(ResponseCode::Refused)] {
             assert!(refused(refusal).proves_no_change(), "{refusal:?}");
@@ -379,4 +379,10 @@ mod tests {
         assert!(!lost.proves_no_change());
     }
 
+    #[test]
+    fn temporary_dns_failure_needs_no_operator() {
+        for refusal in [Refusal::Code(ResponseCode::ServFail), Refusal::Forged, Refusal::Garbled] {
+            assert!(!refused(refusal).needs_human(), "{refusal:?}");
+        }
+    }
 }

@@ -56,8 +56,19 @@ struct Delegation {
 pub(super) enum Lead {
     /// `servers`, which are those of `zone`, answer about the name.
     Answer { zone: Name, servers: Vec<Authority>, message: Message },
-    /// `parent` delegates `zone`, which holds the name, to `servers`. These were not asked, or do not answer.
-    Delegation { parent: Name, zone: Name, servers: Vec<Name> },
+    /// A zone above delegates the zone that holds the name. Its servers were not asked, or do not answer.
+    Delegation(ParentReferral),
+}
+
+/// A delegation, as the servers of the zone above give it.
+#[derive(Debug)]
+pub(super) struct ParentReferral {
+    pub(super) parent: Name,
+    /// The servers of `parent`.
+    pub(super) parent_servers: Vec<Authority>,
+    /// The delegated zone.
+    pub(super) zone: Name,
+    pub(super) message: Message,
 }
 
 /// The servers that a CA may ask about a zone.
@@ -66,6 +77,8 @@ pub(super) struct ZoneServers {
     pub(super) servers: Vec<Authority>,
     /// How the parent's delegation differs from the zone's own NS records, if it does.
     pub(super) mismatch: Option<String>,
+    /// Why the two were not compared, if so.
+    pub(super) not_compared: Option<String>,
 }
 
 impl Lookup {
@@ -191,16 +204,14 @@ impl Lookup {
         may_end: &impl Fn(&Name) -> bool,
     ) -> Result<Lead, DnsError> {
         let mut servers = self.at(&names, &[], name).await;
-        let mut last: Option<(Name, Vec<Name>)> = None;
+        let mut last: Option<ParentReferral> = None;
         loop {
             let (below, message) = match (first_reply(&servers, name, RecordType::NS).await, last) {
                 (Ok((_, Reply::Authoritative(message))), _) => return Ok(Lead::Answer { zone, servers, message }),
                 (Ok((_, Reply::Referral { zone: below, message })), _) if below.num_labels() > zone.num_labels() => {
                     (below, message)
                 }
-                (_, Some((parent, servers))) if may_end(&zone) => {
-                    return Ok(Lead::Delegation { parent, zone, servers });
-                }
+                (_, Some(referral)) if may_end(&zone) => return Ok(Lead::Delegation(referral)),
                 (Ok((server, Reply::Referral { zone: below, .. })), _) => {
                     let reasons = vec![format!("{}: it delegates {} again", server.label, name::text(&below))];
                     return Err(DnsError::ParentSilent { parent: name::text(&zone), name: name::text(name), reasons });
@@ -210,11 +221,17 @@ impl Lookup {
                 }
             };
             let names = name_servers(&message.authorities, &below);
-            if is_end(&below) {
-                return Ok(Lead::Delegation { parent: zone, zone: below, servers: names });
+            let next = if is_end(&below) { Vec::new() } else { self.at(&names, &[&message], name).await };
+            let referral = ParentReferral {
+                parent: std::mem::replace(&mut zone, below.clone()),
+                parent_servers: std::mem::replace(&mut servers, next),
+                zone: below,
+                message,
+            };
+            if is_end(&zone) {
+                return Ok(Lead::Delegation(referral));
             }
-            servers = self.at(&names, &[&message], name).await;
-            last = Some((std::mem::replace(&mut zone, below), names));
+            last = Some(referral);
         }
     }
 
@@ -287,12 +304,21 @@ impl Lookup {
     }
 
     /// The servers of `zone` that a CA may ask about `name` in it: the configured ones or, without those, the servers that
-    /// the zone names itself and those to which its parent delegates.
-    pub(super) async fn zone_servers(&self, zone: &Name, name: &Name) -> Result<ZoneServers, DnsError> {
+    /// the zone names itself and those to which its parent delegates. Beside configured ones, the delegation is compared only
+    /// if the caller `compares` it.
+    pub(super) async fn zone_servers(&self, zone: &Name, name: &Name, compares: bool) -> Result<ZoneServers, DnsError> {
         let is_named = |message: &Message| !name_servers(&message.answers, zone).is_empty();
         let configured = self.configured().await;
         if !configured.is_empty() {
-            return usable(zone, ZoneServers { servers: configured, mismatch: None });
+            let (mismatch, not_compared) = if compares {
+                match self.compare_delegation(zone, &configured).await {
+                    Ok(mismatch) => (mismatch, None),
+                    Err(reason) => (None, Some(not_compared(zone, &reason))),
+                }
+            } else {
+                (None, None)
+            };
+            return usable(zone, ZoneServers { servers: configured, mismatch, not_compared });
         }
         let answered = match self.ask(zone, RecordType::NS, name, is_named).await {
             Err(DnsError::NoZone { .. }) => return Err(DnsError::NoAuthorities { zone: name::text(zone) }),
@@ -300,10 +326,11 @@ impl Lookup {
         };
         let own = name_servers(&answered.message.answers, zone);
         let delegation = match answered.delegation.filter(|delegation| delegation.zone == *zone) {
-            Some(Delegation { servers, referral: Some(referral), .. }) => Some((servers, referral)),
-            _ => self.delegated(zone, name).await,
+            Some(Delegation { servers, referral: Some(referral), .. }) => Ok((servers, referral)),
+            _ => self.delegated(zone).await,
         };
-        let (delegated, referral) = delegation.unzip();
+        let not_compared = delegation.as_ref().err().map(|reason| not_compared(zone, reason));
+        let (delegated, referral) = delegation.ok().unzip();
         let delegated = delegated.unwrap_or_default();
         let only_delegated: Vec<Name> = delegated.iter().filter(|server| !own.contains(server)).cloned().collect();
         let mut servers = self.at(&own, &[&answered.message], name).await;
@@ -313,24 +340,31 @@ impl Lookup {
         if servers.iter().all(|server| server.address.is_err()) {
             servers.push(answered.server);
         }
-        usable(zone, ZoneServers { servers, mismatch: mismatch(zone, &own, &delegated) })
+        usable(zone, ZoneServers { servers, mismatch: mismatch(zone, &own, &delegated), not_compared })
     }
 
-    /// The servers to which the parent of `zone` delegates, with the referral by one of the parent's servers. `None` if none
-    /// can be asked.
-    async fn delegated(&self, zone: &Name, secret: &Name) -> Option<(Vec<Name>, Message)> {
-        let asked = async {
-            let parent = zone.base_name();
-            let parents = self.resolver.name_servers(&parent).await.ok()?;
-            let parents = self.at(&parents, &[], secret).await;
-            match first_reply(&parents, zone, RecordType::NS).await.ok()? {
-                (_, Reply::Referral { zone: found, message }) if found == *zone => {
-                    Some((name_servers(&message.authorities, zone), message))
-                }
-                _ => None,
-            }
+    /// How the parent's delegation of `zone` differs from the NS records that `servers` have. Fails if it cannot be found out.
+    async fn compare_delegation(&self, zone: &Name, servers: &[Authority]) -> Result<Option<String>, String> {
+        let (reply, delegated) = tokio::join!(first_reply(servers, zone, RecordType::NS), self.delegated(zone));
+        let own = match reply {
+            Ok((_, Reply::Authoritative(message))) => name_servers(&message.answers, zone),
+            Ok((server, Reply::Referral { .. })) => return Err(format!("{} does not hold the zone", server.label)),
+            Err(reasons) => return Err(reasons.join("; ")),
         };
-        timeout(EXTRA_TIMEOUT, asked).await.ok().flatten()
+        Ok(mismatch(zone, &own, &delegated?.0))
+    }
+
+    /// The servers to which the parent of `zone` delegates, with the referral by one of the parent's servers. Fails with the
+    /// reason if none gives it.
+    async fn delegated(&self, zone: &Name) -> Result<(Vec<Name>, Message), String> {
+        let lead = timeout(EXTRA_TIMEOUT, self.lead(zone, |found| found == zone, |_| false)).await;
+        match lead.map_err(|_| format!("the zone above does not answer within {} s", EXTRA_TIMEOUT.as_secs()))? {
+            Ok(Lead::Delegation(referral)) => Ok((name_servers(&referral.message.authorities, zone), referral.message)),
+            Ok(Lead::Answer { zone: above, .. }) => {
+                Err(format!("the name servers of {} hold this zone too, and show no delegation", name::text(&above)))
+            }
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -354,7 +388,7 @@ fn starts(name: &Name, secret: &Name) -> Vec<Name> {
 }
 
 /// The addresses of `server` in the additional section.
-fn glue(message: &Message, server: &Name) -> Vec<SocketAddr> {
+pub(super) fn glue(message: &Message, server: &Name) -> Vec<SocketAddr> {
     let records = message.additionals.iter().filter(|record| record.name == *server);
     records.filter_map(|record| Some(SocketAddr::new(record.data.ip_addr()?, PORT))).collect()
 }
@@ -377,6 +411,10 @@ fn usable(zone: &Name, found: ZoneServers) -> Result<ZoneServers, DnsError> {
         Ok(_) => server.label.clone(),
     });
     Err(DnsError::AuthoritiesSilent { zone: name::text(zone), silent: silent.collect() })
+}
+
+fn not_compared(zone: &Name, reason: &str) -> String {
+    format!("{}: the parent's delegation was not compared with the zone's NS records: {reason}", name::text(zone))
 }
 
 /// How a delegation differs from the zone's `own` NS records. An unknown delegation does not.

@@ -204,7 +204,7 @@ impl Dns {
     /// differs from the zone.
     pub async fn likely_causes(&self, location: &RecordLocation, values: &[String]) -> Result<Vec<String>, DnsError> {
         let (name, zone) = names(location)?;
-        let servers = self.lookup()?.zone_servers(&zone, &name).await?;
+        let servers = self.lookup()?.zone_servers(&zone, &name, true).await?;
         let sought = Sought { name, zone, values: values.to_vec(), goal: Goal::Published };
         Ok(propagation::disagreements(servers, sought).await)
     }
@@ -217,7 +217,7 @@ impl Dns {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Vec<String>, DnsError> {
         let (name, zone) = names(location)?;
-        let servers = self.lookup()?.zone_servers(&zone, &name).await?;
+        let servers = self.lookup()?.zone_servers(&zone, &name, goal == Goal::Published).await?;
         let sought = Sought { name, zone, values: values.to_vec(), goal };
         propagation::wait(servers, sought, self.timeouts, say).await
     }

@@ -33,6 +33,17 @@ pub(super) fn text(name: &Name) -> String {
     text
 }
 
+/// The name that was meant, if the name of `zone` stands at the end of `name` twice: many registrars' forms add it to a name
+/// without the final dot.
+pub(super) fn without_doubled_zone(name: &Name, zone: &Name) -> Option<Name> {
+    if zone.is_root() || !zone.zone_of(name) {
+        return None;
+    }
+    let mut meant = Name::from_labels(name.iter().take(name.iter().count() - zone.iter().count())).ok()?;
+    meant.set_fqdn(true);
+    zone.zone_of(&meant).then(|| meant.to_lowercase())
+}
+
 /// A random name below `parent`, which does not exist.
 pub(super) fn random_below(parent: &Name) -> Option<Name> {
     parent.prepend_label(format!("provost-{}", random_word()?).as_str()).ok()
@@ -72,6 +83,18 @@ mod tests {
         for wrong in ["", ".", "bücher.example", "a..b", long.as_str(), "a b", "a/b"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn doubled_zone_is_found_only_where_it_stands_twice() {
+        let zone = parse("example.com").unwrap();
+        let meant = |name: &str| without_doubled_zone(&parse(name).unwrap(), &zone).map(|name| text(&name));
+        assert_eq!(meant("ns.phones.Example.com.example.com").as_deref(), Some("ns.phones.example.com"));
+        assert_eq!(meant("example.com.example.com").as_deref(), Some("example.com"));
+        for good in ["example.com", "ns.example.com", "ns.com.example.com", "ns.example.com.example.net", "com"] {
+            assert_eq!(meant(good), None, "{good}");
+        }
+        assert_eq!(without_doubled_zone(&zone, &Name::root()), None);
     }
 
     #[test]

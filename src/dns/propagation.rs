@@ -181,10 +181,8 @@ pub(super) async fn wait(
     timeouts: PropagationTimeouts,
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Vec<String>, DnsError> {
-    let ZoneServers { servers: authorities, mismatch } = zone_servers;
-    if let Some(mismatch) = &mismatch {
-        say(mismatch.clone());
-    }
+    let ZoneServers { servers: authorities, mismatch, not_compared } = zone_servers;
+    mismatch.iter().chain(&not_compared).for_each(|remark| say(remark.clone()));
     let sought = Arc::new(sought);
     let schedule = Schedule { start: Instant::now(), timeouts, goal: sought.goal };
     let (sender, mut receiver) = mpsc::channel(authorities.len().max(1));
@@ -224,7 +222,7 @@ pub(super) async fn wait(
 
 /// Asks each server once. Returns those that do not agree, and a delegation that differs from the zone.
 pub(super) async fn disagreements(zone_servers: ZoneServers, sought: Sought) -> Vec<String> {
-    let ZoneServers { servers, mismatch } = zone_servers;
+    let ZoneServers { servers, mismatch, .. } = zone_servers;
     let sought = Arc::new(sought);
     let mut queries = JoinSet::new();
     for server in servers {

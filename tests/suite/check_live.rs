@@ -98,7 +98,10 @@ fn live_check_passes_and_advises_caa_records() {
          phones.example.com. CAA 0 issuewild \"ca.example; validationmethods=dns-01\"\n\
          1 constituency can be served; 0 errors, 0 warnings\n"
     );
-    assert_eq!(ended.stdout, expected);
+    // No server of com delegates example.com here.
+    let is_remark = |line: &&str| line.starts_with("example.com: the parent's delegation was not compared with");
+    let (remarks, others): (Vec<&str>, Vec<&str>) = ended.stdout.lines().partition(is_remark);
+    assert_eq!((remarks.len(), others), (1, expected.lines().collect()));
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
     assert!(!site.path("state").exists(), "nothing is created or locked");
 }

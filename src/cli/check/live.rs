@@ -11,7 +11,7 @@ use crate::acme::client::directory_meta::DirectoryMeta;
 use crate::acme::{AcmeFailure, AcmeSettings, FailureKind};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::responder::{Proven, prove_delegation};
+use crate::dns::responder::{DelegationProblem, inspect_delegation};
 use crate::dns::{
     CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, address_records, addresses, probe,
     wildcard_addresses,
@@ -247,7 +247,8 @@ async fn check_primary(domain: &str, settings: &DnsSettings, progress: Progress,
     }
 }
 
-/// Checks whether the public way to the challenge of `host` leads to the running server's DNS responder.
+/// Checks whether the public way to the challenge of `host` leads to the running server's DNS responder: every delegated name
+/// server is asked, and a resolver.
 async fn check_delegation(
     host: &str,
     settings: &ResponderDns,
@@ -255,19 +256,26 @@ async fn check_delegation(
     progress: Progress,
     findings: &mut Vec<Finding>,
 ) {
-    match prove_delegation(settings, &config.domain, host, &config.state).await {
-        Ok(Proven { zone, mismatch }) => {
-            progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server"));
-            findings.extend(mismatch.map(|mismatch| Finding::new(FindingLevel::Warning, DNS, mismatch)));
+    let finding = |level: FindingLevel, it: DelegationProblem| {
+        let finding = Finding::new(level, DNS, it.problem);
+        match it.remedy {
+            Some(remedy) => finding.with_remedy(remedy),
+            None => finding,
         }
-        Err(problems) => findings.extend(problems.into_iter().map(|it| {
-            let finding = Finding::new(FindingLevel::Error, DNS, it.problem);
-            match it.remedy {
-                Some(remedy) => finding.with_remedy(remedy),
-                None => finding,
-            }
-        })),
+    };
+    let report = match inspect_delegation(settings, &config.domain, host, &config.state).await {
+        Ok(report) => report,
+        Err(problem) => return findings.push(finding(FindingLevel::Error, problem)),
+    };
+    for server in &report.proven {
+        progress.print(&format!("{server}: is this server, by the proof that only it can give"));
     }
+    let errors = report.errors();
+    if let Some(zone) = report.zone.as_ref().filter(|_| errors.is_empty()) {
+        progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server"));
+    }
+    findings.extend(errors.into_iter().map(|it| finding(FindingLevel::Error, it)));
+    findings.extend(report.warnings().into_iter().map(|it| finding(FindingLevel::Warning, it)));
 }
 
 /// The output for progress.

@@ -1,25 +1,26 @@
-//! Finds out which zone a challenge's name leads to, from the parent's name servers, without recursion.
+//! Finds out which zone a challenge's name leads to, and by which name servers, from the parent's name servers, without
+//! recursion.
 //!
 //! No question about the name itself, or about a name beside it, goes through a resolver: it would cache that the name does
 //! not exist, and the CA may use the same one. See [`lookup`](crate::dns::lookup).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hickory_net::proto::op::Message;
-use hickory_net::proto::rr::{Name, RecordType};
+use hickory_net::proto::rr::{Name, RData, RecordType};
 
+use crate::dns::authority::{Authority, Reply, first_reply};
 use crate::dns::failure::DnsError;
 use crate::dns::locate::own_cname;
-use crate::dns::lookup::{Lead, Lookup, soa_owner};
+use crate::dns::lookup::{Lead, Lookup, ParentReferral, glue, soa_owner};
 use crate::dns::name;
-use crate::dns::query::Question;
 use crate::dns::resolve::name_servers;
 
 /// CAs follow at least as many.
 const MAX_CNAMES: usize = 8;
 
 /// Where a name leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Delegation {
     /// The name at the end of the CNAME records.
     pub(super) name: Name,
@@ -27,10 +28,143 @@ pub(super) struct Delegation {
     pub(super) via: Vec<Name>,
     /// The zone whose name servers were asked.
     pub(super) parent: Name,
+    /// The name servers of the parent; empty if they could not be asked.
+    parent_servers: Vec<Authority>,
     /// The delegated zone that holds the name; `None` if the parent holds it itself.
     pub(super) zone: Option<Name>,
     /// The name servers of the delegated zone.
     pub(super) servers: Vec<Name>,
+    /// The parent's answer, which has the addresses of some name servers.
+    message: Message,
+}
+
+/// A name server of the delegated zone.
+#[derive(Debug)]
+pub(super) struct NameServer {
+    /// By the parent's glue, and by the zone that holds the server's name.
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) is_alias: bool,
+    /// Why no server says which addresses it has.
+    pub(super) error: Option<DnsError>,
+}
+
+/// What is wrong with a delegation, with the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegationProblem {
+    pub problem: String,
+    pub remedy: Option<String>,
+}
+
+impl std::fmt::Display for DelegationProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{} ({remedy})", self.problem),
+            None => f.write_str(&self.problem),
+        }
+    }
+}
+
+impl DelegationProblem {
+    pub(super) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { problem: problem.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+impl Delegation {
+    /// The delegation of `zone` to `server`, where the parent's servers do not say another.
+    pub(super) fn assumed(challenge: Name, zone: Name, server: Name) -> Self {
+        Self {
+            name: challenge,
+            via: Vec::new(),
+            parent: zone.base_name(),
+            parent_servers: Vec::new(),
+            zone: Some(zone),
+            servers: vec![server],
+            message: Message::query(),
+        }
+    }
+
+    /// Whether the parent has DS records for the delegated zone.
+    pub(super) async fn has_ds_records(&self) -> bool {
+        let Some(zone) = &self.zone else { return false };
+        let reply = first_reply(&self.parent_servers, zone, RecordType::DS).await;
+        let Ok((_, Reply::Authoritative(message))) = reply else { return false };
+        message.answers.iter().any(|record| record.name == *zone && record.record_type() == RecordType::DS)
+    }
+
+    /// Finds the addresses of `server`, as a CA's resolver does. The resolvers, whose answers may be old, are asked only if no
+    /// authoritative server answers, and for the target of an alias.
+    pub(super) async fn name_server(&self, lookup: &Lookup, server: &Name) -> NameServer {
+        let mut addresses: Vec<IpAddr> = glue(&self.message, server).iter().map(SocketAddr::ip).collect();
+        let (mut is_alias, mut error) = (false, None);
+        let ask = |kind| lookup.ask(server, kind, server, |_: &Message| true);
+        let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
+        for answered in [v4, v6] {
+            match answered {
+                Ok(answered) => {
+                    let own = answered.message.answers.iter().filter(|record| record.name == *server);
+                    for record in own {
+                        is_alias |= matches!(record.data, RData::CNAME(_));
+                        addresses.extend(record.data.ip_addr());
+                    }
+                }
+                Err(failure) => error = Some(failure),
+            }
+        }
+        if is_alias || error.is_some() {
+            match lookup.resolver().addresses(server).await {
+                Ok(found) => {
+                    addresses.extend(found);
+                    error = None;
+                }
+                Err(failure) => error = Some(failure),
+            }
+        }
+        addresses.sort();
+        addresses.dedup();
+        NameServer { addresses, is_alias, error }
+    }
+
+    /// If the parent's name stands twice at the end of `server`: why.
+    pub(super) fn doubled_name_server(&self, server: &Name) -> Option<DelegationProblem> {
+        let zone = self.zone.as_ref()?;
+        let meant = name::without_doubled_zone(server, &self.parent)?;
+        let record = format!("the NS record of {} names {}", name::text(zone), name::text(server));
+        Some(self.doubled(&record, &meant))
+    }
+
+    /// Why the name is not delegated, if the parent's name stands twice in a record: at the end of a CNAME record's target, or
+    /// of the name at which a record was entered.
+    pub(super) async fn doubled_record(&self) -> Option<DelegationProblem> {
+        if let Some(owner) = self.via.last()
+            && let Some(meant) = name::without_doubled_zone(&self.name, &self.parent)
+        {
+            let record = format!("the CNAME record of {} leads to {}", name::text(owner), name::text(&self.name));
+            return Some(self.doubled(&record, &meant));
+        }
+        let doubled = self.name.clone().append_domain(&self.parent).ok()?;
+        let kind = match first_reply(&self.parent_servers, &doubled, RecordType::NS).await {
+            Ok((_, Reply::Referral { zone, .. })) if zone == doubled => "NS",
+            Ok((_, Reply::Authoritative(message)))
+                if matches!(own_cname(&message, &self.parent_servers, &doubled).await, Ok(Some(_))) =>
+            {
+                "CNAME"
+            }
+            _ => return None,
+        };
+        let record = format!("the {kind} record of {} was entered at {}", name::text(&self.name), name::text(&doubled));
+        Some(self.doubled(&record, &self.name))
+    }
+
+    /// What a registrar's form makes of a full name without the final dot.
+    fn doubled(&self, record: &str, meant: &Name) -> DelegationProblem {
+        let (parent, meant) = (name::text(&self.parent), name::text(meant));
+        let relative = meant.strip_suffix(&parent).map(|it| it.trim_end_matches('.')).filter(|it| !it.is_empty());
+        DelegationProblem::new(
+            format!("{record}: {parent} stands there twice, because the form adds it to a name without the final dot"),
+            format!("enter \"{meant}.\" with the final dot, or only \"{}\"", relative.unwrap_or("@")),
+        )
+    }
 }
 
 /// Follows `challenge` to the zone that holds its records. The servers of `own`, the zone that we serve, are not asked,
@@ -40,18 +174,19 @@ pub(super) async fn find(lookup: &Lookup, challenge: &Name, own: &Name, domain: 
     let mut via = Vec::new();
     loop {
         let lead = lookup.lead(&name, |zone| own.zone_of(zone) || *zone == name, |zone| !zone.zone_of(domain)).await?;
-        let (zone, asked, message) = match lead {
-            Lead::Delegation { parent, zone, servers } => {
-                return Ok(Delegation { name, via, parent, zone: Some(zone), servers });
+        let (zone, parent_servers, message) = match lead {
+            Lead::Delegation(ParentReferral { parent, parent_servers, zone, message }) => {
+                let servers = name_servers(&message.authorities, &zone);
+                return Ok(Delegation { name, via, parent, parent_servers, zone: Some(zone), servers, message });
             }
             Lead::Answer { zone, servers, message } => (zone, servers, message),
         };
-        let Some(target) = own_cname(&message, &asked, &name).await? else {
+        let Some(target) = own_cname(&message, &parent_servers, &name).await? else {
             let parent = soa_owner(&message, &name).filter(|parent| *parent != name).unwrap_or(zone);
             // A server that holds the delegated zone too gives that zone's own records.
             let servers = name_servers(&message.answers, &name);
             let zone = (!servers.is_empty()).then(|| name.clone());
-            return Ok(Delegation { name, via, parent, zone, servers });
+            return Ok(Delegation { name, via, parent, parent_servers, zone, servers, message });
         };
         via.push(std::mem::replace(&mut name, target));
         if via.contains(&name) || via.len() > MAX_CNAMES {
@@ -59,9 +194,4 @@ pub(super) async fn find(lookup: &Lookup, challenge: &Name, own: &Name, domain: 
             return Err(DnsError::CnameChain { chain: via.iter().map(name::text).collect() });
         }
     }
-}
-
-/// Asks an authoritative server, by UDP and, if that fails or does not suffice, by TCP.
-pub(super) async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, String> {
-    Question::to_authority(name, kind).ask(server).await.map_err(|no_answer| no_answer.reason().to_owned())
 }

@@ -4,7 +4,7 @@
 //! 2. [`server`] does that on sockets, over UDP and TCP, with a rate limit.
 //! 3. A [`Responder`] holds the [`zone`]. The renewal adds and removes values in memory, and the next answer has them.
 //! 4. [`delegation`] asks the parent's name servers which zone leads to us. The [`memory`] keeps its name over a restart.
-//! 5. [`proof`] shows from outside that the delegation leads to this server.
+//! 5. [`proof`] shows from outside that the delegation leads to this server, before a CA is asked to validate.
 
 mod answer;
 mod client;
@@ -28,14 +28,17 @@ use hickory_net::proto::rr::{LowerName, Name};
 use tokio::sync::watch;
 
 pub use self::client::{Client, Transport};
+pub use self::delegation::DelegationProblem;
 pub use self::memory::FILE;
-pub use self::proof::{DelegationProblem, Proven, prove_delegation};
+pub use self::proof::{DelegationReport, inspect_delegation};
 pub use self::query_counts::QueryCounts;
 pub use self::server::{ResponderSockets, serve};
 pub use self::settings::{ResponderDns, ResponderSettings};
 
 use self::answer::CookieKey;
+use self::delegation::Delegation;
 use self::memory::Memory;
+use self::proof::Inspection;
 use self::zone::{ProofKey, Zone};
 use super::failure::DnsError;
 use super::locate::RecordLocation;
@@ -186,13 +189,16 @@ impl Responder {
         };
         let via: Vec<String> = found.via.iter().map(name::text).collect();
         let Some(zone) = &found.zone else {
+            if let Some(doubled) = found.doubled_record().await {
+                return Err(DnsError::WrongDelegation { problems: vec![doubled.to_string()] });
+            }
             let records = self.records_for(&found.name);
             let (name, parent) = (name::text(&found.name), name::text(&found.parent));
             return Err(DnsError::NotDelegated { name, parent, records });
         };
         // Only the domain's own challenge decides which zone we serve: exact names lead into that one.
         if self.settings.zone.is_none() && challenge_name == self::challenge_name(&self.domain) {
-            self.check_delegated(lookup.resolver(), zone, &found.servers).await?;
+            self.check_delegated(lookup.resolver(), zone, &found).await?;
             self.move_to(zone);
         }
         self.check_inside(&found.name, &via)?;
@@ -205,14 +211,44 @@ impl Responder {
         &self.settings.resolvers
     }
 
+    /// Checks that each name server to which the zone of `location` is delegated is this one, and that no DS record makes its
+    /// answers invalid. Reports name servers that were passed over to `say`.
+    ///
+    /// # Errors
+    /// If a validation would fail, or no name server proves to be this one.
+    pub async fn prove_delegation(
+        &self,
+        location: &RecordLocation,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), DnsError> {
+        let report = self.inspection().run(host_of(location), false).await;
+        report.warnings().iter().for_each(|problem| say(problem.to_string()));
+        report.obstacle().map_or(Ok(()), Err)
+    }
+
+    /// Finds the zone of the challenge at `challenge_name`, as [`locate`](Self::locate) does, and checks its delegation.
+    ///
+    /// # Errors
+    /// If no zone is found, or a record of the delegation makes validations fail. Servers that do not answer are no error:
+    /// a renewal asks them again.
+    pub async fn find_delegation(&self, challenge_name: &str) -> Result<(), DnsError> {
+        let location = self.locate(challenge_name).await?;
+        match self.prove_delegation(&location, &|_| ()).await {
+            Err(error) if error.needs_human() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Why a CA may not reach us on its way to the values at `location`, with remedies. Empty if it should.
     pub async fn likely_causes(&self, location: &RecordLocation) -> Vec<String> {
-        let challenge = location.via.first().unwrap_or(&location.name);
-        let host = challenge.strip_prefix("_acme-challenge.").unwrap_or(challenge);
-        match prove_delegation(&self.settings, &self.domain, host, &self.memory.0).await {
-            Ok(proven) => proven.mismatch.into_iter().collect(),
-            Err(problems) => problems.iter().map(ToString::to_string).collect(),
-        }
+        let report = self.inspection().run(host_of(location), true).await;
+        report.errors().iter().chain(&report.warnings()).map(ToString::to_string).collect()
+    }
+
+    fn inspection(&self) -> Inspection<'_> {
+        let zone = self.zone.load();
+        let (key, apex) = (zone.proof_key.clone(), zone.apex.clone());
+        Inspection { settings: &self.settings, domain: &self.domain, key, apex }
     }
 
     /// Checks that a challenge for `name` would hide no address: see [`DnsError::OnlyByWildcard`].
@@ -223,8 +259,9 @@ impl Responder {
         wildcard::stands_alone(&Lookup::new(&self.settings.resolvers, None)?, name).await
     }
 
-    /// Checks that one of the `servers` to which `zone` is delegated is this one, by its name or an address.
-    async fn check_delegated(&self, resolver: &Resolver, zone: &Name, servers: &[Name]) -> Result<(), DnsError> {
+    /// Checks that one of the servers to which `zone` is delegated is this one, by its name or an address.
+    async fn check_delegated(&self, resolver: &Resolver, zone: &Name, found: &Delegation) -> Result<(), DnsError> {
+        let servers = &found.servers;
         let own = self.zone.load().name_server.clone();
         if servers.contains(&own) {
             return Ok(());
@@ -236,6 +273,9 @@ impl Responder {
             if found.iter().any(|address| addresses.contains(address)) {
                 return Ok(());
             }
+        }
+        if let Some(doubled) = servers.iter().find_map(|server| found.doubled_name_server(server)) {
+            return Err(DnsError::WrongDelegation { problems: vec![doubled.to_string()] });
         }
         let servers = servers.iter().map(name::text).collect();
         Err(DnsError::DelegatedElsewhere { zone: name::text(zone), servers, own: name::text(&own) })
@@ -304,6 +344,12 @@ impl Responder {
             changed
         });
     }
+}
+
+/// The domain or exact name whose challenge has its values at `location`.
+fn host_of(location: &RecordLocation) -> &str {
+    let challenge = location.via.first().unwrap_or(&location.name);
+    challenge.strip_prefix("_acme-challenge.").unwrap_or(challenge)
 }
 
 /// The name of the challenge for `domain` (RFC 8555 §8.4).

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_net::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_net::proto::rr::{Name, RData, RecordType};
@@ -86,12 +87,16 @@ impl ChallengeDns for ServedDns {
         })
     }
 
+    /// There is no delegation that could be checked.
     fn wait_until_visible<'a>(
         &'a self,
-        location: &'a RecordLocation,
-        values: &'a [String],
-        report: StepReporter<'a>,
+        _: &'a RecordLocation,
+        _: &'a [String],
+        _: StepReporter<'a>,
     ) -> PortFuture<'a, ()> {
-        ChallengeDns::wait_until_visible(&*self.responder, location, values, report)
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok(())
+        })
     }
 }

@@ -171,6 +171,35 @@ async fn delegation_to_an_old_server_is_named() {
 }
 
 #[tokio::test]
+async fn delegation_is_compared_beside_configured_authorities() {
+    let test = "dns::reach::delegation_is_compared_beside_configured_authorities";
+    if !bind::is_here(test) || !unbound::is_here(test) || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2"]) {
+        return;
+    }
+    let delegation = "example.com. NS old.example.com.\nold.example.com. A 192.0.2.3";
+    let _root = root(&[("com", delegation)]);
+    let primary = primary("192.0.2.2", "").start_at(at("192.0.2.2"));
+    let resolver = internet::resolver(&[]);
+    let settings = DnsSettings { authorities: vec!["192.0.2.2".to_owned()], ..through(&resolver, &primary) };
+    let one = values(&["one"]);
+    let dns = open(&settings).with_patience(quick());
+    dns.add(&place(), &one).await.unwrap();
+    let remarks = dns.wait_until_visible(&place(), &one, &ignore).await.unwrap();
+    let [mismatch] = &remarks[..] else { panic!("{remarks:?}") };
+    assert!(mismatch.starts_with("example.com: the parent zone delegates to old.example.com, which"), "{mismatch}");
+    assert!(mismatch.contains("the zone's own NS records name ns1.example.com"), "{mismatch}");
+    // Where the delegation cannot be found out, only the log says so.
+    let blind = DnsSettings { resolvers: vec!["127.0.0.1:1".to_owned()], ..settings };
+    let said = Mutex::new(Vec::new());
+    let dns = open(&blind).with_patience(quick());
+    let remarks = dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push(line)).await;
+    assert_eq!(remarks, Ok(Vec::new()));
+    let start = "example.com: the parent's delegation was not compared with the zone's NS records: no resolver says";
+    let said = said.into_inner().unwrap();
+    assert_eq!(said.iter().filter(|line| line.starts_with(start)).count(), 1, "{said:?}");
+}
+
+#[tokio::test]
 async fn delegation_that_matches_is_not_mentioned() {
     let test = "dns::reach::delegation_that_matches_is_not_mentioned";
     if !bind::is_here(test) || !unbound::is_here(test) || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2"]) {

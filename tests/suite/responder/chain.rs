@@ -20,6 +20,8 @@ use crate::harness::{VVX500, eventually, namespace, not_run, tool};
 pub const ROOT: &str = "198.41.0.4";
 pub const REGISTRAR: &str = "192.0.2.53";
 pub const SERVER: &str = "192.0.2.10";
+/// Another machine.
+pub const OTHER: &str = "192.0.2.99";
 /// Where the resolver is.
 pub const RESOLVER: &str = "127.0.0.1:53";
 /// The two records of the simplest case.
@@ -42,7 +44,7 @@ pub fn is_inside(test: &str) -> bool {
         not_run(test, "unbound is not installed");
         return false;
     }
-    namespace::is_inside(test, &[ROOT, REGISTRAR, SERVER])
+    namespace::is_inside(test, &[ROOT, REGISTRAR, SERVER, OTHER])
 }
 
 impl Above {

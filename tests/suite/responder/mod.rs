@@ -414,15 +414,6 @@ fn print_dns_records_for_updates_names_no_delegation() {
 }
 
 #[test]
-fn systemd_may_keep_the_udp_socket() {
-    let test = "responder::systemd_may_keep_the_udp_socket";
-    let Some(activate) = program("systemd-socket-activate").filter(|_| program("dig").is_some()) else {
-        return not_run(test, "systemd-socket-activate or dig is not installed");
-    };
-    if !namespace::is_inside(test, &[]) {
-        return;
-    }
-#[test]
 fn print_dns_records_remarks_addresses_and_ports_out_of_reach() {
     let mut site = site();
     let mut print = |responder: Value| {
@@ -447,6 +438,15 @@ fn print_dns_records_remarks_addresses_and_ports_out_of_reach() {
     assert!(copied.len() == 1 && copied[0].contains("192.0.2.10 is an address for documentation"), "{copied:?}");
 }
 
+#[test]
+fn systemd_may_keep_the_udp_socket() {
+    let test = "responder::systemd_may_keep_the_udp_socket";
+    let Some(activate) = program("systemd-socket-activate").filter(|_| program("dig").is_some()) else {
+        return not_run(test, "systemd-socket-activate or dig is not installed");
+    };
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
     let mut site = site();
     dns(&mut site)["responder"]["listen"] = json!(["127.0.0.1:53"]);
     let mut command = std::process::Command::new(activate);

@@ -1,20 +1,190 @@
-//! `check --live` proves the delegation, and names the cause where it cannot.
+//! The delegation is proven before the CA is asked to validate, and by `check --live`. Both ask every delegated name server,
+//! and name the cause where one is wrong.
 
 use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::bind::BindConfig;
+use crate::harness::bind::{Bind, BindConfig};
 use crate::harness::directory::Directory;
 use crate::harness::namespace;
 use crate::harness::pebble::{Behavior, Pebble};
-use crate::harness::site::Site;
+use crate::harness::site::{Running, Site};
 
-use super::chain::{Above, REGISTRAR, SERVER, TWO_RECORDS, is_inside, obtains, provost, site};
+use super::APEX;
+use super::chain::{Above, OTHER, REGISTRAR, SERVER, TWO_RECORDS, is_inside, obtains, provost, site};
 
 /// What `check --live` says.
 fn live(site: &Site) -> String {
     provost(site, &["check", "--live"]).stdout
+}
+
+/// The lines of `said` about DNS that are errors and warnings.
+fn faults(said: &str) -> Vec<&str> {
+    let is_fault = |line: &&str| line.starts_with("error: dns") || line.starts_with("warning: dns");
+    said.lines().filter(is_fault).collect()
+}
+
+/// Another name server at [`OTHER`] that serves the zone of the challenges.
+fn other_server() -> Bind {
+    let zone = "$TTL 60\n@ SOA ns1.example.com. hostmaster.example.com. 1 1 1 1 1\n@ NS old.example.com.\n";
+    BindConfig::new().primary_from(APEX, zone, "").start_at(format!("{OTHER}:53").parse().unwrap())
+}
+
+/// The reason why there is no certificate. The CA was not asked to validate.
+#[track_caller]
+fn reason_without_a_validation(site: &Site, server: &Running) -> String {
+    let line = server.says("no new certificate (ecdsa-p256)");
+    assert!(!line.contains("validation failed"), "{line}");
+    let memory = std::fs::read_to_string(site.path("state/renewal.json")).unwrap();
+    assert!(memory.contains("\"orders\"") && !memory.contains("\"validations\""), "{memory}");
+    line
+}
+
+#[test]
+fn one_wrong_name_server_of_two_blocks_the_order() {
+    if !is_inside("responder::proof::one_wrong_name_server_of_two_blocks_the_order") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let two = format!("{TWO_RECORDS}_acme-challenge.phones NS old.example.com.\nold A {OTHER}\n");
+    let above = Above::start(&two);
+    let _other = other_server();
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = reason_without_a_validation(&site, &server);
+    let problem =
+        format!("another server answers for {APEX} at old.example.com ({OTHER}, port 53): NXDOMAIN without the proof");
+    let remedy = "remove this NS record at the parent zone example.com, or correct the address of old.example.com";
+    assert!(line.contains("the CA is not asked to validate, because that would fail: "), "{line}");
+    assert!(line.contains(&problem) && line.contains(remedy) && line.contains("action required"), "{line}");
+    // Not by luck: the resolver may ask the right one.
+    for _ in 0..3 {
+        let said = live(&site);
+        assert!(said.contains(&format!("ns.phones.example.com ({SERVER}): is this server, by the proof")), "{said}");
+        let [fault] = faults(&said)[..] else { panic!("{said}") };
+        assert!(fault.starts_with(&format!("error: dns: {problem}")), "{said}");
+        assert!(said.contains(remedy), "{said}");
+    }
+    drop(above);
+    let _above = Above::start(TWO_RECORDS);
+    server.says("is delegated to this server now");
+    obtains(&site, 1);
+}
+
+#[test]
+fn silent_name_server_beside_a_proven_one_is_passed_over() {
+    if !is_inside("responder::proof::silent_name_server_beside_a_proven_one_is_passed_over") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let names = ["old", "gone"].map(|name| format!("_acme-challenge.phones NS {name}.example.com.\n"));
+    let above = Above::start(&format!("{TWO_RECORDS}{}old A {OTHER}\n", names.concat()));
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let silent = format!("port 53 of old.example.com ({OTHER}) does not answer: it refuses the connection");
+    server.says(&silent);
+    server.says(&format!("{APEX} is delegated to gone.example.com, which has no address"));
+    obtains(&site, 1);
+    let checked = provost(&site, &["check", "--live"]);
+    assert_eq!(checked.code, 0, "{checked:?}");
+    assert!(checked.stdout.contains("is delegated to this server"), "{checked:?}");
+    let faults = faults(&checked.stdout);
+    assert_eq!(faults.len(), 2, "{checked:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with(&format!("warning: dns: {silent}"))), "{checked:?}");
+}
+
+#[test]
+fn ds_record_of_the_unsigned_zone_is_named_and_blocks() {
+    if !is_inside("responder::proof::ds_record_of_the_unsigned_zone_is_named_and_blocks") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let ds = format!("{TWO_RECORDS}_acme-challenge.phones DS 1 13 2 {}\n", "ab".repeat(32));
+    let above = Above::start(&ds);
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = reason_without_a_validation(&site, &server);
+    let problem = format!("example.com has a DS record for {APEX}, which promises that the zone is signed");
+    let remedy = format!("remove the DS record of {APEX} at the parent zone example.com");
+    assert!(line.contains(&problem) && line.contains(&remedy) && line.contains("action required"), "{line}");
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    assert!(fault.starts_with(&format!("error: dns: {problem}")) && said.contains(&remedy), "{said}");
+}
+
+#[test]
+fn doubled_zone_at_the_registrar_is_one_cause() {
+    if !is_inside("responder::proof::doubled_zone_at_the_registrar_is_one_cause") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let wildcard = "*.phones A 192.0.2.10\n";
+    let elsewhere = format!("{wildcard}acme NS ns.phones.example.com.\n");
+    let target = format!("{wildcard}_acme-challenge.phones NS ns.phones.example.com\n");
+    let answered = format!("{target}*.com A {REGISTRAR}\n");
+    let beside = format!("{TWO_RECORDS}_acme-challenge.phones NS ns2.phones.example.com\n");
+    let owner = format!("{wildcard}_acme-challenge.phones.example.com NS ns.phones.example.com.\n");
+    let alias = format!("{elsewhere}_acme-challenge.phones CNAME phones.acme.example.com\n");
+    let alias_owner = format!("{elsewhere}_acme-challenge.phones.example.com CNAME phones.acme.example.com.\n");
+    let cases = [
+        (
+            &target,
+            "the NS record of _acme-challenge.phones.example.com names ns.phones.example.com.example.com",
+            "ns.phones",
+        ),
+        (
+            &answered,
+            "the NS record of _acme-challenge.phones.example.com names ns.phones.example.com.example.com",
+            "ns.phones",
+        ),
+        (
+            &beside,
+            "the NS record of _acme-challenge.phones.example.com names ns2.phones.example.com.example.com",
+            "ns2.phones",
+        ),
+        (
+            &owner,
+            "the NS record of _acme-challenge.phones.example.com was entered at _acme-challenge.phones.example.com.example.com",
+            "_acme-challenge.phones",
+        ),
+        (
+            &alias,
+            "the CNAME record of _acme-challenge.phones.example.com leads to phones.acme.example.com.example.com",
+            "phones.acme",
+        ),
+        (
+            &alias_owner,
+            "the CNAME record of _acme-challenge.phones.example.com was entered at \
+             _acme-challenge.phones.example.com.example.com",
+            "_acme-challenge.phones",
+        ),
+    ];
+    for (records, problem, relative) in cases {
+        let above = Above::start(records);
+        let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+        let site = site(&pebble);
+        let server = site.start();
+        let remedy = format!("enter \"{relative}.example.com.\" with the final dot, or only \"{relative}\"");
+        if *records == beside {
+            server.says(problem);
+            obtains(&site, 1);
+        } else {
+            let line = reason_without_a_validation(&site, &server).replace("\\\"", "\"");
+            assert!(line.contains(problem) && line.contains(&remedy), "{line}");
+            assert_eq!((line.matches("enter ").count(), line.matches("publish").count()), (1, 0), "{line}");
+        }
+        let said = live(&site);
+        let [fault] = faults(&said)[..] else { panic!("{said}") };
+        assert!(fault.contains(problem) && fault.contains(&remedy) && !fault.contains("publish"), "{said}");
+    }
 }
 
 #[test]
@@ -126,28 +296,44 @@ fn print_dns_records_prints_what_the_walk_needs() {
 }
 
 #[test]
-fn failed_validation_names_a_wrong_delegation_of_the_responder() {
-    if !is_inside("responder::proof::failed_validation_names_a_wrong_delegation_of_the_responder") {
+fn name_server_whose_address_leads_elsewhere_blocks() {
+    if !is_inside("responder::proof::name_server_whose_address_leads_elsewhere_blocks") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     namespace::resolve_through("127.0.0.1", folder.path());
-    // The NS record names this server, and its address is another server's.
-    let elsewhere =
-        format!("_acme-challenge.phones NS ns.phones.example.com.\n*.phones A 192.0.2.10\nns.phones A {REGISTRAR}\n");
-    let above = Above::start(&elsewhere);
+    // The NS record names this server, and its address is the registrar's server.
+    let above = Above::start(&format!("{TWO_RECORDS}ns.phones A {REGISTRAR}\n"));
     let pebble = Pebble::start(Behavior::default(), above.resolver.address);
     let site = site(&pebble);
     let server = site.start();
-    let line = server.says("no new certificate (ecdsa-p256)");
+    let line = reason_without_a_validation(&site, &server);
     let cause = format!(
-        "another server answers for _acme-challenge.phones.example.com at ns.phones.example.com ({REGISTRAR}, port 53)"
+        "ns.phones.example.com ({REGISTRAR}) is passed over: it delegates {APEX} to other servers (correct the \
+                 address of ns.phones.example.com, publish: ns.phones.example.com. A {SERVER})"
     );
-    assert!(
-        line.contains("the CA's validation failed: ") && line.contains(&format!("; likely cause: {cause}")),
-        "{line}"
-    );
-    assert!(live(&site).contains(&cause));
+    assert!(line.contains(&format!("because no name server of {APEX} proves to be this server: {cause}")), "{line}");
+    let said = live(&site);
+    assert_eq!(faults(&said).len(), 1, "{said}");
+    assert!(said.contains(&format!("error: dns: ns.phones.example.com ({REGISTRAR}) is passed over")), "{said}");
+}
+
+#[test]
+fn failed_validation_names_name_servers_of_the_responder() {
+    if !is_inside("responder::proof::failed_validation_names_name_servers_of_the_responder") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let _above = Above::start(&format!("{TWO_RECORDS}_acme-challenge.phones NS old.example.com.\nold A {OTHER}\n"));
+    // The CA asks another server, which knows nothing of the zone.
+    let elsewhere = BindConfig::new().primary("example.net", "", "").start();
+    let pebble = Pebble::start(Behavior::default(), elsewhere.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    let cause = format!("; likely cause: port 53 of old.example.com ({OTHER}) does not answer");
+    assert!(line.contains("the CA's validation failed: ") && line.contains(&cause), "{line}");
 }
 
 #[test]
