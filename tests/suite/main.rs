@@ -17,12 +17,14 @@ mod harness;
 
 mod access_log;
 mod acme_e2e;
+mod archive;
 mod atomic_deploy;
 mod certificates;
 mod check;
 mod check_as_a_phone;
 mod check_live;
 mod commands;
+mod container;
 mod contributing;
 mod dashboard;
 mod decade;

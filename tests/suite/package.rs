@@ -1,52 +1,19 @@
 //! The Debian package: built, installed by dpkg into a root folder of the test, and removed; and the plain binary.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 
-use crate::harness::pages::{internal_links, pages_in, resolved};
+use crate::harness::pages::{fences, internal_links, pages_in, resolved, section};
+use crate::harness::release::Release;
 use crate::harness::systemd::value;
 use crate::harness::tool::{Ended, provost, run};
-use crate::harness::{is_here, not_run};
+use crate::harness::{is_here, namespace, not_run};
 
-const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
-
-/// cargo-deb from `tests/run`'s folder or from the PATH.
-fn cargo_deb() -> Option<PathBuf> {
-    let target = Path::new(env!("CARGO_BIN_EXE_provost")).ancestors().nth(2).unwrap();
-    let programs = [target.join("tools/bin/cargo-deb"), "cargo-deb".into()];
-    programs.into_iter().find(|program| Command::new(program).arg("--version").output().is_ok())
-}
-
-/// The package of the binary under test, built once as Cargo.toml and the README say; `None`, after NOT RUN, if a
-/// program is missing.
+/// The package; `None`, after NOT RUN, if a program is missing.
 fn package(test: &str) -> Option<PathBuf> {
-    static BUILT: LazyLock<Option<PathBuf>> = LazyLock::new(|| Some(build(&cargo_deb()?)));
-    if !["dpkg", "dpkg-shlibdeps", "lintian"].into_iter().all(|program| is_here(test, program)) {
-        return None;
-    }
-    let built = BUILT.clone();
-    if built.is_none() {
-        not_run(test, "cargo-deb is not installed (tests/run builds it)");
-    }
-    built
-}
-
-fn build(cargo_deb: &Path) -> PathBuf {
-    let laid = Path::new(MANIFEST).join("target/package");
-    // Files of an older version must not be packed.
-    let _ = fs::remove_dir_all(&laid);
-    let ended = provost(Path::new(MANIFEST), &["install", "--package", "--root", "target/package"]);
-    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains("install --package --root target/package && cargo deb --no-build`"));
-    let package = laid.join("provost.deb");
-    let mut command = Command::new(cargo_deb);
-    command.args(["deb", "--no-build", "--fast", "--output"]).arg(&package).current_dir(MANIFEST);
-    let built = run(&mut command);
-    assert_eq!(built.code, 0, "{built:?}");
-    package
+    Release::of(test).map(|release| release.package)
 }
 
 #[test]
@@ -127,6 +94,34 @@ fn install_and_remove(package: &Path, root: &Path) {
 }
 
 #[test]
+fn package_is_installed_as_the_readme_says() {
+    let test = "package::package_is_installed_as_the_readme_says";
+    let Some(release) = Release::of(test) else { return };
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    if !namespace::has_users() {
+        return not_run(test, "it needs root to install a package");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    ["/run", "/srv"].into_iter().for_each(namespace::mount_empty);
+    for covered in ["/etc", "/usr", "/var"] {
+        namespace::mount_overlay(covered, folder.path());
+    }
+    let [("sh", commands), ..] = fences(section("README.md", "## Install"))[..] else { panic!("blocks") };
+    let install = commands.strip_prefix(".build/packages\n").expect("the first command makes the package");
+    fs::create_dir(folder.path().join("target")).unwrap();
+    symlink(&release.folder, folder.path().join("target/dist")).unwrap();
+    let installed = run(Command::new("sh").args(["-ec", install]).current_dir(folder.path()));
+    assert_eq!(installed.code, 0, "{installed:?}");
+    assert!(installed.stdout.contains("user provost: made"), "{installed:?}");
+    let of_package = run(Command::new("/usr/bin/provost").arg("--version"));
+    assert_eq!(of_package.stdout, provost(Path::new("/"), &["--version"]).stdout);
+    let owner = run(Command::new("dpkg").args(["--search", "/usr/lib/systemd/system/provost.service"]));
+    assert!(owner.stdout.starts_with("provost: "), "{owner:?}");
+}
+
+#[test]
 fn links_of_the_packaged_manual_resolve_in_the_package() {
     let Some(package) = package("links_of_the_packaged_manual_resolve_in_the_package") else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -148,6 +143,9 @@ fn links_of_the_packaged_manual_resolve_in_the_package() {
 #[test]
 fn lintian_finds_no_error_in_the_package() {
     let test = "lintian_finds_no_error_in_the_package";
+    if !is_here(test, "lintian") {
+        return;
+    }
     let Some(package) = package(test) else { return };
     let judged = run(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(package));
     assert_eq!(judged.code, 0, "{judged:?}");

@@ -45,13 +45,14 @@ const READING: [&str; 31] = [
 ];
 
 /// Commands that read no configuration, or accept one that does not exist yet.
-const NOT_READING: [&str; 11] = [
+const NOT_READING: [&str; 12] = [
     "demo",
     "install",
     "uninstall",
     "schema",
     "print systemd-unit",
     "print systemd-socket",
+    "print containerfile",
     "print prometheus-alerts",
     "print grafana-dashboard",
     "print completions",

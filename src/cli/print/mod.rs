@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName, Registry, ServerDenials};
 
 pub(super) mod completions;
+mod containerfile;
 mod dhcp;
 mod dns_records;
 mod grafana;
@@ -39,6 +40,9 @@ pub(super) enum Command {
     SystemdUnit,
     /// The systemd socket unit (socket activation), for /etc/systemd/system/provost.socket.
     SystemdSocket,
+    /// A container file (Dockerfile) for podman and docker: an image with this version, and the commands that build and start
+    /// it.
+    Containerfile,
     /// Alerts for Prometheus, each with its remedy.
     PrometheusAlerts,
     /// A dashboard for Grafana.
@@ -62,6 +66,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
         Command::KnotAcl => grant::of(&config.find()?, Dialect::KnotAcl)?,
         Command::SystemdUnit => systemd::fit(config)?.service(),
         Command::SystemdSocket => systemd::fit(config)?.socket(),
+        Command::Containerfile => containerfile::containerfile(),
         Command::PrometheusAlerts => ALERTS.to_owned(),
         Command::GrafanaDashboard => grafana::dashboard()?,
         Command::Completions(args) => completions::of(args),

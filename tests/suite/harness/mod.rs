@@ -17,6 +17,7 @@
 //! - [`pki`]: a factory CA like Polycom's, device certificates, server certificates.
 //! - [`prometheus`]: which alerts fire.
 //! - [`relay`]: a firewall, a load balancer or a forger before a name server.
+//! - [`release`]: the files of a release.
 //! - [`site`]: folders and `provost.json`; the server as a process.
 //! - [`socket`]: a TCP connection with timeouts.
 //! - [`systemd`]: a service started as its unit states, and its notifications.
@@ -43,6 +44,7 @@ pub mod pebble;
 pub mod pki;
 pub mod prometheus;
 pub mod relay;
+pub mod release;
 pub mod site;
 pub mod socket;
 pub mod systemd;

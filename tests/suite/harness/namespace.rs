@@ -38,6 +38,11 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
     false
 }
 
+/// Whether this process runs inside the namespace of any test.
+pub fn is_any() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Mounts `source` over the existing `path`; only inside.
 pub fn bind_mount(source: &Path, path: &Path) {
     mount(&[Path::new("--bind"), source, path]);
