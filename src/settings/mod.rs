@@ -4,6 +4,7 @@
 //! [`read_body`] the bodies of requests.
 
 mod json_error;
+pub(crate) mod rfc3339;
 mod strict;
 
 use std::fmt;
