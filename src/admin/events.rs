@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::AdminServer;
+use super::access_guard::Principal;
 
 /// How often a new snapshot is looked for.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -18,36 +19,44 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// connection.
 const HEARTBEAT: u32 = 15;
 
-/// The endless body for one page.
+/// The body for one page. It ends when the client may no longer read.
 pub(super) struct Events {
-    next: Pin<Box<dyn Future<Output = (Bytes, EventState)> + Send>>,
+    next: Option<NextChunk>,
 }
+
+/// Waits for the next chunk; `None` at the end.
+type NextChunk = Pin<Box<dyn Future<Output = Option<(Bytes, EventState)>> + Send>>;
 
 /// The state of one page's stream.
 struct EventState {
     status: Arc<AdminServer>,
+    /// The client, whose rights may end.
+    principal: Principal,
     number: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Events {
-    pub(super) fn new(status: Arc<AdminServer>, permit: OwnedSemaphorePermit) -> Self {
-        Self { next: Box::pin(EventState { status, number: None, _permit: permit }.next()) }
+    pub(super) fn new(status: Arc<AdminServer>, principal: Principal, permit: OwnedSemaphorePermit) -> Self {
+        Self { next: Some(Box::pin(EventState { status, principal, number: None, _permit: permit }.next())) }
     }
 }
 
 impl EventState {
-    /// The next chunk to send.
-    async fn next(mut self) -> (Bytes, Self) {
+    /// The next chunk to send; `None` at the end.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
         for _ in 0..HEARTBEAT {
+            if !self.status.operators.still_accept(self.principal.operator.as_ref()) {
+                return None;
+            }
             let current = self.status.snapshots.current(&self.status.admin_data).await.number;
             if self.number != Some(current) {
                 self.number = Some(current);
-                return (format!("data: {current}\n\n").into(), self);
+                return Some((format!("data: {current}\n\n").into(), self));
             }
             tokio::time::sleep(PERIOD).await;
         }
-        (Bytes::from_static(b":\n\n"), self)
+        Some((Bytes::from_static(b":\n\n"), self))
     }
 }
 
@@ -56,8 +65,12 @@ impl Body for Events {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let (bytes, state) = ready!(self.next.as_mut().poll(cx));
-        self.next = Box::pin(state.next());
+        let Some(next) = &mut self.next else { return Poll::Ready(None) };
+        let Some((bytes, state)) = ready!(next.as_mut().poll(cx)) else {
+            self.next = None;
+            return Poll::Ready(None);
+        };
+        self.next = Some(Box::pin(state.next()));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }

@@ -2,7 +2,7 @@
 //! It runs on a thread and a runtime of its own, so that nothing here affects phones.
 //!
 //! 1. [`listener`]: accepts connections, with a limit and timeouts.
-//! 2. [`access_guard`]: checks Host, site and [token].
+//! 2. [`access_guard`]: checks Host, site and the token of one of the [operators].
 //! 3. [`routes`]: handles requests.
 //! 4. [`snapshot_cache`]: caches one [`snapshot`] for all clients, made from the [`AdminData`] about once a second.
 //! 5. [`page`] renders it for people, the rest of [`routes`] for programs.
@@ -20,6 +20,7 @@
 //!   `/`. A script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
 //!   `{"error": "…"}`. Without `constituency`, the denial is server-wide.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::constituency::{ConstituencyName, MacAddress};
@@ -30,6 +31,7 @@ pub mod all_phones;
 mod connections;
 mod events;
 pub mod listener;
+pub mod operators;
 pub mod page;
 mod query;
 mod response;
@@ -37,14 +39,13 @@ mod routes;
 mod settings;
 pub mod snapshot;
 mod snapshot_cache;
-pub mod token;
 
 pub use settings::{Endpoint, StatusSettings};
 
 use access_guard::AccessGuard;
 use all_phones::AllPhones;
+use operators::Operators;
 use snapshot_cache::SnapshotCache;
-use token::OperatorToken;
 
 /// The state of everything at one moment.
 #[derive(Debug)]
@@ -61,8 +62,32 @@ pub struct ChangeRequest {
     pub mac: MacAddress,
     /// The new note of the phone, or the reason of the denial. `None` keeps the old note.
     pub note: Option<String>,
-    /// Where the request came from: "the status page" or "the API".
-    pub by: &'static str,
+    pub by: Author,
+}
+
+/// The operator who makes a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    /// The name of the operator.
+    pub operator: String,
+    pub interface: Interface,
+}
+
+/// The interface by which an operator makes a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    Page,
+    Api,
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interface = match self.interface {
+            Interface::Page => "on the status page",
+            Interface::Api => "through the API",
+        };
+        write!(f, "{}, {interface}", self.operator)
+    }
 }
 
 /// What an operator may change.
@@ -111,7 +136,7 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct AdminServer {
     admin_data: Arc<dyn AdminData>,
-    token: Arc<OperatorToken>,
+    operators: Arc<Operators>,
     access_guard: AccessGuard,
     snapshots: SnapshotCache,
 }
@@ -122,12 +147,12 @@ impl AdminServer {
     pub fn new(
         settings: &StatusSettings,
         endpoint: &Endpoint,
-        token: Arc<OperatorToken>,
+        operators: Arc<Operators>,
         admin_data: Arc<dyn AdminData>,
     ) -> Self {
         Self {
             admin_data,
-            token,
+            operators,
             access_guard: AccessGuard::new(settings, endpoint),
             snapshots: SnapshotCache::default(),
         }

@@ -13,7 +13,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::access_guard::{Forbidden, SessionCookie};
-use super::token::SESSION_S;
+use super::operators::SESSION_S;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) type AdminResponse = Response<Body>;

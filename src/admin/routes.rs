@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::access_guard::{ClientLocation, Forbidden, Principal, RouteAccess};
+use super::access_guard::{ClientLocation, Forbidden, NO_OPERATOR, Principal, RouteAccess};
 use super::events::Events;
 use super::page::{self, Asset, Flash, View};
 use super::response::{self, AdminResponse};
 use super::snapshot::{PhoneHistoryView, PhoneQuery};
-use super::{AdminChange, AdminServer, ChangeRequest, Readiness};
+use super::{AdminChange, AdminServer, Author, ChangeRequest, Interface, Readiness};
 use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
@@ -96,6 +96,7 @@ impl Route {
         match self {
             Self::Health | Self::Ready => RouteAccess::Probe,
             Self::Asset(_) | Self::SignIn => RouteAccess::Public,
+            Self::SignOut => RouteAccess::Session,
             _ => RouteAccess::Operators,
         }
     }
@@ -117,7 +118,7 @@ pub(super) async fn answer(
     let route = Route::of(head.uri.path());
     let access = route.as_ref().map_or(RouteAccess::Operators, Route::access);
     let now = clock::unix_seconds(clock::now());
-    let principal = match status.access_guard.check(&head, from, access, &status.token, now) {
+    let principal = match status.access_guard.check(&head, from, access, &status.operators, now) {
         Ok(principal) => principal,
         Err(forbidden) => return reject(route.as_ref(), &forbidden),
     };
@@ -126,23 +127,27 @@ pub(super) async fn answer(
         return response::method_not_allowed(route.methods());
     }
     if head.method == Method::POST {
-        if route == Route::SignIn && !status.token.is_configured() {
+        if route == Route::SignIn && !status.operators.are_required() {
             return sign_in_disabled();
         }
-        let timeout = if access == RouteAccess::Operators { BODY_TIMEOUT } else { PUBLIC_BODY_TIMEOUT };
+        let timeout = if access.is_restricted() { BODY_TIMEOUT } else { PUBLIC_BODY_TIMEOUT };
         return match read(body, timeout).await {
-            Ok(body) => change(status, &route, &head, &body, now).await,
+            // The body may have taken longer than the removal of the operator.
+            Ok(_) if access.is_restricted() && !status.operators.still_accept(principal.operator.as_ref()) => {
+                reject(Some(&route), &Forbidden::ended())
+            }
+            Ok(body) => change(status, &route, &head, &body, &principal, now).await,
             Err(answer) => answer,
         };
     }
     match route {
         Route::Health => response::text(StatusCode::OK, "ok"),
-        Route::Ready => ready(&status.admin_data.readiness(), principal),
+        Route::Ready => ready(&status.admin_data.readiness(), &principal),
         Route::Metrics => metrics(status, &head).await,
         Route::Asset(asset) => response::immutable(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
             Ok(permit) => {
-                let body = Events::new(Arc::clone(status), permit).boxed_unsync();
+                let body = Events::new(Arc::clone(status), principal, permit).boxed_unsync();
                 response::with_body(StatusCode::OK, "text/event-stream", body)
             }
             Err(_) => {
@@ -157,11 +162,12 @@ pub(super) async fn answer(
             Ok(history) => response::json(StatusCode::OK, &history),
             Err((code, reason)) => response::problem(code, &reason),
         },
-        Route::Page => show(status, &head, principal).await,
+        Route::Page => show(status, &head, &principal).await,
         Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => {
                 let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
-                response::page(StatusCode::OK, page::render_phone(&snapshot.overview, &history, principal.is_signed_in))
+                let operator = principal.operator.as_deref();
+                response::page(StatusCode::OK, page::render_phone(&snapshot.overview, &history, operator))
             }
             Err((code, reason)) => response::page(code, page::render_failure("Phone not found", &reason)),
         },
@@ -199,7 +205,14 @@ async fn read(body: Incoming, timeout: Duration) -> Result<Bytes, AdminResponse>
 }
 
 /// Handles a POST.
-async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> AdminResponse {
+async fn change(
+    status: &Arc<AdminServer>,
+    route: &Route,
+    head: &Parts,
+    body: &Bytes,
+    principal: &Principal,
+    now: i64,
+) -> AdminResponse {
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match route {
@@ -211,14 +224,14 @@ async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &B
             let typed = |key: &str| field(body, key).unwrap_or_default();
             let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
             let posted = ChangeBody { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
-            match posted.apply(status, *is_allowed, "the status page").await {
+            match posted.apply(status, *is_allowed, principal, Interface::Page).await {
                 Ok((wanted, _)) => response::redirect(&Flash { change: wanted.change, mac: wanted.mac }.path()),
                 Err((code, reason)) => response::page(code, page::render_failure("Not changed", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
             let changed = match settings::read_body::<ChangeBody>(body) {
-                Ok(posted) => posted.apply(status, *is_allowed, "the API").await,
+                Ok(posted) => posted.apply(status, *is_allowed, principal, Interface::Api).await,
                 Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
             };
             match changed {
@@ -236,17 +249,14 @@ async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &B
 
 fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> AdminResponse {
     let cookie = status.access_guard.session_cookie(head);
-    match status.token.session(&cookie.scope, now).filter(|_| status.token.matches(shown.trim().as_bytes())) {
+    match status.operators.begin_session(&cookie.scope, shown.trim().as_bytes(), now) {
         Some(session) => response::with_session(response::redirect("/"), &cookie, Some(&session)),
         None => response::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("Wrong token."))),
     }
 }
 
 fn sign_in_disabled() -> AdminResponse {
-    response::text(
-        StatusCode::FORBIDDEN,
-        "sign-in is disabled: \"token_file\" is not set in \"status\" of provost.json",
-    )
+    response::text(StatusCode::FORBIDDEN, &format!("sign-in is disabled: {NO_OPERATOR}"))
 }
 
 /// The value of a form's field.
@@ -269,9 +279,13 @@ impl ChangeBody {
         self,
         status: &AdminServer,
         is_allowed: bool,
-        by: &'static str,
+        principal: &Principal,
+        interface: Interface,
     ) -> Result<(ChangeRequest, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
+        let Some(operator) = &principal.operator else {
+            return Err((StatusCode::FORBIDDEN, "a change needs an operator".to_owned()));
+        };
         let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
         let name = self.constituency.map(|name| name.parse()).transpose();
         let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
@@ -284,6 +298,7 @@ impl ChangeBody {
             (false, Some(name)) => AdminChange::Deny(name),
             (false, None) => AdminChange::DenyEverywhere,
         };
+        let by = Author { operator: operator.name.clone(), interface };
         let wanted = ChangeRequest { change, mac, note: self.note, by };
         if wanted.mac == MacAddress::ZERO {
             return Err(bad("invalid MAC address 000000000000: no phone has it".to_owned()));
@@ -304,7 +319,7 @@ impl ChangeBody {
 
 /// Reports readiness, and the warnings. Load balancers need only the status. The reasons name certificates and
 /// constituencies, so only operators get them.
-fn ready(readiness: &Readiness, principal: Principal) -> AdminResponse {
+fn ready(readiness: &Readiness, principal: &Principal) -> AdminResponse {
     let (code, first) = match &readiness.not_ready {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
@@ -337,19 +352,19 @@ async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
     }
 }
 
-async fn show(status: &AdminServer, head: &Parts, principal: Principal) -> AdminResponse {
+async fn show(status: &AdminServer, head: &Parts, principal: &Principal) -> AdminResponse {
     let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => query,
         Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("Invalid query", &reason)),
     };
     // Only a signed-in operator can have made a change.
-    let flash = head.uri.query().filter(|_| principal.is_signed_in).and_then(Flash::parse);
+    let flash = head.uri.query().filter(|_| principal.operator.is_some()).and_then(Flash::parse);
     let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let view = View {
         overview: &snapshot.overview,
         phones: &query.select(&snapshot.phones),
         query: &query,
-        is_signed_in: principal.is_signed_in,
+        operator: principal.operator.as_deref(),
         flash: flash.as_ref(),
     };
     response::page(StatusCode::OK, page::render(&view))

@@ -23,8 +23,9 @@ pub struct StatusSettings {
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Endpoint,
-    /// A file with the operators' token, at least 16 characters, not readable by all users. With it, reading needs the token
-    /// too. Default: none: this machine may read, and nothing can be changed; in local mode `state/status-token`.
+    /// A file with the administrator's token, at least 16 characters, not readable by all users. With it, or with an operator
+    /// (`provost operator add`), reading needs a token too. Default: none: without an operator, this machine may read, and
+    /// nothing can be changed; in local mode `state/status-token`.
     pub token_file: Option<PathBuf>,
     /// Further host names of the listener, such as that of a reverse proxy. It answers under no others. They need
     /// `token_file`.

@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 use super::socket_activation::{ActivatedSockets, STATUS};
 use super::{ANNOUNCEMENT, AppError};
 use crate::admin::listener::AdminListener;
-use crate::admin::token::OperatorToken;
+use crate::admin::operators::{Operators, OperatorsWatcher, token_file};
 use crate::admin::{AdminData, AdminServer, Endpoint, StatusSettings};
+use crate::clock;
 use crate::config::Config;
 use crate::settings::SettingsError;
 use crate::state::{self, StateDir};
@@ -29,7 +30,7 @@ pub const LOCAL_TOKEN: &str = "status-token";
 pub(super) struct OpenAdminListener {
     listener: AdminListener,
     settings: StatusSettings,
-    token: Arc<OperatorToken>,
+    operators: Arc<Operators>,
 }
 
 /// The listener while it serves.
@@ -39,18 +40,19 @@ pub(super) struct AdminThread {
     thread: JoinHandle<()>,
 }
 
-/// Opens the listener that `config` names, if any. In local mode, sets the token file in `config`, and an address that
+/// Opens the listener that `config` names, if any, and the file of its operators. In local mode, sets the token file in `config`, and an address that
 /// is unavailable is only a warning.
 pub(super) fn open(
     config: &mut Config,
     state: &StateDir,
     activated: &mut ActivatedSockets,
-) -> Result<Option<OpenAdminListener>, AppError> {
+) -> Result<Option<(OpenAdminListener, OperatorsWatcher)>, AppError> {
     if config.is_local() {
         make_local_token(config, state)?;
     }
     let Some(settings) = config.status.clone() else { return Ok(None) };
-    let token = OperatorToken::open(settings.token_file.as_deref()).map_err(|error| {
+    let opened = Operators::open(settings.token_file.as_deref(), state.path(), clock::now());
+    let watcher = opened.map_err(|error| {
         let file = settings.token_file.as_deref().unwrap_or(state.path());
         SettingsError::of_file(file, error)
     })?;
@@ -72,7 +74,8 @@ pub(super) fn open(
         None => String::new(),
     };
     tracing::info!(target: ANNOUNCEMENT, "status page at {}{token_hint}", listener.endpoint);
-    Ok(Some(OpenAdminListener { listener, settings, token: Arc::new(token) }))
+    let operators = watcher.operators();
+    Ok(Some((OpenAdminListener { listener, settings, operators }, watcher)))
 }
 
 /// The listener at `endpoint` by the socket that systemd passed, if any.
@@ -99,7 +102,7 @@ fn make_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppErro
             return Ok(());
         }
     }
-    if let Err(error) = OperatorToken::open(Some(&file)) {
+    if let Err(error) = token_file::read(&file) {
         tracing::warn!("no token for the status page: {}: {error}", file.display());
         return Ok(());
     }
@@ -123,17 +126,17 @@ fn bind_next_free(endpoint: &Endpoint) -> io::Result<AdminListener> {
 }
 
 impl OpenAdminListener {
-    /// The token, for reloads.
-    pub(super) fn token(&self) -> Arc<OperatorToken> {
-        Arc::clone(&self.token)
+    /// The operators.
+    pub(super) fn operators(&self) -> Arc<Operators> {
+        Arc::clone(&self.operators)
     }
 
     /// Serves `admin_data` until [`AdminThread::end`].
     pub(super) fn start(self, admin_data: Arc<dyn AdminData>) -> io::Result<AdminThread> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(DISK_THREADS).build()?;
-        let Self { listener, settings, token } = self;
-        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, token, admin_data));
+        let Self { listener, settings, operators } = self;
+        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, operators, admin_data));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || {
             runtime.block_on(async {

@@ -208,7 +208,7 @@ impl App {
         let uploads = UploadStore::new(state.folder(store::FOLDER), config.limits.free_space_bytes);
         // A process that reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let operators = admin_thread::open(&mut config, &state, &mut activated)?;
+        let (admin_listener, operators) = admin_thread::open(&mut config, &state, &mut activated)?.unzip();
         // A process that reads that we listen may send commands at once.
         let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut activated)?;
@@ -240,12 +240,12 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let watcher = spawn_watcher(scanner, first, move |folders| publishing.publish_registry(folders))?;
         server.scanner.get_or_init(|| watcher.clone());
-        let denials = DenialsThread::start(denials_file)?;
+        let denials = DenialsThread::start(denials_file, operators)?;
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
             (listener, Control { renewal: renewal.clone(), responder: source.responder().cloned(), access, history })
         });
-        let status = operators.map(|opened| {
+        let status = admin_listener.map(|opened| {
             let sources = LiveAdminData {
                 server: Arc::downgrade(&server),
                 certificates: Arc::clone(&server.certificates),
@@ -256,6 +256,7 @@ impl App {
                 publisher: Arc::clone(&publisher),
                 stop: stopped.clone(),
                 state: state.path().to_owned(),
+                operators: opened.operators(),
                 denials: denied,
                 denials_thread: denials.clone(),
                 state_faults: Arc::clone(&state_faults),
@@ -326,7 +327,7 @@ impl App {
             state_faults: self.state_faults,
             config: self.config.clone(),
             watcher: self.watcher.clone(),
-            token: self.status.as_ref().map(|(opened, _)| opened.token()),
+            operators: self.status.as_ref().map(|(opened, _)| opened.operators()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
         let mut monitored = vec![

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::admin::operators::OperatorChanges;
+use crate::admin::operators::file::FILE as OPERATORS;
 use crate::config::Config;
 use crate::constituency::denials::{DenialChanges, FILE as DENIALS};
 use crate::constituency::scan::LAST_GOOD;
@@ -100,6 +102,31 @@ pub(super) fn log_denials_error(logged: &mut Option<String>, error: Option<&str>
         None => tracing::info!("{DENIALS} is valid again and in force"),
     }
     *logged = error.map(str::to_owned);
+}
+
+/// Logs operators that were added, removed or changed.
+pub(super) fn log_operators(changes: &OperatorChanges) {
+    for name in &changes.added {
+        tracing::info!("operator {name} was added");
+    }
+    for name in &changes.removed {
+        tracing::info!("operator {name} was removed; its sessions have ended");
+    }
+    for name in &changes.changed {
+        tracing::info!("operator {name} has a new token or other rights; its sessions with the old token have ended");
+    }
+}
+
+/// Logs once that the file of the operators cannot be used, and once that it can again. `logged` is the last logged error.
+pub(super) fn log_operators_error(logged: &mut Option<String>, error: Option<String>) {
+    if *logged == error {
+        return;
+    }
+    match &error {
+        Some(error) => tracing::error!("{error}; until then, no token is accepted but that in \"token_file\""),
+        None => tracing::info!("{OPERATORS} is valid again and in force"),
+    }
+    *logged = error;
 }
 
 /// Logs once that the limit of open files is too low for the known phones, and once that it is high enough.

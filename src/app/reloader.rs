@@ -14,7 +14,7 @@ use super::certificate_source::ActiveCertificateSource;
 use super::publisher::Publisher;
 use super::reload_log;
 use super::state_faults::StateFaults;
-use crate::admin::token::OperatorToken;
+use crate::admin::operators::Operators;
 use crate::background::{Heartbeat, HeartbeatMonitor};
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
@@ -40,8 +40,7 @@ pub(super) struct ReloaderThread {
     /// The configuration at the start.
     pub(super) config: Config,
     pub(super) watcher: WatcherHandle,
-    /// The operators' token.
-    pub(super) token: Option<Arc<OperatorToken>>,
+    pub(super) operators: Option<Arc<Operators>>,
 }
 
 impl Reloader {
@@ -86,7 +85,7 @@ impl ReloaderThread {
         self.state_faults.update(&self.config);
         let Some(reload) = reload else { return self.publisher.reload_bundles() };
         let read = self.publisher.reload(&self.config);
-        self.read_token();
+        self.read_token_file();
         // After the bundles: a policy may name a new bundle.
         self.watcher.rescan_with(self.publisher.bundle_names(), move || {
             reload_log::log_reloaded(&read);
@@ -94,8 +93,8 @@ impl ReloaderThread {
         });
     }
 
-    fn read_token(&self) {
-        match self.token.as_ref().map(|token| token.reload()) {
+    fn read_token_file(&self) {
+        match self.operators.as_ref().map(|operators| operators.reload_token_file()) {
             Some(Ok(true)) => {
                 tracing::info!("the token of the status page changed; sessions with the old token have ended");
             }

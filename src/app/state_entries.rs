@@ -5,6 +5,7 @@ use rustix::fs::Access;
 use super::admin_thread::LOCAL_TOKEN;
 use super::control::SOCKET;
 use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
+use crate::admin::operators::file::FILE as OPERATORS;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{denials, last_good};
 use crate::dns::responder;
@@ -92,7 +93,7 @@ const fn folder(what_in_it: &'static str) -> EntryKind {
 }
 
 /// Every entry. A test compares it with what a server and commands leave there.
-pub(super) const STATE_ENTRIES: [StateEntry; 17] = [
+pub(super) const STATE_ENTRIES: [StateEntry; 18] = [
     entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, EntryUser::Server, "uploads are refused"),
     entry(
         phone_history::FOLDER,
@@ -122,6 +123,13 @@ pub(super) const STATE_ENTRIES: [StateEntry; 17] = [
         READ,
         EntryUser::Server,
         "a change of the server-wide denials has no effect, and the next start fails",
+    ),
+    entry(
+        OPERATORS,
+        "the list of operators",
+        READ,
+        EntryUser::Server,
+        "no operator's token is accepted but that in \"token_file\"",
     ),
     entry(
         LOCK,

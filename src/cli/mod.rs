@@ -28,6 +28,7 @@ mod diagnostics;
 mod install;
 mod journal;
 mod local;
+mod operator;
 mod parameters;
 mod passwords;
 pub mod phone;
@@ -94,6 +95,9 @@ enum Command {
     Deny(policy::DenyArgs),
     /// Lift the denial of a phone on the whole server.
     Undeny(policy::UndenyArgs),
+    /// Add, list and remove operators of the status page, and replace their tokens.
+    #[command(subcommand)]
+    Operator(operator::Command),
     /// List constituencies, or make one.
     #[command(subcommand)]
     Constituency(constituency::Command),
@@ -170,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Allow(args) => policy::allow(&args, &config),
         Command::Deny(args) => policy::deny(&args, &config),
         Command::Undeny(args) => policy::undeny(&args, &config),
+        Command::Operator(command) => operator::run(&command, &config),
         Command::Constituency(command) => constituency::run(&command, &config),
         Command::Uploads(command) => uploads::run(&command, &config),
         Command::Phone(args) => local::run_phone(&args, &config),

@@ -33,6 +33,7 @@ fn every_command_has_a_help_text() {
         "allow",
         "deny",
         "undeny",
+        "operator",
         "constituency",
         "uploads",
         "phone",
@@ -58,10 +59,12 @@ fn every_command_has_a_help_text() {
     let lines = commands.iter().map(|command| vec![*command]);
     let certificate = ["status", "renew", "rehearse", "revoke"].map(|command| vec!["certificate", command]);
     let uploads = ["list", "cat", "remove", "move"].map(|command| vec!["uploads", command]);
+    let operator = ["add", "list", "remove", "rotate"].map(|command| vec!["operator", command]);
     let constituency = ["list", "add"].map(|command| vec!["constituency", command]);
     for line in lines
         .chain(certificate)
         .chain(uploads)
+        .chain(operator)
         .chain(constituency)
         .chain([vec!["trust", "list"], vec!["trust", "verify"]])
     {

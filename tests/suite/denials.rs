@@ -332,7 +332,10 @@ fn api_deny_without_constituency_denies_server_wide() {
     assert_eq!((answer.status, answer.json()), (200, json!({ "changed": true })));
     assert_eq!(status(&phone), 403, "it applies when the answer arrives");
     assert_eq!(operators.post("/api/deny", &deny).json(), json!({ "changed": false }));
-    assert_eq!((&denied(&site)[VVX500]["by"], &denied(&site)[VVX500]["note"]), (&json!("the API"), &json!("lost")));
+    assert_eq!(
+        (&denied(&site)[VVX500]["by"], &denied(&site)[VVX500]["note"]),
+        (&json!("token_file, through the API"), &json!("lost"))
+    );
     assert_eq!(folders(&site), before);
     let allowed = operators.post("/api/allow", &json!({ "mac": VVX500, "constituency": "ote" }));
     assert_eq!(allowed.status, 409);
@@ -348,7 +351,7 @@ fn api_deny_without_constituency_denies_server_wide() {
     let form = format!("mac={VVX550}&note=sold");
     let posted = operators.with(&["--data", &form]).get("/deny");
     assert_eq!((posted.status, posted.headers["location"].as_str()), (303, "/?denied=00005e0053c7"), "{posted:?}");
-    assert_eq!(denied(&site)[VVX550]["by"], "the status page");
+    assert_eq!(denied(&site)[VVX550]["by"], "token_file, on the status page");
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn listen_address_and_local_mode_are_logged_at_any_level() {
 }
 
 /// Every command that needs a configuration; its arguments do not exist.
-const ABOUT_A_CONFIGURATION: [&[&str]; 28] = [
+const ABOUT_A_CONFIGURATION: [&[&str]; 32] = [
     &["check"],
     &["certificate", "status"],
     &["certificate", "renew"],
@@ -228,6 +228,10 @@ const ABOUT_A_CONFIGURATION: [&[&str]; 28] = [
     &["allow", "00005e00530c", "--constituency", "ote"],
     &["deny", "00005e00530c"],
     &["undeny", "00005e00530c"],
+    &["operator", "add", "anna"],
+    &["operator", "list"],
+    &["operator", "remove", "anna"],
+    &["operator", "rotate", "anna"],
     &["constituency", "list"],
     &["constituency", "add", "ote"],
     &["uploads", "list", "00005e00530c"],

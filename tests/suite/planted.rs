@@ -19,7 +19,7 @@ const UPLOAD: &str = "00005e00530c-app.log";
 const KINDS: [&str; 5] = ["link", "hard link", "fifo", "folder", "link instead of its folder"];
 
 /// The places, and the commands that read, write or remove what is there. `DIR` is a folder of root's.
-const PLACES: [(&str, &[&str]); 14] = [
+const PLACES: [(&str, &[&str]); 15] = [
     (
         "state/uploads/ote/00005e00530c/00005e00530c-app.log",
         &["uploads list", "uploads cat", "uploads remove", "check"],
@@ -27,6 +27,10 @@ const PLACES: [(&str, &[&str]); 14] = [
     (
         "state/denied.json",
         &["deny 00005e005399", "undeny 00005e005399", "allow 00005e0053c7 --constituency ote", "phones"],
+    ),
+    (
+        "state/operators.json",
+        &["operator add anna", "operator list", "operator rotate anna", "operator remove anna", "check"],
     ),
     ("state/digest/pass.json", &["allow 00005e0053c7 --constituency pass --digest", "deny 00005e00530c", "check"]),
     ("state/last-good/ote.json", &["check", "phones", "deny 00005e00530c --constituency ote"]),

@@ -4,20 +4,23 @@
 //!    may send any Host, because their response is a status code that reveals no more.
 //! 2. A change must not come from a page of another origin. Nor may such a page fetch an operators' route, but a link
 //!    may lead there.
-//! 3. An operators' route needs the token. If no token is configured, local clients that use a loopback name may read,
-//!    and nothing can be changed.
+//! 3. An operators' route needs a token. If there is no operator, local clients that use a loopback name may read, and
+//!    nothing can be changed.
+//! 4. A read-only operator changes nothing.
 //!
 //! A reverse proxy cannot be distinguished from a direct client: it chooses its headers and its HTTP version. So
 //! neither has an effect here. Without a token, a proxy on this machine that sends a loopback Host lets all its clients
 //! read.
+
+use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode};
 
+use super::operators::{Operator, Operators};
 use super::settings::{Endpoint, StatusSettings};
-use super::token::OperatorToken;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,10 @@ const SECURE_COOKIE_NAME: &str = "__Host-provost_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Why there is no token yet, and the remedy.
+pub(super) const NO_OPERATOR: &str = "\"token_file\" is not set in \"status\" of provost.json, and there is no operator; run \
+                                      provost operator add NAME";
 
 /// The access rules of one listener.
 #[derive(Debug)]
@@ -57,8 +64,10 @@ pub(super) enum RouteAccess {
     Public,
     /// The same for a health check, which may send any Host or none.
     Probe,
-    /// Operators only.
+    /// Operators only, and a read-only operator may only read.
     Operators,
+    /// Every operator, also to end the own session.
+    Session,
 }
 
 /// A refusal.
@@ -70,10 +79,10 @@ pub(super) struct Forbidden {
 }
 
 /// The rights of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Principal {
-    /// The client has shown the token or a session cookie.
-    pub(super) is_signed_in: bool,
+    /// The operator whose token or session cookie the client has shown.
+    pub(super) operator: Option<Arc<Operator>>,
     /// The client may read operators' routes.
     pub(super) may_read: bool,
 }
@@ -86,6 +95,23 @@ pub(super) struct SessionCookie {
     pub(super) scope: String,
     /// Whether browsers may send it only over HTTPS.
     pub(super) is_secure: bool,
+}
+
+impl Forbidden {
+    /// The refusal of a request whose operator was removed, or got another token or rights, while it was received.
+    pub(super) fn ended() -> Self {
+        forbidden(StatusCode::UNAUTHORIZED, "the token or its rights changed during the request; nothing was changed")
+    }
+}
+
+impl RouteAccess {
+    /// Whether a client must prove to be an operator.
+    pub(super) fn is_restricted(self) -> bool {
+        match self {
+            Self::Public | Self::Probe => false,
+            Self::Operators | Self::Session => true,
+        }
+    }
 }
 
 impl AccessGuard {
@@ -109,38 +135,49 @@ impl AccessGuard {
         request: &Parts,
         from: ClientLocation,
         access: RouteAccess,
-        token: &OperatorToken,
+        operators: &Operators,
         now: i64,
     ) -> Result<Principal, Forbidden> {
         let is_change = !matches!(request.method, Method::GET | Method::HEAD);
         let host = match self.check_host(request) {
             Ok(host) => host,
             Err(_) if access == RouteAccess::Probe && !is_change => {
-                return Ok(Principal { is_signed_in: false, may_read: false });
+                return Ok(Principal::default());
             }
             Err(refused) => return Err(refused),
         };
         let is_cross_origin = !is_same_origin(&request.headers) && !is_link(request);
         if is_change {
             check_site(&request.headers, &host)?;
-        } else if access == RouteAccess::Operators && is_cross_origin {
+        } else if access.is_restricted() && is_cross_origin {
             return Err(cross_origin());
         }
         let bearer = header(&request.headers, &AUTHORIZATION).and_then(bearer);
-        let has_token = bearer.is_some_and(|shown| token.matches(shown.as_bytes()));
         // A wrong token is refused even with a valid session.
-        let has_session = bearer.is_none() && self.has_session(&request.headers, token, now);
-        let is_signed_in = has_token || has_session;
+        let operator = match bearer {
+            Some(shown) => operators.authenticate(shown.as_bytes()),
+            None => self.operator_of_session(&request.headers, operators, now),
+        };
         let is_loopback = is_loopback(&host) && request.uri.authority().is_none_or(is_loopback);
-        let is_open = !token.is_configured() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
-        let principal = Principal { is_signed_in, may_read: (is_signed_in || is_open) && !is_cross_origin };
-        match access {
-            RouteAccess::Public | RouteAccess::Probe => Ok(principal),
-            RouteAccess::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
-            RouteAccess::Operators if is_change && has_session => require_origin(&request.headers).map(|()| principal),
-            RouteAccess::Operators if principal.may_read => Ok(principal),
-            RouteAccess::Operators => Err(without_token(token, false, bearer.is_some())),
+        let is_open = !operators.are_required() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
+        let may_read = (operator.is_some() || is_open) && !is_cross_origin;
+        let principal = Principal { operator, may_read };
+        let unproven = || without_token(operators, is_change, bearer.is_some());
+        match &principal.operator {
+            _ if !access.is_restricted() => {}
+            None if is_change || !may_read => return Err(unproven()),
+            Some(_) if !is_change && !may_read => return Err(unproven()),
+            Some(operator) if is_change => {
+                if bearer.is_none() {
+                    require_origin(&request.headers)?;
+                }
+                if operator.is_read_only && access != RouteAccess::Session {
+                    return Err(read_only(operator));
+                }
+            }
+            _ => {}
         }
+        Ok(principal)
     }
 
     /// The cookie for a session that `request` begins or ends. The request is same-origin, so its Origin shows whether
@@ -155,9 +192,10 @@ impl AccessGuard {
         SessionCookie { name, scope: format!("{name} {}", self.endpoint), is_secure }
     }
 
-    fn has_session(&self, headers: &HeaderMap, token: &OperatorToken, now: i64) -> bool {
-        [false, true].map(|is_secure| self.cookie(is_secure)).iter().any(|cookie| {
-            cookies(headers).any(|(name, value)| name == cookie.name && token.verify_session(&cookie.scope, value, now))
+    fn operator_of_session(&self, headers: &HeaderMap, operators: &Operators, now: i64) -> Option<Arc<Operator>> {
+        [false, true].map(|is_secure| self.cookie(is_secure)).iter().find_map(|cookie| {
+            let mut values = cookies(headers).filter(|(name, _)| *name == cookie.name);
+            values.find_map(|(_, value)| operators.verify_session(&cookie.scope, value, now))
         })
     }
 
@@ -217,20 +255,24 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
 }
 
 /// The refusal of a request without a valid token.
-fn without_token(token: &OperatorToken, is_change: bool, is_wrong: bool) -> Forbidden {
-    const NO_TOKEN_FILE: &str = "\"token_file\" is not set in \"status\" of provost.json";
-    let reason = match (token.is_configured(), is_change) {
-        (false, true) => format!("changes need a token, and {NO_TOKEN_FILE}"),
-        (false, false) if is_wrong => format!("the request has a token, but {NO_TOKEN_FILE}; send it without one"),
+fn without_token(operators: &Operators, is_change: bool, is_wrong: bool) -> Forbidden {
+    let reason = match (operators.are_required(), is_change) {
+        (false, true) => format!("changes need a token, and {NO_OPERATOR}"),
+        (false, false) if is_wrong => format!("the request has a token, but {NO_OPERATOR}, or send it without a token"),
         (false, false) => format!(
-            "{NO_TOKEN_FILE}; without a token, only requests from this machine to a loopback name such as localhost are \
-             accepted"
+            "only requests from this machine to a loopback name such as localhost are accepted without a token, and \
+             {NO_OPERATOR}"
         ),
         (true, _) if is_wrong => "wrong token".to_owned(),
-        (true, _) => "this request needs the token: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
+        (true, _) => "this request needs a token: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
     };
-    let status = if token.is_configured() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+    let status = if operators.are_required() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     Forbidden { status, reason }
+}
+
+fn read_only(operator: &Operator) -> Forbidden {
+    let name = &operator.name;
+    forbidden(StatusCode::FORBIDDEN, &format!("operator {name} is read-only, and cannot change anything"))
 }
 
 /// A request with a cookie comes from a browser, and must have Origin or Sec-Fetch-Site. [`check_site`] has checked

@@ -1,17 +1,32 @@
 //! Which requests are accepted, and which are refused.
 
-use super::*;
+use std::path::Path;
+
 use hyper::Request;
+
+use super::*;
+use crate::admin::operators::file::{self, Rights};
+use crate::{clock, state};
 
 const NOW: i64 = 1_800_000_000;
 const TOKEN: &str = "0123456789abcdef";
 
-fn token() -> (tempfile::NamedTempFile, OperatorToken) {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(TOKEN.as_bytes()).unwrap();
-    let token = OperatorToken::open(Some(file.path())).unwrap();
-    (file, token)
+/// The operators with [`TOKEN`] in `token_file`, and those that `add` adds.
+fn operators(has_token_file: bool, add: impl FnOnce(&Path)) -> Arc<Operators> {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("token");
+    state::write_private(&file, TOKEN.as_bytes()).unwrap();
+    add(state.path());
+    let file = has_token_file.then_some(file.as_path());
+    Operators::open(file, state.path(), clock::now()).unwrap().operators()
+}
+
+fn token() -> Arc<Operators> {
+    operators(true, |_| ())
+}
+
+fn none() -> Arc<Operators> {
+    operators(false, |_| ())
 }
 
 fn guard(listen: &str, hosts: &[&str]) -> AccessGuard {
@@ -30,14 +45,14 @@ fn request(method: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 /// The status with which a local operators' request with `headers` is refused; 0 if it is accepted.
-fn refusal(guard: &AccessGuard, token: &OperatorToken, method: &str, headers: &[(&str, &str)]) -> u16 {
+fn refusal(guard: &AccessGuard, token: &Operators, method: &str, headers: &[(&str, &str)]) -> u16 {
     refusal_from(ClientLocation::Local, guard, token, method, headers)
 }
 
 fn refusal_from(
     from: ClientLocation,
     guard: &AccessGuard,
-    token: &OperatorToken,
+    token: &Operators,
     method: &str,
     headers: &[(&str, &str)],
 ) -> u16 {
@@ -46,16 +61,16 @@ fn refusal_from(
 }
 
 /// A session of `guard` in the cookie `name`, as a browser sends it.
-fn session(guard: &AccessGuard, token: &OperatorToken, name: &str) -> String {
+fn session(guard: &AccessGuard, token: &Operators, name: &str) -> String {
     let origin = if name.starts_with("__Host-") { "https://localhost" } else { "http://localhost" };
     let cookie = guard.session_cookie(&request("POST", &[("Origin", origin)]));
     assert_eq!(cookie.name, name);
-    format!("x=1; {name}={}", token.session(&cookie.scope, NOW).unwrap())
+    format!("x=1; {name}={}", token.begin_session(&cookie.scope, TOKEN.as_bytes(), NOW).unwrap())
 }
 
 #[test]
 fn unknown_host_names_are_refused() {
-    let none = OperatorToken::open(None).unwrap();
+    let none = none();
     let at = |guard: &AccessGuard, host: &str| {
         let checked =
             guard.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, RouteAccess::Public, &none, NOW);
@@ -82,13 +97,13 @@ fn unknown_host_names_are_refused() {
             let request = request(method, &[("Host", strange)]);
             loopback.check(&request, ClientLocation::Local, RouteAccess::Probe, &none, NOW)
         };
-        assert_eq!(probe("GET"), Ok(Principal { is_signed_in: false, may_read: false }), "{strange}");
+        assert_eq!(probe("GET"), Ok(Principal::default()), "{strange}");
         assert_eq!(probe("POST").map_err(|refused| refused.status.as_u16()), Err(421), "{strange}");
     }
     assert_eq!(refusal(&loopback, &none, "GET", &[]), 421);
     assert_eq!(refusal(&loopback, &none, "GET", &[("Host", "localhost"), ("Host", "localhost")]), 421);
     // A page whose host is an IP address comes from that address: DNS rebinding is impossible.
-    let (_file, token) = token();
+    let token = token();
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
     let open = guard("0.0.0.0:8444", &[]);
     assert_eq!(refusal(&open, &token, "GET", &[("Host", "192.0.2.1:8444"), bearer]), 0);
@@ -99,7 +114,7 @@ fn unknown_host_names_are_refused() {
 
 #[test]
 fn unknown_authority_in_the_target_is_refused() {
-    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), none());
     let at = |uri: &str| {
         let request = Request::builder().uri(uri).header("Host", "localhost").body(()).unwrap();
         guard.check(&request.into_parts().0, ClientLocation::Remote, RouteAccess::Public, &none, NOW).is_ok()
@@ -109,7 +124,7 @@ fn unknown_authority_in_the_target_is_refused() {
 
 #[test]
 fn changes_need_the_token_and_the_same_origin() {
-    let (_file, token) = token();
+    let token = token();
     let guard = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
@@ -136,13 +151,13 @@ fn changes_need_the_token_and_the_same_origin() {
         assert_eq!(post(&[bearer, other]), 403, "{other:?}");
     }
     assert_eq!(post(&[cookie, ("Sec-Fetch-Site", "same-origin"), ("Authorization", "Bearer wrong")]), 401);
-    let none = OperatorToken::open(None).unwrap();
+    let none = none();
     assert_eq!(refusal(&guard, &none, "POST", &[host, ("Authorization", "Bearer ")]), 403);
 }
 
 #[test]
 fn reads_need_the_token_from_local_and_remote_clients() {
-    let (_file, token) = token();
+    let token = token();
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
     for listen in ["0.0.0.0:8444", "127.0.0.1:8444", "[::1]:8444", "unix:s"] {
         let guard = guard(listen, &["provost.example.com"]);
@@ -154,7 +169,7 @@ fn reads_need_the_token_from_local_and_remote_clients() {
                 assert_eq!(refusal(&[host, ("Authorization", "Bearer wrong")]), 401);
                 assert_eq!(refusal(&[host, bearer]), 0, "{listen} {peer:?} {host:?}");
                 let seen = guard.check(&request("GET", &[host]), peer, RouteAccess::Public, &token, NOW).unwrap();
-                assert_eq!(seen, Principal { is_signed_in: false, may_read: false }, "{listen} {peer:?} {host:?}");
+                assert_eq!(seen, Principal::default(), "{listen} {peer:?} {host:?}");
             }
         }
     }
@@ -162,7 +177,7 @@ fn reads_need_the_token_from_local_and_remote_clients() {
 
 #[test]
 fn without_token_only_local_clients_read_by_loopback_name() {
-    let none = OperatorToken::open(None).unwrap();
+    let none = none();
     let guard = guard("127.0.0.1:8444", &["provost.example.com"]);
     for (peer, host, status) in [
         (ClientLocation::Local, "localhost:8444", 0),
@@ -174,14 +189,14 @@ fn without_token_only_local_clients_read_by_loopback_name() {
     ] {
         assert_eq!(refusal_from(peer, &guard, &none, "GET", &[("Host", host)]), status, "{peer:?} {host}");
         let public = guard.check(&request("GET", &[("Host", host)]), peer, RouteAccess::Public, &none, NOW).unwrap();
-        assert_eq!(public, Principal { is_signed_in: false, may_read: status == 0 }, "{peer:?} {host}");
+        assert_eq!(public, Principal { operator: None, may_read: status == 0 }, "{peer:?} {host}");
         assert_eq!(refusal_from(peer, &guard, &none, "POST", &[("Host", host)]), 403, "{peer:?} {host}");
     }
 }
 
 #[test]
 fn token_is_refused_where_none_is_configured() {
-    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), none());
     let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
     let refusal = guard.check(&shows, ClientLocation::Local, RouteAccess::Operators, &none, NOW).unwrap_err();
     assert_eq!(refusal.status, StatusCode::FORBIDDEN);
@@ -190,8 +205,8 @@ fn token_is_refused_where_none_is_configured() {
 
 #[test]
 fn proxy_headers_and_http_version_do_not_change_access() {
-    let (_file, token) = token();
-    let none = OperatorToken::open(None).unwrap();
+    let token = token();
+    let none = none();
     let guard = guard("127.0.0.1:8444", &[]);
     let local = ("Host", "localhost:8444");
     let names = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
@@ -215,7 +230,7 @@ fn proxy_headers_and_http_version_do_not_change_access() {
     for version in [hyper::Version::HTTP_10, hyper::Version::HTTP_11] {
         let mut asked = request("GET", &[local]);
         asked.version = version;
-        let status = |token| {
+        let status = |token: &Operators| {
             guard.check(&asked, ClientLocation::Local, RouteAccess::Operators, token, NOW).map_err(|it| it.status)
         };
         assert_eq!(status(&token).unwrap_err(), 401, "{version:?}");
@@ -225,7 +240,7 @@ fn proxy_headers_and_http_version_do_not_change_access() {
 
 #[test]
 fn session_is_bound_to_its_cookie_name_and_listener() {
-    let (_file, token) = token();
+    let token = token();
     let ours = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
     for name in [COOKIE_NAME, SECURE_COOKIE_NAME] {
@@ -245,7 +260,7 @@ fn session_is_bound_to_its_cookie_name_and_listener() {
 
 #[test]
 fn cross_site_links_work_and_cross_site_requests_fail() {
-    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), none());
     let asks = |method: &str, site: &str, mode: &str, dest: &str| {
         let fetch = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];
         refusal(&guard, &none, method, &[&[("Host", "localhost")], &fetch[..]].concat())
@@ -259,5 +274,44 @@ fn cross_site_links_work_and_cross_site_requests_fail() {
         assert_eq!(asks("GET", other, "navigate", "iframe"), 403, "{other}");
         assert_eq!(asks("HEAD", other, "navigate", "document"), 403, "{other}");
         assert_eq!(asks("GET", other, "navigate", "document"), 0, "{other}");
+    }
+}
+
+#[test]
+fn reads_need_a_token_once_there_is_an_operator() {
+    let mut token = String::new();
+    let operators = operators(false, |state| {
+        token = file::add(state, &"anna".parse().unwrap(), &Rights::default(), NOW, &|_| ()).unwrap();
+    });
+    let guard = guard("127.0.0.1:8444", &[]);
+    let host = ("Host", "localhost:8444");
+    let bearer = format!("Bearer {token}");
+    assert_eq!(refusal(&guard, &operators, "GET", &[host]), 401);
+    assert_eq!(refusal(&guard, &operators, "GET", &[host, ("Authorization", "Bearer 0123456789abcdef")]), 401);
+    assert_eq!(refusal(&guard, &operators, "GET", &[host, ("Authorization", "Bearer ")]), 401);
+    assert_eq!(refusal(&guard, &operators, "GET", &[host, ("Authorization", &bearer)]), 0);
+    let probe = guard.check(&request("GET", &[host]), ClientLocation::Local, RouteAccess::Probe, &operators, NOW);
+    assert_eq!(probe, Ok(Principal::default()));
+}
+
+#[test]
+fn read_only_operator_reads_and_signs_out_and_changes_nothing() {
+    let mut token = String::new();
+    let operators = operators(true, |state| {
+        token = file::add(state, &"anna".parse().unwrap(), &Rights { read_only: true }, NOW, &|_| ()).unwrap();
+    });
+    let guard = guard("127.0.0.1:8444", &[]);
+    let session = operators.begin_session(&guard.cookie(false).scope, token.as_bytes(), NOW).unwrap();
+    let (bearer, cookie) = (format!("Bearer {token}"), format!("{COOKIE_NAME}={session}"));
+    for proof in [("Authorization", bearer.as_str()), ("Cookie", cookie.as_str())] {
+        let headers = [("Host", "localhost"), ("Origin", "http://localhost"), proof];
+        let at = |method, access| {
+            let checked = guard.check(&request(method, &headers), ClientLocation::Local, access, &operators, NOW);
+            checked.map(|it| it.operator.unwrap().name.clone()).map_err(|refused| refused.status.as_u16())
+        };
+        assert_eq!(at("GET", RouteAccess::Operators), Ok("anna".to_owned()), "{proof:?}");
+        assert_eq!(at("POST", RouteAccess::Operators), Err(403), "{proof:?}");
+        assert_eq!(at("DELETE", RouteAccess::Operators), Err(403), "{proof:?}");
+        assert_eq!(at("POST", RouteAccess::Session), Ok("anna".to_owned()), "{proof:?}");
     }
 }

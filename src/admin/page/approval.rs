@@ -8,17 +8,18 @@ use maud::{Markup, html};
 use super::link::to_state;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use super::time_format::when;
+use crate::admin::operators::Operator;
 use crate::admin::snapshot::{Overview, PhoneState, PhoneView, StateFilter, UnprovenView};
 use crate::constituency::{ConstituencyName, MacAddress};
 
-pub(super) fn section(overview: &Overview) -> Markup {
+pub(super) fn section(overview: &Overview, operator: Option<&Operator>) -> Markup {
     html! {
         section id="waiting" aria-labelledby="waiting-title" {
             h2 id="waiting-title" { "Waiting for approval" }
             @if overview.waiting.is_empty() {
                 p class="empty" { "No phone is waiting. A phone that proves its MAC address and is on no list appears here after its first request." }
             } @else {
-                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview)) } }
+                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview, operator)) } }
                 @if overview.counts.waiting > overview.waiting.len() {
                     p class="found" {
                         "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
@@ -30,7 +31,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
     }
 }
 
-fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
+fn waiting(phone: &PhoneView, overview: &Overview, operator: Option<&Operator>) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
@@ -41,15 +42,21 @@ fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
                 @if let Some(last) = phone.last_seen { "last seen " (when(overview.now, last)) ", " }
                 (count(phone.refusals, "refusal", "refusals"))
             }
-            (action(constituency, mac, overview))
+            (action(constituency, mac, overview, operator))
         }
     }
 }
 
 /// The form that allows a phone, or the command that does, if the page cannot.
-pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
+pub(super) fn action(
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+    overview: &Overview,
+    operator: Option<&Operator>,
+) -> Markup {
     let found = overview.constituencies.iter().find(|it| it.name == constituency.as_str());
     let obstacle = match found {
+        Some(_) if operator.is_some_and(|operator| operator.is_read_only) => Some("your token is read-only"),
         Some(constituency) => constituency.not_allowable.as_deref(),
         None => Some("its constituency is not served"),
     };

@@ -8,11 +8,12 @@ use super::link::to_constituency;
 use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
 use super::time_format::{day, stamp, when};
+use crate::admin::operators::Operator;
 use crate::admin::snapshot::{
     NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView, UnprovenView,
 };
 
-pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView) -> Markup {
+pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView, operator: Option<&Operator>) -> Markup {
     let phone = &history.phone;
     html! {
         section id="phone" aria-labelledby="phone-title" {
@@ -34,7 +35,7 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView) -> Marku
             @if let Some(missing) = history.named.as_ref().and_then(NamedFiles::text) {
                 p class="problem" { "Missing files: " (foreign(&missing)) }
             }
-            (what_to_do(overview, phone))
+            (what_to_do(overview, phone, operator))
             (facts(phone, overview.now))
         }
         (requests(&history.requests, overview.now))
@@ -63,11 +64,11 @@ fn is_out(phone: &PhoneView) -> bool {
     matches!(phone.state, PhoneState::Waiting | PhoneState::Refused | PhoneState::Denied)
 }
 
-fn what_to_do(overview: &Overview, phone: &PhoneView) -> Markup {
+fn what_to_do(overview: &Overview, phone: &PhoneView, operator: Option<&Operator>) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         @match phone.state {
-            PhoneState::Waiting => (action(constituency, mac, overview)),
+            PhoneState::Waiting => (action(constituency, mac, overview, operator)),
             PhoneState::Denied if phone.denied_everywhere.is_some() => {
                 p class="instead" { "To lift the denial on the whole server:" }
                 (command(overview, &format!("undeny {mac}")))

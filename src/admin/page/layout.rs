@@ -6,20 +6,21 @@ use super::assets::{ICON, SCRIPT, STYLE};
 use super::flash::{Flash, message};
 use super::text::{Foreign, foreign};
 use super::time_format::{span, when};
+use crate::admin::operators::Operator;
 use crate::admin::snapshot::Overview;
 
 /// A page with the state of the server: its `title` and main part.
 pub(super) fn page(
     title: &str,
     overview: &Overview,
-    is_signed_in: bool,
+    operator: Option<&Operator>,
     outcome: Option<&Flash>,
     main: &Markup,
 ) -> String {
     let body = html! {
         body data-events="/events" {
             a class="skip" href="#main" { "Skip to content" }
-            (header(overview, is_signed_in))
+            (header(overview, operator))
             main id="main" {
                 div id="outcome" role="status" { @if let Some(outcome) = outcome { (message(outcome)) } }
                 (main)
@@ -61,7 +62,7 @@ fn document(title: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-fn header(overview: &Overview, is_signed_in: bool) -> Markup {
+fn header(overview: &Overview, operator: Option<&Operator>) -> Markup {
     html! {
         header class="top" {
             a class="name" href="/" {
@@ -77,8 +78,11 @@ fn header(overview: &Overview, is_signed_in: bool) -> Markup {
                 a href="/#phones" { "Phones" }
             }
             p class="live" id="live" { "Updated " (when(overview.now, overview.now)) }
-            @if is_signed_in {
-                form class="sign" method="post" action="/sign-out" { button class="quiet-button" { "Sign out" } }
+            @if let Some(operator) = operator {
+                form class="sign" method="post" action="/sign-out" {
+                    span class="quiet" { (operator.name) @if operator.is_read_only { " (read-only)" } " " }
+                    button class="quiet-button" { "Sign out" }
+                }
             }
         }
     }

@@ -27,6 +27,7 @@ mod time_format;
 
 use maud::html;
 
+use super::operators::Operator;
 use super::snapshot::{Overview, PhoneHistoryView, PhonePage, PhoneQuery};
 pub use assets::{Asset, asset};
 pub use flash::Flash;
@@ -39,8 +40,8 @@ pub struct View<'a> {
     /// The phones that match the query.
     pub phones: &'a PhonePage,
     pub query: &'a PhoneQuery,
-    /// Whether the client has a session, which it can end.
-    pub is_signed_in: bool,
+    /// The operator for whom the page is rendered, if a token was shown.
+    pub operator: Option<&'a Operator>,
     /// The change that was just made.
     pub flash: Option<&'a Flash>,
 }
@@ -51,7 +52,7 @@ pub fn render(view: &View<'_>) -> String {
     let overview = view.overview;
     let main = html! {
         (summary::section(overview))
-        (approval::section(overview))
+        (approval::section(overview, view.operator))
         div class="side-by-side" {
             (activity::section(&overview.activity, overview.now))
             (certificates::section(overview))
@@ -61,14 +62,14 @@ pub fn render(view: &View<'_>) -> String {
         (denied::section(overview))
         (approval::unproven_section(&overview.unproven, overview.now))
     };
-    layout::page(&overview.domain, overview, view.is_signed_in, view.flash, &main)
+    layout::page(&overview.domain, overview, view.operator, view.flash, &main)
 }
 
 /// The page of one phone, at `/phones/CONSTITUENCY/MAC`.
 #[must_use]
-pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, is_signed_in: bool) -> String {
+pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, operator: Option<&Operator>) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
-    layout::page(&title, overview, is_signed_in, None, &history::sections(overview, history))
+    layout::page(&title, overview, operator, None, &history::sections(overview, history, operator))
 }
 
 /// The sign-in page, with the reason why a token was refused.
@@ -76,8 +77,9 @@ pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, is_signed_i
 pub fn render_sign_in(failure: Option<&'static str>) -> String {
     let main = html! {
         p {
-            "Enter this server's token. It is in the file that " code { "token_file" } " of " code { "status" }
-            " names in provost.json, or without a provost.json (local mode) in " code { "state/status-token" } "."
+            "Enter your token. " code { "provost operator add" } " makes one. The administrator's token is in the file that "
+            code { "token_file" } " of " code { "status" } " names in provost.json, or without a provost.json (local mode) in "
+            code { "state/status-token" } "."
         }
         @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
         form class="sign-in" method="post" action="/sign-in" {

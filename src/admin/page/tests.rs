@@ -130,8 +130,14 @@ fn phones(text: &str) -> PhonePage {
     PhonePage { total: 50_000, matching: 12_345, phones }
 }
 
+fn operator(is_read_only: bool) -> Operator {
+    Operator { name: "anna".to_owned(), is_read_only }
+}
+
 fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
-    render(&View { overview, phones, query, is_signed_in, flash: None })
+    let anna = operator(false);
+    let operator = is_signed_in.then_some(&anna);
+    render(&View { overview, phones, query, operator, flash: None })
 }
 
 fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
@@ -157,7 +163,8 @@ fn all_pages(text: &str) -> Vec<String> {
     let mut pages: Vec<String> =
         [false, true].map(|is_signed_in| home(&overview, &phones(text), &query(text), is_signed_in)).to_vec();
     for state in PhoneState::ALL {
-        pages.extend([false, true].map(|is_in| render_phone(&overview, &history(text, state), is_in)));
+        let anna = operator(false);
+        pages.extend([None, Some(&anna)].map(|operator| render_phone(&overview, &history(text, state), operator)));
     }
     pages
 }
@@ -255,6 +262,23 @@ fn sign_out_button_is_shown_only_in_a_session() {
 }
 
 #[test]
+fn read_only_operator_sees_no_button_that_changes_anything() {
+    let (overview, phones, query) = (overview(HARMLESS), phones(HARMLESS), query(HARMLESS));
+    let buttons = |is_read_only: bool| {
+        let anna = operator(is_read_only);
+        let view = View { overview: &overview, phones: &phones, query: &query, operator: Some(&anna), flash: None };
+        let waiting = render_phone(&overview, &history(HARMLESS, PhoneState::Waiting), Some(&anna));
+        [render(&view), waiting].map(|page| {
+            assert_eq!(page.contains("anna (read-only)"), is_read_only);
+            page.matches("method=\"post\"").count() - page.matches("action=\"/sign-out\"").count()
+        })
+    };
+    assert_eq!(buttons(true), [0, 0]);
+    let [home, phone] = buttons(false);
+    assert!(home > 0 && phone > 0, "{home} {phone}");
+}
+
+#[test]
 fn commands_quote_the_path_of_the_configuration() {
     let mut overview = overview(HARMLESS);
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
@@ -263,7 +287,11 @@ fn commands_quote_the_path_of_the_configuration() {
         let denied = PhoneView { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
         let of = |state| phone("00005e00530c", state, HARMLESS);
         for phone in [of(PhoneState::Well), of(PhoneState::Denied), denied] {
-            pages += &render_phone(overview, &PhoneHistoryView { phone, named: None, requests: Vec::new() }, true);
+            pages += &render_phone(
+                overview,
+                &PhoneHistoryView { phone, named: None, requests: Vec::new() },
+                Some(&operator(false)),
+            );
         }
         pages +=
             &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);
@@ -366,7 +394,7 @@ fn claims_for_many_known_phones_are_one_unproven_problem() {
     }
     let page = home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false);
     assert!(page.contains("state=locked_out") && page.contains("The claim is unproven"), "{page}");
-    let own = render_phone(&overview, &history(HARMLESS, PhoneState::LockedOut), false);
+    let own = render_phone(&overview, &history(HARMLESS, PhoneState::LockedOut), None);
     assert!(own.contains("locked out?") && own.contains("unproven claim: <bdi>"), "{own}");
     assert!(!own.contains(">well<"), "{own}");
 }

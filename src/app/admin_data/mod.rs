@@ -19,6 +19,7 @@ use super::publisher::Publisher;
 use super::renewal_thread::RenewalHandle;
 use super::state_faults::StateFaults;
 use crate::admin::all_phones::AllPhones;
+use crate::admin::operators::Operators;
 use crate::admin::snapshot::{self, CertificateView, Overview, PhoneHistoryView, PhoneView};
 use crate::admin::{AdminChange, AdminData, ChangeRequest, Readiness, Snapshot};
 use crate::certificate::{LiveCertificates, ServerCertificate};
@@ -56,6 +57,7 @@ pub(super) struct LiveAdminData {
     pub(super) publisher: Arc<Publisher>,
     pub(super) stop: watch::Receiver<ShutdownPhase>,
     pub(super) state: PathBuf,
+    pub(super) operators: Arc<Operators>,
     pub(super) denials: Arc<ServerDenials>,
     pub(super) denials_thread: DenialsThread,
     pub(super) state_faults: Arc<StateFaults>,
@@ -74,6 +76,7 @@ impl AdminData for LiveAdminData {
         }
         self.certificates.generation().hash(&mut hasher);
         self.denials.generation().hash(&mut hasher);
+        self.operators.error().hash(&mut hasher);
         self.state_faults.messages().hash(&mut hasher);
         self.renewal.board.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
@@ -186,7 +189,7 @@ impl LiveAdminData {
 
     fn deny_everywhere(&self, wanted: &ChangeRequest) -> Result<bool, String> {
         let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
-        let denial = ServerDenial { by: wanted.by.to_owned(), at, note: wanted.note.clone().unwrap_or_default() };
+        let denial = ServerDenial { by: wanted.by.to_string(), at, note: wanted.note.clone().unwrap_or_default() };
         let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
         let (_, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
         match errors.first() {
@@ -222,6 +225,7 @@ impl LiveAdminData {
     /// The current problems, for the operator.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.state_problems();
+        problems.extend(self.operators.error());
         match self.health.dropped() {
             0 => {}
             dropped => problems.push(format!(
@@ -332,14 +336,13 @@ impl LiveAdminData {
     /// Why the page and the API cannot add a phone to the list.
     fn not_allowable(&self, served: &Constituency) -> Option<String> {
         use rustix::fs::{Access, AtFlags, accessat};
-        let has_token = self.config.status.as_ref().is_some_and(|status| status.token_file.is_some());
         let access = Access::WRITE_OK | Access::EXEC_OK;
         if served.policy.tls.client_auth == ClientAuth::None {
             Some("it does not authenticate clients (\"client_auth\": \"none\")".to_owned())
         } else if served.policy.tls.client_auth == ClientAuth::Digest {
             Some("its phones need passwords (provost allow MAC --digest)".to_owned())
-        } else if !has_token {
-            Some("no token is configured (\"token_file\" in \"status\")".to_owned())
+        } else if !self.operators.are_required() {
+            Some("no token is configured (\"token_file\" in \"status\", or provost operator add)".to_owned())
         } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
             Some("the service's user has no write permission on its folder".to_owned())
         } else {

@@ -11,6 +11,7 @@ mod folder;
 mod legacy_tls;
 mod live;
 mod master_configs;
+mod operators;
 mod overlay;
 mod plain_http;
 mod reach;
@@ -31,7 +32,7 @@ use super::passwords;
 use super::{ConfigArg, USAGE, note, print_json, print_line, replace_controls, runtime, trust};
 use crate::acme::client::AcmeCa;
 use crate::acme::{AcmeSettings, stored_certificates};
-use crate::admin::token::OperatorToken;
+use crate::admin::operators::token_file;
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
 use crate::app::permissions::loose_permissions;
@@ -241,12 +242,12 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         let message = format!("\"no_sni\": {name} is not served, so clients without SNI are refused");
         findings.push(Finding::new(FindingLevel::Error, &file, message));
     }
-    if let Some(status) = &config.status
-        && let Err(error) = OperatorToken::open(status.token_file.as_deref())
+    if let Some(file) = config.status.as_ref().and_then(|status| status.token_file.as_deref())
+        && let Err(error) = token_file::read(file)
     {
-        let file = status.token_file.as_deref().unwrap_or(Path::new("")).display();
-        findings.push(Finding::new(FindingLevel::Error, file, error));
+        findings.push(Finding::new(FindingLevel::Error, file.display(), error));
     }
+    operators::check(config, findings);
     findings.extend(
         FileLimit::highest()
             .shortage(site.registry(), config.limits.connections)

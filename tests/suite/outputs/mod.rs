@@ -265,6 +265,8 @@ fn visit(site: &Site, server: &Running) {
     }
     assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
     good(site, &["deny", LOST, "--note", "lost on a train"]);
+    good(site, &["operator", "add", "anna", "--read-only"]);
+    good(site, &["operator", "rotate", "anna"]);
     eventually("the denial of the lost phone", || {
         (server.client("any", &FACTORY.device(LOST)).get("/site.cfg").ok()?.status == 403).then_some(())
     });
@@ -343,7 +345,7 @@ fn access_log_text() -> Vec<String> {
 }
 
 /// Commands that print JSON, and their keys with enumerated values. `provost phone` is tested separately.
-const JSON_COMMANDS: [(&[&str], &[&str]); 8] = [
+const JSON_COMMANDS: [(&[&str], &[&str]); 9] = [
     (&["check"], &["severity"]),
     (&["certificate", "status"], &["level", "state"]),
     (&["phones"], &["standing", "tls_level"]),
@@ -351,6 +353,7 @@ const JSON_COMMANDS: [(&[&str], &[&str]); 8] = [
     (&["phone-log", VVX500], &["method", "standing"]),
     (&["phone-log", LOST], &["standing"]),
     (&["constituency", "list"], &["client_auth", "severity"]),
+    (&["operator", "list"], &[]),
     (&["ca", "list"], &[]),
 ];
 
@@ -474,6 +477,15 @@ fn exit_codes() -> Vec<String> {
         "allow 00005e0053c7 --constituency ote",
         "undeny 00005e0053c7",
         "undeny 00005e0053c7",
+        "operator list",
+        "operator add berta",
+        "operator add berta",
+        "operator add Berta",
+        "operator list",
+        "operator rotate berta",
+        "operator remove berta",
+        "operator remove berta",
+        "operator rotate berta",
         "phones",
         "phones --constituency absent",
         "phones --silent-for never",
