@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::state_entries::{EntryKind, STATE_ENTRIES, StateEntry};
 use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::config::{CertificateSource, Config};
-use crate::constituency::POLICY_FILE;
+use crate::constituency::{PHONES_FILE, POLICY_FILE};
 
 /// The folders of CAs in the state directory. Their certificates are public.
 const CAS: [&str; 3] = ["ca", LOCAL_DEVICE_CA, LOCAL_SERVER_CA];
@@ -140,8 +140,12 @@ fn state_rules(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
 /// The rules for the folder `constituencies` and each constituency.
 fn constituency_rules(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let folders = folders(constituencies).into_iter().flat_map(|folder| {
-        let policy = folder.join(POLICY_FILE);
-        [(folder, Rule::Public, "the constituency"), (policy, Rule::Public, "the policy")]
+        let (policy, list) = (folder.join(POLICY_FILE), folder.join(PHONES_FILE));
+        [
+            (folder, Rule::Public, "the constituency"),
+            (policy, Rule::Public, "the policy"),
+            (list, Rule::Public, "the phone list"),
+        ]
     });
     [(constituencies.to_owned(), Rule::Public, "the constituencies")].into_iter().chain(folders).collect()
 }

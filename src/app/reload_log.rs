@@ -7,11 +7,12 @@ use crate::admin::operators::file::FILE as OPERATORS;
 use crate::config::Config;
 use crate::constituency::denials::{DenialChanges, FILE as DENIALS};
 use crate::constituency::scan::LAST_GOOD;
-use crate::constituency::{ConstituencyName, Fault, Severity};
+use crate::constituency::{ConstituencyName, Fault, PHONES_FILE, Severity};
 use crate::identity::digest::passwords::PasswordsError;
 use crate::identity::trust::{Bundle, BundleError};
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
+use crate::wording::counted;
 
 /// Logs new, changed and removed constituencies, and faults that began or ended.
 pub(super) fn log_folders(old: &Site, new: &Site) {
@@ -26,6 +27,10 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
             }
             Some(before) if before.policy != constituency.policy => {
                 tracing::info!(constituency = %name, "{name}: the policy changed");
+            }
+            Some(before) if before.phone_list() != constituency.phone_list() => {
+                let phones = counted(constituency.phone_list().len(), "phone");
+                tracing::info!(constituency = %name, "{name}: {PHONES_FILE} changed: {phones}");
             }
             Some(before) if before.known_phones() != constituency.known_phones() => {
                 tracing::info!(constituency = %name, "{name}: the known phones changed: those with a <mac>.cfg");

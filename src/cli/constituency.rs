@@ -76,7 +76,7 @@ fn list_text(registry: &Registry) {
         let policy = &constituency.policy;
         let phones = match &policy.phones {
             Phones::Any => "any phone".to_owned(),
-            Phones::Listed(_) => counted(constituency.known_phones().len(), "phone"),
+            Phones::Listed(_) => counted(constituency.count_known_phones(), "phone"),
         };
         let name = constituency.name.as_str();
         print_line(&format_args!(
@@ -101,7 +101,7 @@ fn list_json(config: &Config, registry: &Registry) {
     }
     for constituency in registry.served() {
         let (name, policy) = (constituency.name.as_str(), &constituency.policy);
-        let phones = (policy.phones != Phones::Any).then(|| constituency.known_phones().len());
+        let phones = (policy.phones != Phones::Any).then(|| constituency.count_known_phones());
         let client_auth = match policy.tls.client_auth {
             ClientAuth::Required => "required",
             ClientAuth::Digest => "digest",

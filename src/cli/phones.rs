@@ -13,7 +13,8 @@ use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
 use crate::constituency::{
-    ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Registry, ServerDenial, ServerDenials, TlsLevel,
+    ConstituencyName, Fault, Fingerprint, MacAddress, PHONES_FILE, PhoneStanding, Registry, ServerDenial,
+    ServerDenials, Severity, TlsLevel,
 };
 use crate::phone_history::summary::{PhoneSummary, summarize};
 use crate::phone_history::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
@@ -74,6 +75,13 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     }
     for (name, why) in unknown_lists.iter().filter(|(name, _)| args.wants(name)) {
         warn(&unlisted(name, why));
+    }
+    let is_list_broken = |fault: &&Fault| fault.severity == Severity::Error && fault.message.contains(PHONES_FILE);
+    for fault in registry.faults().iter().filter(is_list_broken) {
+        let served = registry.by_folder(&fault.subject).filter(|served| args.wants(&served.name));
+        if let Some(served) = served {
+            warn(&format_args!("{}: {}", served.name, replace_controls(&fault.message)));
+        }
     }
     let phones: Vec<_> =
         all.iter().filter(|((name, _), known)| args.wants(name) && args.wants_phone(known, now)).collect();

@@ -37,6 +37,11 @@ pub enum PolicyChange<'a> {
         /// The phone.
         mac: MacAddress,
     },
+    /// Removes a phone from `denied`.
+    RemoveDenial {
+        /// The phone.
+        mac: MacAddress,
+    },
 }
 
 impl PolicyChange<'_> {
@@ -53,7 +58,7 @@ impl PolicyChange<'_> {
     /// The phone that it concerns.
     pub(super) fn mac(&self) -> MacAddress {
         match self {
-            Self::Allow { mac, .. } | Self::Pin { mac, .. } | Self::Deny { mac } => *mac,
+            Self::Allow { mac, .. } | Self::Pin { mac, .. } | Self::Deny { mac } | Self::RemoveDenial { mac } => *mac,
         }
     }
 
@@ -68,6 +73,7 @@ impl PolicyChange<'_> {
             Self::Allow { mac, note } => allow(&policy, *mac, *note)?,
             Self::Pin { mac, note, certificate } => pin(&policy, *mac, *note, *certificate)?,
             Self::Deny { mac } => deny(&policy, *mac)?,
+            Self::RemoveDenial { mac } => remove_denial(&policy, *mac)?,
         }
         Ok(root.to_string())
     }

@@ -6,18 +6,22 @@
 //! its policy file is removed, the stored policy is removed too. If the removed policy denied phones, it stays as
 //! `NAME.removed`: it is never in force, and only shows which denials were lost.
 //!
+//! The same holds for `phones.csv`: `NAME.csv` has the phones and notes of the list in force.
+//!
 //! A thread of its own writes the files. A slow, full or read-only disk does not delay the scan; it costs only the
 //! fallback at the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::policy_file::{self, ReadingState, UnreadablePolicy};
+use super::phone_list::PhoneList;
+use super::policy_file::{self, OpenPolicy, ReadingState, UnreadablePolicy};
 use super::{ClientAuth, ConstituencyName, MacAddress, Phones, Policy};
 use crate::background::BackgroundThread;
 use crate::settings::SettingsError;
@@ -29,6 +33,8 @@ pub const FOLDER: &str = "last-good";
 const IN_FORCE: &str = ".json";
 /// The extension of a policy that was removed with its denials.
 const REMOVED: &str = ".removed";
+/// The extension of a phone list in force.
+const LIST: &str = ".csv";
 /// The delay before failed writes are retried.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 
@@ -44,8 +50,10 @@ pub struct LastGood {
 enum LastGoodChange {
     /// Store this for one constituency.
     Set(ConstituencyName, StoredPolicy),
-    /// Delete the stored policies of all other constituencies.
-    RetainOnly(BTreeSet<ConstituencyName>),
+    /// Store this phone list for one constituency, or none.
+    SetList(ConstituencyName, Option<Arc<PhoneList>>),
+    /// Delete the stored policies of all constituencies but `folders`, and the phone lists of all but `with_list`.
+    RetainOnly { folders: BTreeSet<ConstituencyName>, with_list: BTreeSet<ConstituencyName> },
 }
 
 /// The target state of a constituency's files.
@@ -86,7 +94,7 @@ impl LastGood {
     pub fn start(state: &Path) -> io::Result<(Self, BackgroundThread)> {
         let (changes, receiver) = channel();
         let folder = state.join(FOLDER);
-        let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
+        let mut writer = Writer::new(folder.clone());
         let thread = BackgroundThread::start("last-good", move || writer.follow(&receiver))?;
         Ok((Self { folder, changes: Some(changes) }, thread))
     }
@@ -111,6 +119,18 @@ impl LastGood {
         texts.next().map(|text| denied_in(&text)).unwrap_or_default()
     }
 
+    /// The phone list that was in force before the start, if it is stored and can be read.
+    pub(super) fn load_list(&self, name: &ConstituencyName) -> Option<PhoneList> {
+        let (folder, file) = open_parent(&path(&self.folder, name, LIST)).ok()??;
+        let opened = folder.act(|folder| Ok(policy_file::open(folder, &file))).ok()?.ok()?;
+        opened.and_then(|OpenPolicy { file, .. }| PhoneList::read(file).ok())
+    }
+
+    /// Stores the phone list that is in force now; `None` if there is none any more.
+    pub(super) fn keep_list(&self, name: &ConstituencyName, list: Option<Arc<PhoneList>>) {
+        self.change(LastGoodChange::SetList(name.clone(), list));
+    }
+
     /// Stores `text`, which is in force now.
     pub(super) fn keep(&self, name: &ConstituencyName, text: String) {
         self.change(LastGoodChange::Set(name.clone(), StoredPolicy::InForce(text)));
@@ -126,12 +146,13 @@ impl LastGood {
 
     /// Deletes what is stored for `name`, because the constituency was removed.
     pub(super) fn forget(&self, name: &ConstituencyName) {
+        self.keep_list(name, None);
         self.change(LastGoodChange::Set(name.clone(), StoredPolicy::Nothing));
     }
 
-    /// Deletes what is stored for constituencies other than `names`.
-    pub(super) fn keep_only(&self, names: &BTreeSet<ConstituencyName>) {
-        self.change(LastGoodChange::RetainOnly(names.clone()));
+    /// Deletes what is stored for constituencies other than `folders`, and the phone lists of others than `with_list`.
+    pub(super) fn keep_only(&self, folders: BTreeSet<ConstituencyName>, with_list: BTreeSet<ConstituencyName>) {
+        self.change(LastGoodChange::RetainOnly { folders, with_list });
     }
 
     fn change(&self, change: LastGoodChange) {
@@ -147,15 +168,21 @@ struct Writer {
     folder: PathBuf,
     /// Changes that are not on the disk yet.
     pending: BTreeMap<ConstituencyName, StoredPolicy>,
+    /// Phone lists that are not on the disk yet.
+    pending_lists: BTreeMap<ConstituencyName, Option<Arc<PhoneList>>>,
     /// The last error, if it was logged.
     failure: Option<String>,
 }
 
 impl Writer {
+    fn new(folder: PathBuf) -> Self {
+        Self { folder, pending: BTreeMap::new(), pending_lists: BTreeMap::new(), failure: None }
+    }
+
     /// Writes changes until the sender is dropped. What could not be written until then is tried a last time.
     fn follow(&mut self, receiver: &Receiver<LastGoodChange>) {
         loop {
-            let change = if self.pending.is_empty() {
+            let change = if self.pending.is_empty() && self.pending_lists.is_empty() {
                 receiver.recv().map_err(RecvTimeoutError::from)
             } else {
                 receiver.recv_timeout(RETRY_AFTER)
@@ -176,7 +203,9 @@ impl Writer {
     fn write_last(&mut self) {
         self.write_pending();
         if let Some(failure) = &self.failure {
-            let names: Vec<&str> = self.pending.keys().map(ConstituencyName::as_str).collect();
+            let names: BTreeSet<&str> =
+                self.pending.keys().chain(self.pending_lists.keys()).map(ConstituencyName::as_str).collect();
+            let names: Vec<&str> = names.into_iter().collect();
             tracing::error!(
                 "the last good policies of {} are not stored in {}: {failure}",
                 names.join(", "),
@@ -190,9 +219,16 @@ impl Writer {
             LastGoodChange::Set(name, policy) => {
                 self.pending.insert(name, policy);
             }
-            LastGoodChange::RetainOnly(names) => {
-                let others = stored_names(&self.folder).into_iter().filter(|name| !names.contains(name));
-                self.pending.extend(others.map(|name| (name, StoredPolicy::Nothing)));
+            LastGoodChange::SetList(name, list) => {
+                self.pending_lists.insert(name, list);
+            }
+            LastGoodChange::RetainOnly { folders, with_list } => {
+                let others = |kept: &BTreeSet<ConstituencyName>, endings: &[&str]| -> Vec<ConstituencyName> {
+                    stored_names(&self.folder, endings).into_iter().filter(|name| !kept.contains(name)).collect()
+                };
+                let (policies, lists) = (others(&folders, &[IN_FORCE, REMOVED]), others(&with_list, &[LIST]));
+                self.pending.extend(policies.into_iter().map(|name| (name, StoredPolicy::Nothing)));
+                self.pending_lists.extend(lists.into_iter().map(|name| (name, None)));
             }
         }
     }
@@ -200,13 +236,15 @@ impl Writer {
     /// Writes the pending changes. Failed ones stay pending, and the failure is logged once.
     fn write_pending(&mut self) {
         let mut failure = None;
-        self.pending.retain(|name, policy| match policy.write(&self.folder, name) {
+        let mut is_left = |written: io::Result<()>| match written {
             Ok(()) => false,
             Err(error) => {
                 failure = Some(error.to_string());
                 true
             }
-        });
+        };
+        self.pending.retain(|name, policy| is_left(policy.write(&self.folder, name)));
+        self.pending_lists.retain(|name, list| is_left(write_list(&self.folder, name, list.as_deref())));
         match (self.failure.is_some(), &failure) {
             (false, Some(error)) => tracing::warn!(
                 "the last good policies cannot be stored in {}: {error}; after a restart, a constituency with an invalid \
@@ -245,6 +283,24 @@ impl StoredPolicy {
     }
 }
 
+/// Stores `list` as the phone list of `name`, or removes it.
+fn write_list(folder: &Path, name: &ConstituencyName, list: Option<&PhoneList>) -> io::Result<()> {
+    let path = path(folder, name, LIST);
+    let Some(list) = list else { return remove(&path) };
+    let mut text = Vec::new();
+    list.write(&mut text)?;
+    let stored = match open_parent(&path)? {
+        Some((folder, file)) if folder.has(&file)? => Some(folder.read(&file)?),
+        _ => None,
+    };
+    if stored.as_ref() != Some(&text) {
+        state::private_folder(folder)?;
+        // On an error, remove the older list: it may have phones that were removed since.
+        state::write_private(&path, &text).inspect_err(|_| drop(remove(&path)))?;
+    }
+    Ok(())
+}
+
 fn path(folder: &Path, name: &ConstituencyName, ending: &str) -> PathBuf {
     folder.join(format!("{name}{ending}"))
 }
@@ -280,12 +336,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The constituencies that have files in `folder`.
-fn stored_names(folder: &Path) -> BTreeSet<ConstituencyName> {
+/// The constituencies that have files with one of these `endings` in `folder`.
+fn stored_names(folder: &Path, endings: &[&str]) -> BTreeSet<ConstituencyName> {
     let Ok(Some((folder, _))) = open_parent(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
     let name = |entry: Entry| {
         let name = entry.name.to_str()?;
-        name.strip_suffix(IN_FORCE).or_else(|| name.strip_suffix(REMOVED))?.parse().ok()
+        endings.iter().find_map(|ending| name.strip_suffix(ending))?.parse().ok()
     };
     folder.entries().unwrap_or_default().into_iter().filter_map(name).collect()
 }
@@ -310,7 +366,7 @@ mod tests {
         let folder = state.path().join(FOLDER);
         let name: ConstituencyName = "ote".parse().unwrap();
         state::write_private(&folder, b"a file in place of the folder").unwrap();
-        let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
+        let mut writer = Writer::new(folder.clone());
         writer.note(LastGoodChange::Set(name.clone(), StoredPolicy::InForce("{}".to_owned())));
         writer.write_pending();
         assert_eq!((writer.pending.len(), writer.failure.is_some()), (1, true));

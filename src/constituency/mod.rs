@@ -16,6 +16,8 @@ pub mod last_good;
 mod listed_phones;
 mod mac;
 mod name;
+mod phone_list;
+mod phone_list_file;
 mod phones;
 mod policy;
 mod policy_file;
@@ -32,6 +34,7 @@ pub use folder::{Folder, OpenFolders};
 pub use listed_phones::ListedPhones;
 pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
+pub use phone_list::{PHONES_FILE, PhoneList};
 pub use phones::{Phones, Pins};
 pub use policy::{
     CertificateNames, ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy,

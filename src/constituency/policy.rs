@@ -180,8 +180,9 @@ pub struct PolicyFile {
     tls: Option<TlsLevel>,
     /// Which server certificate phones are shown. Default: `wildcard`.
     certificate_names: Option<CertificateNames>,
-    /// The known phones: MAC addresses, each with a note, or with an object of `note` and `certificate_sha256`. Phones with
-    /// a `<mac>.cfg` in the folder are known too. Or `"any"`: every phone with a valid certificate. Default: none.
+    /// The known phones: MAC addresses, each with a note, or with an object of `note` and `certificate_sha256`. The phones
+    /// of a `phones.csv` beside this file, and those with a `<mac>.cfg` in the folder, are known too. Or `"any"`: every
+    /// phone with a valid certificate. Default: none.
     #[schemars(with = "Option<PhonesSchema>")]
     phones: Option<PhonesInput>,
     /// MAC addresses that are refused, whatever else the policy says. `provost deny MAC` denies a phone on the whole server.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::files::FileStamp;
 use crate::settings::SettingsError;
 use crate::state::{self, FolderHandle};
 
-/// The largest policy that is read, in bytes: enough for about 200,000 phones.
+/// The largest policy that is read, in bytes: enough for about 400,000 phones.
 const MAX_POLICY_BYTES: u64 = 16 << 20;
 /// Error messages quote the policy. So a root process must not read another user's private file on behalf of the
 /// folder's owner.
@@ -156,7 +157,11 @@ pub(super) enum ReadingState {
 #[derive(Debug)]
 pub(super) enum UnreadablePolicy {
     NotRegular,
-    TooLarge,
+    /// Larger than `limit`, in bytes.
+    TooLarge {
+        limit: u64,
+        remedy: &'static str,
+    },
     NotText,
     Io(std::io::Error),
 }
@@ -165,7 +170,7 @@ impl fmt::Display for UnreadablePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRegular => f.write_str("is not a regular file (links, folders and pipes are not read)"),
-            Self::TooLarge => write!(f, "is larger than {} MiB", MAX_POLICY_BYTES >> 20),
+            Self::TooLarge { limit, remedy } => write!(f, "is larger than {} MiB; {remedy}", limit >> 20),
             Self::NotText => f.write_str("is not UTF-8 text"),
             Self::Io(error) => write!(f, "cannot be read: {error}"),
         }
@@ -188,17 +193,41 @@ pub(super) fn read_in(
     folder.act(|folder| Ok(read(folder, name, seen, now))).map_err(UnreadablePolicy::Io)?
 }
 
+/// An open file of a policy.
+pub(super) struct OpenPolicy {
+    pub(super) file: File,
+    pub(super) stamp: FileStamp,
+    /// Its size in bytes.
+    pub(super) size: u64,
+}
+
 fn read(
     folder: BorrowedFd<'_>,
     name: &OsStr,
     seen: Option<FileStamp>,
     now: SystemTime,
 ) -> Result<ReadingState, UnreadablePolicy> {
+    let Some(OpenPolicy { file, stamp, .. }) = open(folder, name)? else { return Ok(ReadingState::Absent) };
+    if seen == Some(stamp) {
+        return Ok(ReadingState::Unchanged);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes).map_err(UnreadablePolicy::Io)?;
+    if bytes.len() as u64 > MAX_POLICY_BYTES {
+        let remedy = "phones.csv beside it may list a million phones";
+        return Err(UnreadablePolicy::TooLarge { limit: MAX_POLICY_BYTES, remedy });
+    }
+    let text = String::from_utf8(bytes).map_err(|_| UnreadablePolicy::NotText)?;
+    Ok(ReadingState::Text(text, stamp.settled(now)))
+}
+
+/// Opens the policy file `name` in `folder`; `None` if there is none.
+pub(super) fn open(folder: BorrowedFd<'_>, name: &OsStr) -> Result<Option<OpenPolicy>, UnreadablePolicy> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let handle = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(handle) => handle,
-        Err(Errno::NOENT) => return Ok(ReadingState::Absent),
+        Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(errno.into()),
     };
     let stat = rustix::fs::fstat(&handle)?;
@@ -208,18 +237,8 @@ fn read(
     if state::is_private_hard_link(&stat, folder).map_err(UnreadablePolicy::Io)? {
         return Err(UnreadablePolicy::Io(std::io::Error::other(PRIVATE_HARD_LINK)));
     }
-    let stamp = FileStamp::of_stat(&stat);
-    if seen == Some(stamp) {
-        return Ok(ReadingState::Unchanged);
-    }
-    let mut bytes = Vec::new();
-    let bounded = std::fs::File::from(handle).take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes);
-    bounded.map_err(UnreadablePolicy::Io)?;
-    if bytes.len() as u64 > MAX_POLICY_BYTES {
-        return Err(UnreadablePolicy::TooLarge);
-    }
-    let text = String::from_utf8(bytes).map_err(|_| UnreadablePolicy::NotText)?;
-    Ok(ReadingState::Text(text, stamp.settled(now)))
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    Ok(Some(OpenPolicy { file: File::from(handle), stamp: FileStamp::of_stat(&stat), size }))
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::folder::Folder;
-use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy, ServerDenial, ServerDenials};
+use super::{
+    ConstituencyName, Fingerprint, ListedPhones, MacAddress, PhoneList, Phones, Policy, ServerDenial, ServerDenials,
+};
 
 /// All constituencies that are served, as of one scan.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ pub struct Constituency {
     pub tls_generation: u64,
     /// The folder with its files.
     pub folder: Arc<Folder>,
+    /// The phones of `phones.csv`.
+    pub(super) list: Arc<PhoneList>,
     pub(super) with_own_file: Arc<HashSet<MacAddress>>,
     pub(super) counts: ListCounts,
     /// Live server-wide denials, not a snapshot.
@@ -39,7 +43,7 @@ pub struct Constituency {
 /// What the lists of a constituency say about a phone, whatever the rest of the server says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listing {
-    /// It is known: the list names it, or it has a `<mac>.cfg`.
+    /// It is known: a list names it, or it has a `<mac>.cfg`.
     Known,
     /// The policy denies it, whether or not it is known too.
     Denied,
@@ -90,6 +94,8 @@ thread_local! {
     /// How many constituencies this thread has visited by [`Registry::served`], and how many phones by
     /// [`Constituency::known_phones`]: tests count work by it.
     pub(crate) static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// How many phones this thread has compared between two states of a constituency.
+    static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl PhoneStanding {
@@ -106,11 +112,14 @@ impl PhoneStanding {
 }
 
 impl ListCounts {
-    pub(super) fn of(policy: &Policy, with_own_file: &HashSet<MacAddress>) -> Self {
+    pub(super) fn of(policy: &Policy, list: &PhoneList, with_own_file: &HashSet<MacAddress>) -> Self {
         let Phones::Listed(listed) = &policy.phones else { return Self { known: 0, known_and_denied: 0 } };
-        let is_known = |mac: &&MacAddress| listed.contains_key(mac) || with_own_file.contains(mac);
+        let is_known =
+            |mac: &&MacAddress| listed.contains_key(mac) || list.contains(**mac) || with_own_file.contains(mac);
+        let only_listed = listed.keys().filter(|mac| !list.contains(**mac)).count();
+        let is_only_file = |mac: &&MacAddress| !listed.contains_key(mac) && !list.contains(**mac);
         Self {
-            known: listed.len() + with_own_file.iter().filter(|mac| !listed.contains_key(*mac)).count(),
+            known: list.len() + only_listed + with_own_file.iter().filter(is_only_file).count(),
             known_and_denied: policy.denied.iter().filter(is_known).count(),
         }
     }
@@ -123,21 +132,32 @@ pub(super) fn replace_lists(
     before: Option<&Constituency>,
     after: Option<&Constituency>,
 ) -> usize {
-    let has_same_lists = |(before, after): (&Constituency, &Constituency)| {
+    let both = before.zip(after);
+    let has_same_policy = both.is_some_and(|(before, after)| {
         Arc::ptr_eq(&before.policy, &after.policy) && Arc::ptr_eq(&before.with_own_file, &after.with_own_file)
-    };
-    if before.zip(after).is_some_and(has_same_lists) {
-        return 0;
-    }
+    });
+    let has_same_list = both.is_some_and(|(before, after)| Arc::ptr_eq(&before.list, &after.list));
     let lists = |constituency: Option<&Constituency>, mac| constituency.is_some_and(|it| it.lists(mac));
     let mut changed = 0;
-    for mac in after.into_iter().flat_map(Constituency::listed_phones).filter(|mac| !lists(before, *mac)) {
-        listed.add(mac);
+    let mut compare = |mac| {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
+        match (lists(before, mac), lists(after, mac)) {
+            (false, true) => listed.add(mac),
+            (true, false) => listed.remove(mac),
+            _ => return,
+        }
         changed += 1;
+    };
+    let mut compared = HashSet::new();
+    if !has_same_policy {
+        compared.extend([before, after].into_iter().flatten().flat_map(Constituency::outside_phone_list));
+        compared.iter().copied().for_each(&mut compare);
     }
-    for mac in before.into_iter().flat_map(Constituency::listed_phones).filter(|mac| !lists(after, *mac)) {
-        listed.remove(mac);
-        changed += 1;
+    if !has_same_list {
+        let empty = PhoneList::default();
+        let [before, after] = [before, after].map(|constituency| constituency.map_or(&empty, |it| it.list.as_ref()));
+        before.difference(after).filter(|mac| !compared.contains(mac)).for_each(&mut compare);
     }
     changed
 }
@@ -206,34 +226,58 @@ impl Constituency {
         if self.policy.denied.contains(&mac) {
             return PhoneStanding::Denied;
         }
-        let is_known = match &self.policy.phones {
-            Phones::Any => true,
-            Phones::Listed(listed) => listed.contains_key(&mac) || self.with_own_file.contains(&mac),
-        };
+        let is_known = self.policy.phones == Phones::Any || self.names(mac);
         if is_known { PhoneStanding::Known } else { PhoneStanding::Unknown }
+    }
+
+    /// Whether the policy or `phones.csv` names `mac`, or it has a file of its own.
+    fn names(&self, mac: MacAddress) -> bool {
+        let is_in_policy = match &self.policy.phones {
+            Phones::Any => false,
+            Phones::Listed(listed) => listed.contains_key(&mac),
+        };
+        is_in_policy || self.list.contains(mac) || self.with_own_file.contains(&mac)
     }
 
     /// Whether any list of this constituency names `mac`: known, with a file of its own, or denied.
     #[must_use]
     pub fn lists(&self, mac: MacAddress) -> bool {
-        let is_named = match &self.policy.phones {
-            Phones::Any => false,
-            Phones::Listed(listed) => listed.contains_key(&mac),
-        };
-        is_named || self.with_own_file.contains(&mac) || self.policy.denied.contains(&mac)
+        self.names(mac) || self.policy.denied.contains(&mac)
     }
 
     /// All phones that any list of this constituency names, without duplicates.
     pub fn listed_phones(&self) -> impl Iterator<Item = MacAddress> {
-        let named = match &self.policy.phones {
+        let in_policy = match &self.policy.phones {
             Phones::Any => None,
             Phones::Listed(listed) => Some(listed),
         };
-        let is_named = move |mac: &MacAddress| named.is_some_and(|named| named.contains_key(mac));
-        let with_own_file = self.with_own_file.iter().copied().filter(move |mac| !is_named(mac));
-        let denied = self.policy.denied.iter().copied();
-        let denied = denied.filter(move |mac| !is_named(mac) && !self.with_own_file.contains(mac));
-        named.into_iter().flat_map(|named| named.keys().copied()).chain(with_own_file).chain(denied)
+        let is_in_policy = move |mac: &MacAddress| in_policy.is_some_and(|listed| listed.contains_key(mac));
+        let in_list = self.list.phones().filter(move |mac| !is_in_policy(mac));
+        let with_own_file = self.with_own_file.iter().copied();
+        let with_own_file = with_own_file.filter(move |mac| !is_in_policy(mac) && !self.list.contains(*mac));
+        let denied = self.policy.denied.iter().copied().filter(|mac| !self.names(*mac));
+        in_policy
+            .into_iter()
+            .flat_map(|listed| listed.keys().copied())
+            .chain(in_list)
+            .chain(with_own_file)
+            .chain(denied)
+    }
+
+    /// The phones that a list other than `phones.csv` names; some more than once.
+    fn outside_phone_list(&self) -> impl Iterator<Item = MacAddress> {
+        let in_policy = match &self.policy.phones {
+            Phones::Any => None,
+            Phones::Listed(listed) => Some(listed),
+        };
+        let in_policy = in_policy.into_iter().flat_map(|listed| listed.keys());
+        in_policy.chain(self.with_own_file.iter()).chain(&self.policy.denied).copied()
+    }
+
+    /// The phones of `phones.csv`.
+    #[must_use]
+    pub fn phone_list(&self) -> &Arc<PhoneList> {
+        &self.list
     }
 
     /// The server-wide denial of `mac`, if there is one.
@@ -248,7 +292,7 @@ impl Constituency {
         self.policy.pins.get(&mac) == Some(&certificate)
     }
 
-    /// The number of phones that are listed or have a `<mac>.cfg`; 0 with `"any"`.
+    /// The number of known phones; 0 with `"any"`.
     #[must_use]
     pub fn count_known_phones(&self) -> usize {
         self.counts.known
@@ -260,8 +304,7 @@ impl Constituency {
         if self.policy.denied.contains(&mac) {
             return Some(Listing::Denied);
         }
-        let Phones::Listed(listed) = &self.policy.phones else { return None };
-        (listed.contains_key(&mac) || self.with_own_file.contains(&mac)).then_some(Listing::Known)
+        (self.policy.phones != Phones::Any && self.names(mac)).then_some(Listing::Known)
     }
 
     /// The number of phones with this listing.
@@ -273,24 +316,81 @@ impl Constituency {
         }
     }
 
-    /// The operator's note on `mac`; empty if there is none.
+    /// The operator's note on `mac`: that of the policy, else that of `phones.csv`; empty if there is none.
     #[must_use]
     pub fn note(&self, mac: MacAddress) -> &str {
-        match &self.policy.phones {
-            Phones::Any => "",
-            Phones::Listed(listed) => listed.get(&mac).map_or("", String::as_str),
-        }
+        let Phones::Listed(listed) = &self.policy.phones else { return "" };
+        let note = listed.get(&mac).map(String::as_str).filter(|note| !note.is_empty());
+        note.unwrap_or_else(|| self.list.note(mac))
     }
 
-    /// The phones that are listed or have a `<mac>.cfg`, sorted; none with `"any"`.
+    /// The known phones, sorted: those of the policy, of `phones.csv`, and with a `<mac>.cfg`; none with `"any"`.
     #[must_use]
     pub fn known_phones(&self) -> Vec<MacAddress> {
         let Phones::Listed(listed) = &self.policy.phones else { return Vec::new() };
-        let mut all: Vec<_> = listed.keys().chain(self.with_own_file.iter()).copied().collect();
+        let small = listed.keys().chain(self.with_own_file.iter()).copied();
+        let mut all: Vec<_> = self.list.phones().chain(small).collect();
         all.sort_unstable();
         all.dedup();
         #[cfg(test)]
         VISITED.set(VISITED.get() + all.len());
         all
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test writes policies and lists")]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::constituency::scan::Scanner;
+    use crate::constituency::{PHONES_FILE, POLICY_FILE};
+
+    const FIRST: u64 = 0x0004_f200_0000;
+
+    fn mac(number: usize) -> MacAddress {
+        MacAddress::ZERO.plus(FIRST + number as u64)
+    }
+
+    /// The phones that are compared when one is added to a `phones.csv` of `count`, and when another is denied.
+    fn compared_beside(count: usize) -> [usize; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let ote = folder.path().join("ote");
+        std::fs::create_dir(&ote).unwrap();
+        let write = |count: usize| {
+            let lines: String = (0..count).map(|number| format!("{},a phone\n", mac(number))).collect();
+            std::fs::write(ote.join(PHONES_FILE), format!("mac,note\n{lines}")).unwrap();
+        };
+        write(count);
+        let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
+        let mut seconds = 0;
+        // Two looks, because a changed list is read at the second.
+        let mut scan = || {
+            let before = COMPARED.get();
+            for _ in 0..2 {
+                seconds += 1;
+                scanner.scan(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            }
+            let registry = scanner.scan(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            (registry, COMPARED.get() - before)
+        };
+        let (first, compared) = scan();
+        assert_eq!((first.find("ote").unwrap().known_phones().len(), compared), (count, count));
+        write(count + 1);
+        let (second, added) = scan();
+        assert!(!first.listed().contains(mac(count)) && second.listed().contains(mac(count)));
+        assert_eq!(second.find("ote").unwrap().standing(mac(count)), PhoneStanding::Known);
+        std::fs::write(ote.join(POLICY_FILE), format!(r#"{{ "denied": ["{}"] }}"#, mac(0))).unwrap();
+        let (third, denied) = scan();
+        let ote = third.find("ote").unwrap();
+        assert_eq!((ote.standing(mac(0)), ote.count_known_phones()), (PhoneStanding::Denied, count + 1));
+        assert_eq!([Listing::Known, Listing::Denied].map(|listing| ote.count_listed(listing)), [count, 1]);
+        [added, denied]
+    }
+
+    #[test]
+    fn change_of_one_phone_compares_one_phone_of_10_or_10_000() {
+        assert_eq!([10, 10_000].map(compared_beside), [[1, 1], [1, 1]]);
     }
 }

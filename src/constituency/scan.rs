@@ -3,7 +3,7 @@
 //! 1. Open `constituencies`, which may be a symlink or may have been replaced.
 //! 2. Each real folder whose name is a DNS label is a constituency.
 //! 3. Read its policy if the file changed. If the new policy is invalid, the last good one stays in force.
-//! 4. List the phones with a `<mac>.cfg` if the folder changed.
+//! 4. Read `phones.csv` if it changed, and list the phones with a `<mac>.cfg` if the folder changed.
 //! 5. Keep constituencies whose folder is missing until it counts as removed (`absence`).
 //! 6. Assign aliases. The name of a folder has precedence over any alias.
 //!
@@ -22,15 +22,20 @@ use rustix::io::Errno;
 use super::absence::Absence;
 use super::folder::{Folder, OpenFolders};
 use super::last_good::{LastGood, LoadError};
+use super::phone_list::{PHONES_FILE, PhoneList};
+use super::phone_list_file::{PhoneListSource, SeenList};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, SeenPolicy};
 use super::registry::{Constituency, Fault, ListCounts, Registry, Severity, replace_lists};
-use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
+use super::{ClientAuth, ConstituencyName, ListedPhones, MacAddress, Phones, Policy, ServerDenials};
 use crate::files::{FileIdentity, FileStamp, identity};
 use crate::wording::counted;
 
 /// The note in the fault of an invalid policy if an older one is in force.
 pub const LAST_GOOD: &str = "the last good policy stays in force";
+
+/// The note in the fault of an invalid `phones.csv` if an older one is in force.
+const LAST_GOOD_LIST: &str = "the last good list stays in force";
 
 /// The note in the fault of an invalid policy if none is in force.
 pub const NOT_SERVED: &str = "not served";
@@ -61,6 +66,8 @@ pub struct Scanner {
     is_first: bool,
     is_incomplete: bool,
     needs_rescan: bool,
+    /// The constituencies whose `phones.csv` may be incomplete.
+    pending: BTreeSet<ConstituencyName>,
 }
 
 /// The state of one constituency as of the last scan.
@@ -70,6 +77,7 @@ struct CachedConstituency {
     identity: FileIdentity,
     absence: Absence,
     source: PolicySource,
+    phones: PhoneListSource,
     /// The stamp under which the folder was listed, if it was settled.
     listing: Option<FileStamp>,
     current: Option<Arc<Constituency>>,
@@ -101,6 +109,7 @@ impl Scanner {
             is_first: true,
             is_incomplete: false,
             needs_rescan: false,
+            pending: BTreeSet::new(),
         }
     }
 
@@ -154,11 +163,19 @@ impl Scanner {
         self.needs_rescan
     }
 
+    /// The constituencies whose `phones.csv` was perhaps being written during the last scan, so that another look at them
+    /// is due.
+    #[must_use]
+    pub fn pending(&self) -> &BTreeSet<ConstituencyName> {
+        &self.pending
+    }
+
     /// Scans the folders at `now`. Never fails: everything that cannot be read becomes a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
         let (mut faults, mut is_listed) = (Vec::new(), false);
         let is_whole = (0..TRIES).any(|_| {
             faults.clear();
+            self.pending.clear();
             (self.is_incomplete, self.needs_rescan) = (false, false);
             is_listed = match self.list(&mut faults) {
                 Ok((root, mut folders)) => {
@@ -181,7 +198,9 @@ impl Scanner {
             && std::mem::take(&mut self.is_first)
             && let Some(last_good) = &self.last_good
         {
-            last_good.keep_only(&self.folders);
+            let has_list = |name: &&ConstituencyName| self.cached.get(*name).is_some_and(|it| it.phones.is_there());
+            let with_list = self.folders.iter().filter(has_list).cloned().collect();
+            last_good.keep_only(self.folders.clone(), with_list);
         }
         self.faults = faults;
         self.registry()
@@ -201,6 +220,7 @@ impl Scanner {
         for name in names {
             let before = self.cached.get(name)?.identity;
             let mut faults = Vec::new();
+            self.pending.remove(name);
             if !self.scan_folder(&root, name, now, &mut faults) || !faults.is_empty() {
                 return None;
             }
@@ -398,16 +418,25 @@ impl Scanner {
         if let Some(last_good) = &self.last_good {
             cached.follow(seen, last_good, name, &file, &bundles, self.is_first);
         }
-        self.is_incomplete |= cached.source.is_unread();
+        let stamp = FileStamp::of_stat(stat);
+        // In an unchanged folder, no list appears.
+        if cached.phones.is_there() || cached.listing != Some(stamp) {
+            let seen = cached.phones.refresh(handle, &path.join(PHONES_FILE), now, self.is_first);
+            cached.follow_list(seen, self.last_good.as_ref(), name, self.is_first);
+        }
+        self.is_incomplete |= cached.source.is_unread() || cached.phones.is_unread();
         self.needs_rescan |= cached.source.is_missing();
+        if cached.phones.is_pending() {
+            self.pending.insert(name.clone());
+        }
         // A new folder is used together with its own policy. While that policy may still appear, keep the old state as
-        // a whole.
+        // a whole. Its list follows when it is complete.
         if cached.identity != identity && cached.source.is_missing() {
             return;
         }
         cached.identity = identity;
         let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
-        let (with_own_file, listed) = cached.list_own_files(handle, FileStamp::of_stat(stat), now);
+        let (with_own_file, listed) = cached.list_own_files(handle, stamp, now);
         cached.update(folder, name, with_own_file, &mut self.next_generation, &self.denials);
         self.is_incomplete |= listed.is_err();
         cached.note_faults(name, listed, &self.denials);
@@ -485,6 +514,21 @@ impl CachedConstituency {
         }
     }
 
+    /// Applies the result of reading `phones.csv`: falls back to `last_good`, and updates what it stores.
+    fn follow_list(&mut self, seen: SeenList, last_good: Option<&LastGood>, name: &ConstituencyName, is_first: bool) {
+        let Some(last_good) = last_good else { return };
+        match seen {
+            SeenList::Good(list) => last_good.keep_list(name, Some(list)),
+            SeenList::Removed => last_good.keep_list(name, None),
+            SeenList::Broken if is_first && !self.phones.is_read() => {
+                if let Some(list) = last_good.load_list(name) {
+                    self.phones.fall_back_to(list);
+                }
+            }
+            SeenList::Broken | SeenList::Same => {}
+        }
+    }
+
     /// The phones with files of their own in the folder `handle`, which is listed if it changed. If that fails, these are
     /// the phones that were known, and the next scan tries again.
     fn list_own_files(
@@ -528,6 +572,7 @@ impl CachedConstituency {
         };
         if let Some(current) = &self.current
             && Arc::ptr_eq(&current.policy, policy)
+            && Arc::ptr_eq(&current.list, self.phones.list())
             && Arc::ptr_eq(&current.with_own_file, &with_own_file)
             && current.folder.is_same_as(&folder)
         {
@@ -545,7 +590,8 @@ impl CachedConstituency {
             policy: Arc::clone(policy),
             tls_generation,
             folder: Arc::new(folder),
-            counts: ListCounts::of(policy, &with_own_file),
+            counts: ListCounts::of(policy, self.phones.list(), &with_own_file),
+            list: Arc::clone(self.phones.list()),
             with_own_file,
             denials: Arc::clone(denials),
         }));
@@ -567,14 +613,13 @@ impl CachedConstituency {
             let message = format!("the phones' own files cannot be listed: {errno}");
             self.faults.push(not_served(name.as_str(), message));
         }
-        let contradictions = self.source.policy().map(|policy| policy.listed_and_denied()).unwrap_or_default();
-        if !contradictions.is_empty() {
-            let message = format!(
-                "\"phones\" and \"denied\" both name {}: the denial takes precedence; remove it from one of the two (provost allow MAC \
-                 --constituency {name} removes the denial)",
-                some_of(contradictions.iter())
-            );
-            self.faults.push(warning(name, message));
+        if let Some(error) = self.phones.error() {
+            let consequence = if self.phones.is_read() { LAST_GOOD_LIST } else { "its phones are not known" };
+            self.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
+        }
+        if let Some(policy) = self.source.policy() {
+            let warnings = contradictions(name, policy, self.phones.list());
+            self.faults.extend(warnings.into_iter().map(|message| warning(name, message)));
         }
         let lost: Vec<&MacAddress> = self.lost_denials.iter().filter(|mac| !denials.has(**mac)).collect();
         if !lost.is_empty() {
@@ -587,6 +632,31 @@ impl CachedConstituency {
             self.faults.push(warning(name, message));
         }
     }
+}
+
+/// What `policy` and the list in `phones.csv` say against each other.
+fn contradictions(name: &ConstituencyName, policy: &Policy, list: &PhoneList) -> Vec<String> {
+    let in_list = policy.denied.iter().filter(|mac| list.contains(**mac)).copied().collect();
+    let both = [("\"phones\"", policy.listed_and_denied()), (PHONES_FILE, in_list)];
+    let mut found: Vec<String> = both
+        .into_iter()
+        .filter(|(_, macs)| !macs.is_empty())
+        .map(|(list, macs)| {
+            format!(
+                "{list} and \"denied\" both name {}: the denial takes precedence; remove it from one of the two (provost allow MAC \
+                 --constituency {name} removes the denial)",
+                some_of(macs.iter())
+            )
+        })
+        .collect();
+    let without_effect = match (policy.tls.client_auth, &policy.phones) {
+        _ if list.is_empty() => None,
+        (ClientAuth::None, _) => Some("\"client_auth\": \"none\""),
+        (_, Phones::Any) => Some("\"phones\": \"any\""),
+        _ => None,
+    };
+    found.extend(without_effect.map(|key| format!("{PHONES_FILE} has no effect with {key}; remove one of the two")));
+    found
 }
 
 /// The first five addresses, and the number of the others.
@@ -773,6 +843,68 @@ mod tests {
         assert!(one.listed().contains("00005e00530c".parse().unwrap()));
         assert!(scene.scanner.scan(now).is_same_as(&one), "a scan of all finds nothing else");
         assert_eq!(SCANNED.get() - before, 302);
+    }
+
+    #[test]
+    fn list_written_among_300_folders_takes_looks_at_one_folder() {
+        let mut scene = Scene::new();
+        for number in 0..300 {
+            std::fs::create_dir(scene.path(&format!("root/c{number}"))).unwrap();
+        }
+        scene.registry_at(0);
+        let c7 = BTreeSet::from(["c7".parse().unwrap()]);
+        let mut look = |milliseconds: u64, list: Option<&str>| {
+            if let Some(list) = list {
+                std::fs::write(scene.path("root/c7").join(PHONES_FILE), list).unwrap();
+            }
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds);
+            let registry = scene.scanner.scan_only(&c7, now).unwrap();
+            let known = registry.find("c7").unwrap().known_phones();
+            assert!(known.iter().all(|mac| registry.listed().contains(*mac)));
+            (known.len(), scene.scanner.pending().len())
+        };
+        let before = SCANNED.get();
+        assert_eq!(look(100, Some("mac\n00005e00530c\n")), (0, 1));
+        assert_eq!(look(350, None), (1, 0));
+        assert_eq!(look(400, Some("mac\n00005e0053c7\n00005e0053aa\n")), (1, 1));
+        assert_eq!(look(650, None), (2, 0));
+        assert_eq!(SCANNED.get() - before, 4);
+        let registry = scene.registry_at(700);
+        let known = |mac: &str| registry.listed().contains(mac.parse().unwrap());
+        assert_eq!(["00005e00530c", "00005e0053c7", "00005e0053aa"].map(known), [false, true, true]);
+    }
+
+    #[test]
+    fn replaced_folder_keeps_its_list_until_the_new_one_is_complete() {
+        let mut scene = Scene::new();
+        let write =
+            |folder: &Path, mac: &str| std::fs::write(folder.join(PHONES_FILE), format!("mac\n{mac}\n")).unwrap();
+        write(&scene.path("root/ote"), "00005e00530c");
+        assert!(scene.registry_at(10).find("ote").unwrap().known_phones().is_empty() && !scene.scanner.needs_rescan());
+        let first = scene.registry_at(300);
+        assert_eq!(first.find("ote").unwrap().known_phones().len(), 1);
+        let list = |registry: &Registry| registry.find("ote").unwrap().known_phones();
+        // The list is written before the folder is renamed, or after it.
+        for (number, at, is_before) in [(1, 400, true), (2, 1000, false)] {
+            std::fs::create_dir(scene.path("next")).unwrap();
+            if is_before {
+                write(&scene.path("next"), "00005e0053c7");
+            }
+            scene.rename("root/ote", &format!("aside-{number}"));
+            scene.rename("next", "root/ote");
+            let waiting = scene.registry_at(at);
+            assert!(waiting.find("ote").unwrap().folder.is_in_place() && scene.scanner.pending().len() == 1);
+            if !is_before {
+                assert_eq!(list(&waiting), ["00005e0053c7".parse().unwrap()]);
+                write(&scene.path("root/ote"), "00005e00530c");
+                scene.registry_at(at + 20);
+            }
+            assert_eq!(list(&waiting).len(), 1);
+            let after = scene.registry_at(at + 300);
+            let expected = if is_before { "00005e0053c7" } else { "00005e00530c" };
+            assert_eq!(list(&after), [expected.parse().unwrap()]);
+            assert!(scene.scanner.pending().is_empty());
+        }
     }
 
     #[test]

@@ -124,3 +124,34 @@ impl PhoneSummary {
         self.standing == Some(PhoneStanding::Known) && refusals.iter().any(was_refused_for)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::constituency::VISITED;
+    use crate::constituency::scan::Scanner;
+    use crate::state;
+
+    /// The constituencies and phones that are visited to summarize `count` constituencies with three phones each.
+    fn visited_for(count: usize) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..count {
+            let own = folder.path().join(format!("c{number}"));
+            std::fs::create_dir(&own).unwrap();
+            let mac = |phone: usize| MacAddress::ZERO.plus(0x0004_f200_0000 + (3 * number + phone) as u64);
+            let policy = format!(r#"{{ "phones": {{ "{}": "", "{}": "" }} }}"#, mac(0), mac(1));
+            state::write_private(&own.join("constituency.json"), policy.as_bytes()).unwrap();
+            state::write_private(&own.join("phones.csv"), format!("mac\n{}\n", mac(2)).as_bytes()).unwrap();
+        }
+        let registry = Scanner::new(folder.path().to_owned(), Vec::new()).scan(clock::now());
+        let before = VISITED.get();
+        assert_eq!(summarize(&registry, Vec::new(), &[]).len(), 3 * count);
+        VISITED.get() - before
+    }
+
+    #[test]
+    fn summary_visits_each_constituency_and_phone_once() {
+        assert_eq!([10, 1000].map(visited_for), [40, 4000]);
+    }
+}

@@ -5,13 +5,11 @@
 use percent_encoding::percent_decode_str;
 
 use crate::constituency::file_names::mac_spellings;
-use crate::constituency::{MacAddress, POLICY_FILE};
+use crate::constituency::{MacAddress, PHONES_FILE, POLICY_FILE};
 
 /// The longest segment and the longest path that are looked up, in bytes: Linux accepts no longer ones.
 const MAX_SEGMENT: usize = 255;
 const MAX_PATH: usize = 4096;
-/// The operator's phone list, directly in the folder. Longer names that begin like this are hidden as well.
-const PHONE_LIST: &str = "phones.csv";
 /// Endings of the names of copies that editors and package managers leave.
 const LEFTOVER_ENDINGS: [&str; 7] = ["~", ".swp", ".swo", ".bak", ".orig", ".rej", ".old"];
 /// Parts of such names.
@@ -133,7 +131,7 @@ pub fn is_hidden(path: &str) -> bool {
     let (folders, _) = folded.rsplit_once('/').unwrap_or_default();
     path.len() > MAX_PATH
         || path.split('/').any(|segment| segment.len() > MAX_SEGMENT)
-        || folded.starts_with(PHONE_LIST)
+        || is_copy_of(PHONES_FILE, &folded)
         || folded.split('/').any(is_hidden_name)
         || folders.split('/').any(|folder| VERSION_CONTROL.contains(&folder))
 }
@@ -141,9 +139,14 @@ pub fn is_hidden(path: &str) -> bool {
 /// Whether a segment, in lower case, hides every path that contains it.
 fn is_hidden_name(name: &str) -> bool {
     name.starts_with('.')
-        || name.strip_prefix('#').unwrap_or(name).starts_with(POLICY_FILE)
+        || is_copy_of(POLICY_FILE, name)
         || LEFTOVER_ENDINGS.iter().any(|ending| name.ends_with(ending))
         || LEFTOVER_PARTS.iter().any(|part| name.contains(part))
+}
+
+/// Whether `name` is the name of a policy file, or of a copy of one, such as an editor's `#phones.csv#`.
+fn is_copy_of(file: &str, name: &str) -> bool {
+    name.strip_prefix('#').unwrap_or(name).starts_with(file)
 }
 
 /// `path` with `case` applied to the digits of `mac` in it, if that changes it.
@@ -244,7 +247,9 @@ mod tests {
                 }
             }
         }
-        for list in ["phones.csv", "Phones.CSV", "phones.csv.2026", "PHONES.csv~", "phones.csv.d/site.cfg"] {
+        let lists =
+            ["phones.csv", "Phones.CSV", "phones.csv.2026", "PHONES.csv~", "phones.csv.d/site.cfg", "#phones.csv#"];
+        for list in lists {
             assert!(is_hidden(list), "{list}");
         }
         for folder in ["CVS/Entries", "a/cvs/b", "_darcs/patches", "a/_DARCS/b/c"] {
@@ -258,6 +263,7 @@ mod tests {
             "a/site.cfg",
             "a/phones.csv",
             "my-phones.csv",
+            "##phones.csv",
             "xconstituency.json",
             "##constituency.json",
             "constituency.jso",

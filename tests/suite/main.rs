@@ -66,6 +66,7 @@ mod paths;
 mod permissions;
 mod phone_commands;
 mod phone_history;
+mod phone_list;
 mod phones;
 mod pins;
 mod plain_http;

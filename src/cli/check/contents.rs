@@ -9,7 +9,7 @@ use super::served_view::report;
 use super::served_view::{MAX_BYTES, ServedContent, ServedFile, ServedView, read};
 use super::{Finding, FindingLevel};
 use crate::constituency::file_names::{ForeignMac, Spelling, mac_spellings};
-use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};
+use crate::constituency::{ClientAuth, CommonNames, MacAddress, PHONES_FILE, POLICY_FILE, PhoneStanding, Phones};
 use crate::phone_config::secrets::{FoundSecret, each_secret, private_key};
 use crate::phone_config::{Deviation, Text, UnreadableXml, XmlFile};
 use crate::serve::path::ServedPath;
@@ -135,7 +135,8 @@ fn ineffective_common<'a>(view: &'a ServedView<'_>) -> impl Iterator<Item = Find
         let message = format!(
             "invalid phone {mac}: no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
         );
-        view.finding(FindingLevel::Warning, POLICY_FILE, message)
+        let file = if constituency.phone_list().contains(mac) { PHONES_FILE } else { POLICY_FILE };
+        view.finding(FindingLevel::Warning, file, message)
     });
     of_phones.chain(unassigned)
 }

@@ -35,6 +35,9 @@ const DEBOUNCE: Duration = Duration::from_millis(30);
 /// The upper limit of debouncing, so that steady changes do not postpone the scan without end.
 const MAX_DEBOUNCE: Duration = Duration::from_millis(300);
 
+/// How long a callback waits for files that are being written.
+const MAX_PENDING: Duration = Duration::from_secs(1);
+
 /// Requests scans from the watcher thread, and stops it.
 #[derive(Debug, Clone)]
 pub struct WatcherHandle {
@@ -122,7 +125,7 @@ pub fn spawn_watcher(
             // Scan before the first wait too: something may have changed before the watches existed.
             let scanned = catch_unwind(AssertUnwindSafe(|| watcher.scan(&mut publish)));
             watcher.note_failure(scanned.is_err());
-            for then in std::mem::take(&mut watcher.callbacks) {
+            for then in watcher.due_callbacks() {
                 then();
             }
             if !watcher.wait() {
@@ -149,8 +152,8 @@ struct Watcher {
     only: Option<BTreeSet<ConstituencyName>>,
     /// Whether the last scan panicked.
     is_failing: bool,
-    /// Callbacks that run after the next scan.
-    callbacks: Vec<Callback>,
+    /// Callbacks that run after the next scan that is complete, or at the latest after a scan at this time.
+    callbacks: Vec<(Instant, Callback)>,
 }
 
 impl Watcher {
@@ -213,6 +216,10 @@ impl Watcher {
                     if is_time || self.needs_rescan || identify(self.scanner.path()) != self.root {
                         return true;
                     }
+                    if !self.scanner.pending().is_empty() {
+                        self.only = Some(self.scanner.pending().clone());
+                        return true;
+                    }
                 }
             }
         }
@@ -246,7 +253,16 @@ impl Watcher {
         if let Some(bundles) = bundles {
             self.scanner.name_bundles(bundles);
         }
-        self.callbacks.push(then);
+        self.callbacks.push((clock::monotonic() + MAX_PENDING, then));
+    }
+
+    /// The callbacks to run now. A file that is being written delays them only for a time.
+    fn due_callbacks(&mut self) -> Vec<Callback> {
+        let (is_complete, now) = (self.scanner.pending().is_empty(), clock::monotonic());
+        let all = std::mem::take(&mut self.callbacks);
+        let (due, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(latest, _)| is_complete || *latest <= now);
+        self.callbacks = waiting;
+        due.into_iter().map(|(_, then)| then).collect()
     }
 
     /// Collects the changes of a short time; `false` on shutdown.
@@ -270,13 +286,14 @@ impl Watcher {
         }
     }
 
-    /// The constituencies whose files changed. `None` if something else may have changed, or if a scan of everything is
+    /// The constituencies whose files changed, or may be incomplete. `None` if something else may have changed, or if a scan of everything is
     /// due: continuous changes do not postpone it.
     fn named(&self, all: &Changed) -> Option<BTreeSet<ConstituencyName>> {
         let is_due = clock::monotonic().duration_since(self.last_scan) >= self.scan_interval();
         match all {
             Changed::In(folders) if !is_due && !self.is_failing && !self.needs_rescan => {
-                folders.iter().map(|watch| self.inotify.names.get(watch).cloned()).collect()
+                let changed = folders.iter().map(|watch| self.inotify.names.get(watch).cloned());
+                changed.chain(self.scanner.pending().iter().cloned().map(Some)).collect()
             }
             _ => None,
         }

@@ -420,10 +420,7 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
         }
     }
     let phone = |mac: MacAddress| {
-        let note = match &constituency.policy.phones {
-            Phones::Listed(listed) => one_line(listed.get(&mac).map(String::as_str).unwrap_or_default()),
-            Phones::Any => String::new(),
-        };
+        let note = one_line(constituency.note(mac));
         DhcpPhone { mac, note, address: addresses.get(&mac).copied() }
     };
     if constituency.policy.phones == Phones::Any || constituency.policy.tls.client_auth == ClientAuth::None {
