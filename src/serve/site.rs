@@ -2,21 +2,27 @@
 //!
 //! Each constituency has a TLS configuration of its own, with its own session store and ticket keys. It gets a new one
 //! whenever the TLS part of its policy or a bundle that it trusts changes. If any of it were shared, a session made
-//! under one policy could skip the client authentication of another.
+//! under one policy could skip the client authentication of another. Only the verifier is shared, among those that trust the
+//! same bundles: it holds certificates and no sessions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use hashlink::LruCache;
+use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
 use rustls::{ServerConfig, version};
 
 use super::openssl::LegacyTls;
 use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
-use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
+use crate::constituency::{
+    CertificateNames, ClientAuth, Constituency, ConstituencyName, ExpiredDeviceCertificates, Registry, TlsLevel,
+};
 use crate::identity::trust::{Bundle, Bundles, DeviceVerifier, RequireDevice, Verdict};
 use crate::metrics::RefusalKind;
 
@@ -59,11 +65,20 @@ pub struct TlsGeneration {
     /// The certificates that the constituency presents.
     pub certificates: Arc<ConstituencyCertificates>,
     /// Verifies the client's chain; `None` if the constituency requests none.
-    pub verifier: Option<Arc<DeviceVerifier>>,
+    pub verifier: Option<Arc<SharedVerifier>>,
     /// OpenSSL, for phones that rustls cannot serve; `None` if the level does not allow them.
     pub legacy_tls: Option<LegacyTls>,
     /// The realm of passwords; `None` if the constituency requests none.
     pub realm: Option<String>,
+}
+
+/// The verifier of all constituencies that trust the same bundles. A copy for each would take 14 kB with Polycom's CAs.
+#[derive(Debug)]
+pub struct SharedVerifier {
+    bundles: Vec<Arc<Bundle>>,
+    expired: ExpiredDeviceCertificates,
+    verifier: Arc<DeviceVerifier>,
+    rustls: Arc<RequireDevice>,
 }
 
 /// The current state of a constituency, with its TLS configuration.
@@ -135,9 +150,10 @@ impl Site {
     pub fn with(&self, registry: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) -> Self {
         let mut tls = BTreeMap::new();
         let mut unusable = BTreeMap::new();
+        let mut verifiers = Vec::new();
         for constituency in registry.served() {
             let name = constituency.name.clone();
-            match self.generation_for(constituency, material) {
+            match self.generation_for(constituency, material, &mut verifiers) {
                 Ok(generation) => {
                     tls.insert(name, generation);
                 }
@@ -150,10 +166,12 @@ impl Site {
         Self { generation, domain: self.domain.clone(), no_sni, registry, tls, unusable }
     }
 
+    /// The current or a new TLS configuration of `constituency`. `verifiers` are those that new ones use so far.
     fn generation_for(
         &self,
         constituency: &Constituency,
         material: &TlsMaterial,
+        verifiers: &mut Vec<Arc<SharedVerifier>>,
     ) -> Result<Arc<TlsGeneration>, String> {
         let bundles = bundles_of(constituency, material)?;
         let is_current = |generation: &&Arc<TlsGeneration>| {
@@ -168,10 +186,32 @@ impl Site {
         };
         match self.tls.get(&constituency.name).filter(is_current) {
             Some(current) => Ok(Arc::clone(current)),
-            None => TlsGeneration::new(constituency, &self.domain, bundles, material)
-                .map(Arc::new)
-                .map_err(|error| error.to_string()),
+            None => {
+                let verifier = (constituency.policy.tls.client_auth == ClientAuth::Required)
+                    .then(|| self.verifier_for(constituency, &bundles, material, verifiers));
+                TlsGeneration::new(constituency, &self.domain, bundles, verifier, material)
+                    .map(Arc::new)
+                    .map_err(|error| error.to_string())
+            }
         }
+    }
+
+    fn verifier_for(
+        &self,
+        constituency: &Constituency,
+        bundles: &[Arc<Bundle>],
+        material: &TlsMaterial,
+        verifiers: &mut Vec<Arc<SharedVerifier>>,
+    ) -> Arc<SharedVerifier> {
+        let expired = constituency.policy.tls.expired_device_certificates;
+        let is_it = |one: &&Arc<SharedVerifier>| one.verifies(bundles, expired);
+        if let Some(shared) = verifiers.iter().find(is_it) {
+            return Arc::clone(shared);
+        }
+        let before = self.tls.values().filter_map(|generation| generation.verifier.as_ref()).find(is_it);
+        let shared = before.cloned().unwrap_or_else(|| Arc::new(SharedVerifier::new(bundles, expired, material)));
+        verifiers.push(Arc::clone(&shared));
+        shared
     }
 
     /// A number that grows by one with each site made [from another](Self::with).
@@ -278,26 +318,35 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
     Ok(bundles)
 }
 
+impl SharedVerifier {
+    fn new(bundles: &[Arc<Bundle>], expired: ExpiredDeviceCertificates, material: &TlsMaterial) -> Self {
+        let algorithms = material.provider.signature_verification_algorithms;
+        let verifier = Arc::new(DeviceVerifier::new(bundles.iter().map(AsRef::as_ref), expired, algorithms));
+        let rustls = Arc::new(RequireDevice::new(Arc::clone(&verifier)));
+        Self { bundles: bundles.to_vec(), expired, verifier, rustls }
+    }
+
+    /// Whether it trusts exactly these `bundles`, in this order. A bundle that was read again is another one.
+    fn verifies(&self, bundles: &[Arc<Bundle>], expired: ExpiredDeviceCertificates) -> bool {
+        self.expired == expired
+            && self.bundles.len() == bundles.len()
+            && self.bundles.iter().zip(bundles).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+}
+
 impl TlsGeneration {
     fn new(
         constituency: &Constituency,
         domain: &str,
         bundles: Vec<Arc<Bundle>>,
+        verifier: Option<Arc<SharedVerifier>>,
         material: &TlsMaterial,
     ) -> Result<Self, rustls::Error> {
         let policy = &constituency.policy.tls;
-        let verifier = (policy.client_auth == ClientAuth::Required).then(|| {
-            let algorithms = material.provider.signature_verification_algorithms;
-            Arc::new(DeviceVerifier::new(
-                bundles.iter().map(AsRef::as_ref),
-                policy.expired_device_certificates,
-                algorithms,
-            ))
-        });
         let builder = ServerConfig::builder_with_provider(Arc::clone(&material.provider))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
         let builder = match &verifier {
-            Some(verifier) => builder.with_client_cert_verifier(Arc::new(RequireDevice::new(Arc::clone(verifier)))),
+            Some(shared) => builder.with_client_cert_verifier(Arc::clone(&shared.rustls) as _),
             None => builder.with_no_client_auth(),
         };
         let exact = (policy.certificate_names == CertificateNames::Exact).then(|| constituency.name.clone());
@@ -305,6 +354,7 @@ impl TlsGeneration {
         let mut config = builder.with_cert_resolver(certificates.clone());
         config.alpn_protocols = ALPN_PROTOCOLS.map(Into::into).to_vec();
         config.ignore_client_order = true;
+        config.session_storage = Arc::new(Sessions::default());
         config.ticketer = Arc::new(BoundedTickets(aws_lc_rs::Ticketer::new()?));
         // One is enough: the phone uses it for its next connection, or makes a full handshake.
         config.send_tls13_tickets = 1;
@@ -320,7 +370,7 @@ impl TlsGeneration {
             bundles,
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
-            legacy_tls: LegacyTls::new(level, verifier.as_deref()),
+            legacy_tls: LegacyTls::new(level, verifier.as_ref().map(|shared| shared.verifier.as_ref())),
             certificates,
             verifier,
             realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),
@@ -338,7 +388,7 @@ impl TlsGeneration {
     #[must_use]
     pub fn examine(&self, constituency: &Constituency, chain: &[CertificateDer<'_>], now: i64) -> Option<Verdict> {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-        Some(self.verifier.as_ref()?.examine(chain, &constituency.policy.pins, now))
+        Some(self.verifier.as_ref()?.verifier.examine(chain, &constituency.policy.pins, now))
     }
 
     /// The configuration for a client whose session may be resumed later, or may not. RFC 7627 §5.3: without the
@@ -375,6 +425,45 @@ impl ProducesTickets for BoundedTickets {
     }
 }
 
+/// The sessions of TLS 1.2 that one configuration can resume by their ID; the latest ones. It takes memory as it fills:
+/// rustls' own store takes 31 kB from the start, for each constituency.
+struct Sessions(Mutex<LruCache<Vec<u8>, Vec<u8>>>);
+
+/// As many as rustls stores by default.
+const MAX_SESSIONS: usize = 256;
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_SESSIONS)))
+    }
+}
+
+impl fmt::Debug for Sessions {
+    /// Without the sessions, which are secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sessions")
+    }
+}
+
+impl StoresServerSessions for Sessions {
+    fn put(&self, id: Vec<u8>, session: Vec<u8>) -> bool {
+        self.0.lock().insert(id, session);
+        true
+    }
+
+    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.0.lock().get(id).cloned()
+    }
+
+    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.0.lock().remove(id)
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
 /// Neither issues nor accepts session tickets.
 #[derive(Debug)]
 struct NoTickets;
@@ -394,5 +483,76 @@ impl ProducesTickets for NoTickets {
 
     fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::constituency::scan::Scanner;
+    use crate::identity::trust;
+    use crate::state;
+
+    #[test]
+    fn constituencies_share_a_verifier_but_no_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = |name: &str, text: &str| {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+            state::write_private(&folder.path().join(name).join("constituency.json"), text.as_bytes()).unwrap();
+        };
+        for (name, text) in [
+            ("one", "{}"),
+            ("two", r#"{ "aliases": ["second"] }"#),
+            ("tolerant", r#"{ "expired_device_certificates": "accept" }"#),
+            ("open", r#"{ "client_auth": "none" }"#),
+        ] {
+            policy(name, text);
+        }
+        let material = TlsMaterial {
+            certificates: Arc::default(),
+            bundles: trust::load_all(&BTreeMap::new()),
+            always_trusted: Vec::new(),
+            provider: TlsMaterial::provider(),
+            level: TlsLevel::Modern,
+        };
+        let mut scanner = Scanner::new(folder.path().to_owned(), vec!["polycom".to_owned()]);
+        let site = Site::default().with(scanner.scan(clock::now()), None, &material);
+        policy("later", "{}");
+        let site = site.with(scanner.scan(clock::now()), None, &material);
+        let of = |name: &str| Arc::clone(site.get(&name.parse().unwrap()).unwrap().1);
+        let verifier = |name: &str| of(name).verifier.as_ref().map(Arc::as_ptr);
+        assert!(
+            verifier("one").is_some() && verifier("one") == verifier("two") && verifier("one") == verifier("later")
+        );
+        assert!(verifier("tolerant").is_some() && verifier("tolerant") != verifier("one"));
+        assert_eq!(verifier("open"), None);
+
+        let all = ["one", "two", "tolerant", "open", "later"];
+        for name in all {
+            let own = of(name).config(true);
+            assert!(own.session_storage.put(b"id".to_vec(), name.as_bytes().to_vec()));
+            let ticket = own.ticketer.encrypt(name.as_bytes()).unwrap();
+            for other in all.into_iter().filter(|other| *other != name) {
+                let other = of(other).config(true);
+                assert_ne!(other.session_storage.get(b"id").as_deref(), Some(name.as_bytes()));
+                assert_eq!(other.ticketer.decrypt(&ticket), None);
+            }
+            assert_eq!(own.session_storage.take(b"id").as_deref(), Some(name.as_bytes()));
+            assert_eq!(own.ticketer.decrypt(&ticket).as_deref(), Some(name.as_bytes()));
+            assert_eq!(of(name).config(false).session_storage.get(b"id"), None);
+        }
+    }
+
+    #[test]
+    fn only_the_latest_sessions_are_stored() {
+        let sessions = Sessions::default();
+        let id = |number: usize| number.to_be_bytes().to_vec();
+        for number in 0..=MAX_SESSIONS {
+            assert!(sessions.put(id(number), vec![1; 32]));
+        }
+        assert_eq!((sessions.get(&id(0)), sessions.get(&id(1))), (None, Some(vec![1; 32])));
+        assert_eq!((sessions.take(&id(2)), sessions.get(&id(2))), (Some(vec![1; 32]), None));
+        assert_eq!(format!("{sessions:?}"), "Sessions");
     }
 }
