@@ -73,7 +73,8 @@ impl Case {
     }
 }
 
-const HANDSHAKE: Case = Case {
+/// A phone with the usual certificate.
+pub const HANDSHAKE: Case = Case {
     name: "",
     key: Key::P256,
     level: TlsLevel::Modern,

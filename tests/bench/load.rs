@@ -100,7 +100,7 @@ impl Worker {
         self.operate().await;
     }
 
-    async fn operate(&mut self) {
+    pub async fn operate(&mut self) {
         match self.operation {
             Operation::FullHandshake => self.on_new_connection(HandshakeKind::Full).await,
             Operation::ResumedHandshake => self.on_new_connection(HandshakeKind::Resumed).await,

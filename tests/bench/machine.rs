@@ -48,11 +48,23 @@ impl CpuTime {
         Self(threads)
     }
 
+    pub fn total(&self) -> Duration {
+        self.0.values().sum()
+    }
+
     pub fn since(&self, before: &Self) -> Duration {
         let new =
             |(thread, ran): (&String, &Duration)| ran.saturating_sub(before.0.get(thread).copied().unwrap_or_default());
         self.0.iter().map(new).sum()
     }
+}
+
+/// The processor time of all commands that this process has run so far, in hundredths of a second.
+pub fn children_time() -> Duration {
+    let stat = read_to_string("/proc/self/stat").expect("stat");
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("stat").1.split(' ').collect();
+    let ticks: u64 = fields[13..15].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(10 * ticks)
 }
 
 /// The processor time so far of the thread `name` of a process.

@@ -7,8 +7,9 @@
 //! 4. [`load`]: operations, each verified.
 //! 5. [`power_cut`]: thousands of phones at once.
 //! 6. [`responder`]: phones while the DNS responder is flooded; without nginx, which has none.
-//! 7. [`machine`]: the resources that the servers' processes used.
-//! 8. [`table`]: medians, spread, ratios.
+//! 7. [`scale`]: costs by the number of constituencies and phones; a run of its own, without nginx.
+//! 8. [`machine`]: the resources that the servers' processes used.
+//! 9. [`table`]: medians, spread, ratios.
 //!
 //! Run it by `tests/bench/run`, which installs nginx if it is missing.
 #![allow(
@@ -34,6 +35,7 @@ mod machine;
 mod pki;
 mod power_cut;
 mod responder;
+mod scale;
 mod servers;
 mod site;
 mod table;
@@ -48,6 +50,7 @@ use cases::{CASES, Case, IDLE_CONNECTIONS, POWER_CUT, PowerCut, TlsLevel};
 use load::Worker;
 use power_cut::Phones;
 use responder::ResponderEffort;
+use scale::ScaleEffort;
 use servers::{Program, Server};
 use site::{Key, Site};
 use table::{Measured, Sample, Table};
@@ -60,6 +63,7 @@ struct Effort {
     idle_connections: usize,
     power_cut: PowerCut,
     responder: ResponderEffort,
+    scale: ScaleEffort,
 }
 
 const FULL: Effort = Effort {
@@ -68,6 +72,7 @@ const FULL: Effort = Effort {
     idle_connections: IDLE_CONNECTIONS,
     power_cut: POWER_CUT,
     responder: ResponderEffort { round: Duration::from_secs(20), boot_interval: Duration::from_millis(20) },
+    scale: scale::FULL,
 };
 const QUICK: Effort = Effort {
     rounds: 2,
@@ -75,20 +80,22 @@ const QUICK: Effort = Effort {
     idle_connections: 100,
     power_cut: PowerCut { phones: 100, rounds: 1 },
     responder: ResponderEffort { round: Duration::from_secs(1), boot_interval: Duration::from_millis(50) },
+    scale: scale::QUICK,
 };
 
 fn main() -> ExitCode {
     let mut effort = FULL;
-    let mut only = None;
+    let (mut only, mut is_scale) = (None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => effort = QUICK,
             "--only" => only = arguments.next(),
+            "scale" => is_scale = true,
             // Cargo passes this to every benchmark.
             "--bench" => {}
             other => {
-                eprintln!("{other:?} is not known: [--quick] [--only PART-OF-A-NAME]");
+                eprintln!("{other:?} is not known: [--quick] [--only PART-OF-A-NAME | scale]");
                 return ExitCode::from(2);
             }
         }
@@ -97,6 +104,10 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let only = only.unwrap_or_default();
     let site = Site::write();
+    if is_scale {
+        println!("{}\n{}", machine::description(), runtime.block_on(scale::measure(&site, effort.scale)));
+        return ExitCode::SUCCESS;
+    }
     let table = runtime.block_on(measure_all(&site, effort, &only));
     println!("{}", machine::description());
     if !table.is_empty() {

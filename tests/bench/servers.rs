@@ -72,14 +72,34 @@ impl Server {
         } });
         let command = provost(site, RESPONDER_STATE, &acme, TlsLevel::Modern, address);
         let server = Self::spawn(Program::Provost, site, &command, address);
+        let responder = server.logged_address(site, "DNS responder on ");
+        (server, responder)
+    }
+
+    /// Starts provost with an operators' listener, and waits until it listens. Returns that listener's address too.
+    pub fn start_with_operators(site: &Site) -> (Self, SocketAddr) {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+        let files = json!({ "files": [{ "chain": "ec.pem", "key": "ec.key" }] });
+        let command = provost(site, "state-scale", &files, TlsLevel::Modern, address);
+        let file = site.path("provost.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        config["status"] = json!({ "listen": "127.0.0.1:0" });
+        std::fs::write(&file, config.to_string()).unwrap();
+        let server = Self::spawn(Program::Provost, site, &command, address);
+        let operators = server.logged_address(site, "status page at http://");
+        (server, operators)
+    }
+
+    /// The address behind `words` in the log.
+    fn logged_address(&self, site: &Site, words: &str) -> SocketAddr {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let log = std::fs::read_to_string(site.path("provost.errors")).unwrap();
-            let line = log.split_once("DNS responder on ").map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
-            if let Some(responder) = line.and_then(|address| address.parse().ok()) {
-                return (server, responder);
+            let log = std::fs::read_to_string(site.path(&format!("{}.errors", self.program.name()))).unwrap();
+            let text = log.split_once(words).map(|(_, rest)| rest.split([' ', '/']).next().unwrap_or_default());
+            if let Some(address) = text.and_then(|text| text.parse().ok()) {
+                return address;
             }
-            assert!(Instant::now() < deadline, "the responder does not listen:\n{log}");
+            assert!(Instant::now() < deadline, "no {words:?} in the log:\n{log}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
