@@ -248,6 +248,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn too_large_policy_names_phones_csv() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(POLICY_FILE);
+        let handle: OwnedFd = File::open(folder.path()).unwrap().into();
+        let mut source = PolicySource::default();
+        for (bytes, is_too_large) in [(MAX_POLICY_BYTES, false), (MAX_POLICY_BYTES + 1, true)] {
+            File::create(&path).unwrap().set_len(bytes).unwrap();
+            source.refresh(&handle, Path::new(POLICY_FILE), &[], SystemTime::UNIX_EPOCH);
+            let error = source.error().unwrap().to_string();
+            let expected = "constituency.json: is larger than 16 MiB; phones.csv beside it may list a million phones";
+            assert_eq!(error == expected, is_too_large, "{error}");
+        }
+    }
+
+    #[test]
     fn briefly_missing_policy_stays_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(POLICY_FILE);
