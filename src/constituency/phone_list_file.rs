@@ -3,7 +3,7 @@
 //! The first half of a list is a valid list, without the phones of the second half. So a changed file is read only after it
 //! has stayed the same for [`WRITTEN_AFTER`]: git, scp and many editors write files in place.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +89,9 @@ impl PhoneListSource {
             Ok(None) => return self.note_missing(now),
             Err(error) => {
                 (self.seen, self.changing) = (None, None);
-                self.is_unread = matches!(error, UnreadablePolicy::Io(_));
+                // A change of permissions is an event; other errors are tried again.
+                self.is_unread =
+                    matches!(&error, UnreadablePolicy::Io(error) if error.kind() != ErrorKind::PermissionDenied);
                 return self.fail(SettingsError::of_file(file, error));
             }
         };
