@@ -334,8 +334,7 @@ fn short_tsig_secret_is_a_warning() {
     assert_eq!(warnings("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTMyYnk="), Vec::<Value>::new());
     let [short] = &warnings("eA==")[..] else { panic!() };
     assert_eq!((&short["severity"], &short["subject"]), (&json!("warning"), &json!("dns")));
-    let message =
-        "the secret of the TSIG key provost. has only 1 byte: less than the 32 bytes of hmac-sha256 make it weaker";
+    let message = "the secret of the TSIG key provost. has 1 byte; with fewer than 32 bytes, hmac-sha256 is weaker";
     assert!(short["message"].as_str().unwrap().starts_with(message), "{short}");
     assert!(short["remedy"].as_str().unwrap().contains("tsig-keygen -a hmac-sha256 provost."), "{short}");
 }

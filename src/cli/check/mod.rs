@@ -293,12 +293,15 @@ fn check_secret(key: &TsigKey, settings: &DnsSettings) -> Option<Finding> {
     let (bytes, needed) = key.short_secret()?;
     let (name, algorithm) = (key.name(), key.algorithm());
     let message = format!(
-        "the secret of the TSIG key {name} has only {}: less than the {needed} bytes of {algorithm} make it weaker (RFC 2104)",
+        "the secret of the TSIG key {name} has {}; with fewer than {needed} bytes, {algorithm} is weaker (RFC 2104)",
         counted(bytes, "byte")
     );
-    let remedy = format!("make a new key (`tsig-keygen -a {algorithm} {name}`), for the DNS primary and for this file");
-    let finding = Finding::new(FindingLevel::Warning, DNS, message).with_remedy(remedy);
-    Some(finding.in_file(settings.tsig_key_file.clone(), None))
+    let file = &settings.tsig_key_file;
+    let remedy = format!(
+        "make a new key (`tsig-keygen -a {algorithm} {name}`), and put it into {} and into the primary",
+        file.display()
+    );
+    Some(Finding::new(FindingLevel::Warning, DNS, message).with_remedy(remedy).in_file(file, None))
 }
 
 /// Checks the certificates obtained so far.
