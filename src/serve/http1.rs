@@ -1,8 +1,4 @@
 //! HTTP/1.1 on a connection, over TLS after its handshake or over plain TCP, until either end closes it.
-//!
-//! When a connection has been idle for a moment, HTTP is suspended: the state that hyper keeps, most of the memory of a
-//! connection, is freed, and created anew when the client sends. Phones are idle most of the time: a connection holds
-//! 14 KiB then, and would hold 29 KiB without the suspension.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +6,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::connection_limits::Eviction;
@@ -25,81 +21,51 @@ use crate::metrics::RefusalKind;
 const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// How long a connection is idle before HTTP is suspended.
-const SUSPEND_AFTER: Duration = Duration::from_millis(250);
 
-/// A stream on which HTTP can be served.
-pub trait ClientStream: AsyncBufRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<C: AsyncBufRead + AsyncWrite + Unpin + Send + 'static> ClientStream for C {}
-
-/// Boxed, so that it is not copied when it moves, and futures that it moves through do not each reserve memory for it.
-type Stream<C> = Box<RequestStream<C>>;
-
-type HttpConnection<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, RequestService>>>;
+type HttpConnection<S> = Pin<Box<http1::Connection<TokioIo<RequestStream<S>>, RequestService>>>;
 
 /// Serves HTTP/1.1 on `stream`, which is that of `connection`, until either end closes it.
 ///
 /// Not an `async fn`, whose future would reserve memory for the stream twice: as an argument, and where it is used.
-pub fn serve_connection<C: ClientStream>(
-    stream: C,
+pub fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     connection: HttpClient,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> impl Future<Output = CloseReason> {
-    let stream = Box::new(RequestStream::new(stream, connection.timeouts.clone(), connection.linger.clone()));
-    serve_until_idle(stream, Arc::new(connection), shutdown)
-}
-
-async fn serve_until_idle<C: ClientStream>(
-    mut stream: Stream<C>,
-    connection: Arc<HttpClient>,
-    mut shutdown: watch::Receiver<ShutdownPhase>,
-) -> CloseReason {
-    loop {
-        let mut http = http(stream, &connection);
-        tokio::select! {
-            // In this order: if HTTP begins to discard a body, its discarding is polled at once.
-            biased;
-            result = http.as_mut() => return close(&connection, result, http),
-            never = connection.discard() => match never {},
-            eviction = connection.evicted() => return evicted(&connection, &eviction),
-            () = connection.timeouts.wait_idle(SUSPEND_AFTER) => {}
-            () = wait_for(&mut shutdown, ShutdownPhase::Drain) => {
-                return Box::pin(drain(http, &connection, &mut shutdown)).await;
-            }
-        }
-        let parts = Pin::into_inner(http).into_parts();
-        stream = parts.io.into_inner();
-        stream.unread(&parts.read_buf);
-        drop(parts.read_buf);
-        tracing::trace!(address = %connection.address, "HTTP suspended");
-        connection.permit().note_idle();
-        tokio::select! {
-            has_data = stream.wait_readable() => match has_data {
-                Ok(true) => {}
-                Ok(false) => break,
-                // The idle timeout has passed, or the connection broke.
-                Err(_) => return CloseReason::Closed,
-            },
-            eviction = connection.evicted() => return evicted(&connection, &eviction),
-            // A graceful shutdown closes idle keep-alive connections at once.
-            () = wait_for(&mut shutdown, ShutdownPhase::Drain) => break,
-        }
-    }
-    tokio::select! {
-        // A client may not even read TLS's close_notify: the wait is bounded.
-        _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => CloseReason::Closed,
-        () = wait_for(&mut shutdown, ShutdownPhase::Now) => CloseReason::CutOff,
-    }
-}
-
-/// Creates hyper's connection on `stream`.
-fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> HttpConnection<C> {
+    let connection = Arc::new(connection);
+    let stream = RequestStream::new(stream, connection.timeouts.clone(), connection.linger.clone());
     let mut http = http1::Builder::new();
     // `TimeoutStream`, beneath TLS, enforces the timeouts. Half-close: an upload is stored even if its client closes
     // its sending half and does not wait for the response.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
-    Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(connection))))
+    let http = Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(&connection))));
+    serve(http, connection, shutdown)
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut http: HttpConnection<S>,
+    connection: Arc<HttpClient>,
+    mut shutdown: watch::Receiver<ShutdownPhase>,
+) -> CloseReason {
+    tokio::select! {
+        // In this order: if HTTP begins to discard a body, its discarding is polled at once.
+        biased;
+        result = http.as_mut() => return close(&connection, result, http),
+        never = connection.discard() => match never {},
+        eviction = connection.evicted() => return evicted(&connection, &eviction),
+        () = wait_for(&mut shutdown, ShutdownPhase::Drain) => {}
+    }
+    // Closes an idle connection at once. A request in progress may finish within the drain time.
+    http.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        result = http.as_mut() => close(&connection, result, http),
+        never = connection.discard() => match never {},
+        why = end_of_drain(&mut shutdown, connection.server.limits.drain()) => {
+            connection.timeouts.abort(why);
+            CloseReason::CutOff
+        }
+    }
 }
 
 /// Logs the eviction.
@@ -111,24 +77,6 @@ fn evicted(connection: &HttpClient, eviction: &Eviction) -> CloseReason {
     CloseReason::Closed
 }
 
-/// Lets the request in progress finish, within the drain time.
-async fn drain<C: ClientStream>(
-    mut http: HttpConnection<C>,
-    connection: &HttpClient,
-    shutdown: &mut watch::Receiver<ShutdownPhase>,
-) -> CloseReason {
-    http.as_mut().graceful_shutdown();
-    tokio::select! {
-        biased;
-        result = http.as_mut() => close(connection, result, http),
-        never = connection.discard() => match never {},
-        why = end_of_drain(shutdown, connection.server.limits.drain()) => {
-            connection.timeouts.abort(why);
-            CloseReason::CutOff
-        }
-    }
-}
-
 /// Waits until the request in progress is to be cut off, and returns the reason.
 async fn end_of_drain(shutdown: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
     tokio::select! {
@@ -138,12 +86,14 @@ async fn end_of_drain(shutdown: &mut watch::Receiver<ShutdownPhase>, drain: Dura
 }
 
 /// Logs a request that hyper refused or that timed out in its header. Such a request never reaches [`RequestService`].
-fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, http: HttpConnection<C>) -> CloseReason {
+fn close<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    connection: &HttpClient,
+    result: hyper::Result<()>,
+    http: HttpConnection<S>,
+) -> CloseReason {
     let Err(error) = result else { return CloseReason::Closed };
-    let line = || {
-        let parts = Pin::into_inner(http).into_parts();
-        refused_line(&parts.io.into_inner(), &parts.read_buf, &error)
-    };
+    let stream = Pin::into_inner(http).into_parts().io.into_inner();
+    let line = || request_line::shown(stream.request_start()?);
     let (now, lasted) = (clock::now(), connection.timeouts.header_lasted());
     let mut record = connection.record(now.checked_sub(lasted).unwrap_or(now));
     record.duration = lasted;
@@ -179,17 +129,4 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
     }
     connection.server.access.record(record);
     CloseReason::Closed
-}
-
-/// The line of the request that hyper refused, if it is known. `rest` is data that hyper has read and not used.
-///
-/// hyper leaves a request that it cannot parse in its buffer. It removes one that it refuses because of how the header
-/// gives the length of the body.
-fn refused_line<C>(stream: &RequestStream<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
-    let error = error.to_string();
-    match stream.request_start() {
-        Some(beginning) => request_line::shown(beginning),
-        None if ["content-length", "transfer-encoding"].iter().any(|field| error.contains(field)) => None,
-        None => request_line::shown_if_whole(rest),
-    }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
-use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -31,8 +30,6 @@ use crate::identity::ClientIdentity;
 use crate::metrics::RefusalKind;
 use crate::wording::counted_were;
 
-/// The read buffer of a plain HTTP connection, in bytes. It holds the first bytes of a request on an idle connection.
-const FIRST_BYTES: usize = 256;
 /// How much a lingering close reads after a refused handshake, in bytes: the rest of it, and requests behind it.
 const LINGER_BYTES: u64 = 256 << 10;
 /// The backoff after a failed accept, such as for lack of file descriptors.
@@ -457,7 +454,7 @@ async fn handle_plain_connection(
     let (stream, timeouts) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
     timeouts.enter(Phase::FirstRequest);
     let connection = HttpClient::new(server, None, arrival.address, timeouts, linger, permit);
-    serve_connection(BufReader::with_capacity(FIRST_BYTES, stream), connection, shutdown).await
+    serve_connection(stream, connection, shutdown).await
 }
 
 fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHandshake) {

@@ -6,7 +6,7 @@
 //! 2. [`handshake`]: ClientHello ([`hello`]) → turn in the queue ([`crypto_queue`]) → constituency ([`site`]) → TLS, by
 //!    OpenSSL for phones that rustls cannot serve ([`openssl`], [`tls_stream`]) → verified device.
 //!    Plain HTTP has no handshake: the Host of each request names the constituency, and no client is authenticated.
-//! 3. [`http1`] serves HTTP/1.1, and suspends it while the connection is idle, until either end closes or the server
+//! 3. [`http1`] serves HTTP/1.1 until either end closes or the server
 //!    shuts down ([`shutdown`]).
 //! 4. [`request`]: [`access_control`] decides each request by its host ([`host`]), its path ([`path`]) and the current
 //!    policy. A grant opens the file ([`file_lookup`], [`body`]) or stores the upload ([`upload`]).

@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::service::Service;
@@ -40,6 +40,10 @@ use crate::identity::trust::VerifiedDevice;
 const REPLACED_FOR: Duration = Duration::from_secs(1);
 /// The interval between scans while the folder is missing and does not yet count as removed.
 const SCAN_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// How long an anonymous connection is idle before it may be evicted. So a client that sends one request after the other
+/// is not evicted, and its requests do not change the candidates for eviction: that takes a global lock for 1 µs.
+const EVICTABLE_AFTER: Duration = Duration::from_millis(250);
 
 /// An HTTP connection, with the client whose requests it carries.
 #[derive(Debug)]
@@ -153,9 +157,21 @@ impl HttpClient {
         self.permit.lock()
     }
 
-    /// Waits until the connection is evicted.
+    /// Waits until the connection is evicted. An anonymous one may be evicted after it was idle for [`EVICTABLE_AFTER`].
+    /// The caller polls HTTP first, so a connection whose next request has arrived is not idle.
     pub async fn evicted(&self) -> Eviction {
-        poll_fn(|cx| self.permit().poll_evicted(cx)).await
+        let mut timer = pin!(tokio::time::sleep(EVICTABLE_AFTER));
+        poll_fn(|cx| {
+            let mut permit = self.permit();
+            while permit.is_evictable_when_idle() && timer.as_mut().poll(cx).is_ready() {
+                if self.timeouts.is_idle_for(EVICTABLE_AFTER) {
+                    permit.note_idle();
+                }
+                timer.as_mut().reset(tokio::time::Instant::now() + EVICTABLE_AFTER);
+            }
+            permit.poll_evicted(cx)
+        })
+        .await
     }
 
     /// The MAC address of the verified device certificate, if there is one.
@@ -225,7 +241,7 @@ impl HttpClient {
         if let Ok(identity) = &identified {
             record.identity = identity.clone();
         }
-        let mut request_log = RequestLog::begin(record, &self.server.access, &self.timeouts);
+        let mut request_log = RequestLog::begin(record, body.size_hint().exact(), &self.server.access, &self.timeouts);
         let body = RequestBody::new(body, &head.headers);
         let decided = match self.decide(&head, &identified, time, &mut request_log) {
             Ok(Decided::Answer(response)) => {

@@ -29,13 +29,6 @@ pub(super) fn shown(bytes: &[u8]) -> Option<String> {
     Some(format!("\"{method}{before}{hidden}{after}{cut}\""))
 }
 
-/// Like [`shown`], but only for a whole request line with an HTTP version. Other data in its place is not shown.
-pub(super) fn shown_if_whole(bytes: &[u8]) -> Option<String> {
-    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty())?;
-    let version = line.rsplit(|byte| *byte == b' ').next()?;
-    (line.len() < bytes.len() && version.starts_with(b"HTTP/")).then(|| shown(bytes)).flatten()
-}
-
 /// Whether the line has more spaces than the two around its target.
 pub(super) fn has_raw_space(shown: &str) -> bool {
     shown
@@ -110,14 +103,6 @@ mod tests {
     }
 
     #[test]
-    fn only_complete_line_is_shown_from_buffered_data() {
-        assert!(shown_if_whole(b"GET /a b HTTP/1.1\r\n").is_some());
-        for bytes in ["GET /a b HTTP/1.1", "my secret\r\n", "a b", "", "\r\n"] {
-            assert_eq!(shown_if_whole(bytes.as_bytes()), None, "{bytes:?}");
-        }
-    }
-
-    #[test]
     fn raw_space_in_the_target_is_detected() {
         for (line, is_there) in [
             ("\"GET /a b HTTP/1.1\"", true),
@@ -133,7 +118,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_panic_or_reach_the_terminal_raw(bytes: Vec<u8>) {
-            for line in [shown(&bytes), shown_if_whole(&bytes)].into_iter().flatten() {
+            if let Some(line) = shown(&bytes) {
                 proptest::prop_assert!(line.chars().all(|c| c == ' ' || c.is_ascii_graphic()));
             }
         }

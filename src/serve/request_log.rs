@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::access_log::{AccessLog, AccessRecord};
-use super::timeouts::{Phase, TimeoutControl};
+use super::timeouts::TimeoutControl;
 use crate::clock;
 use crate::constituency::ConstituencyName;
 use crate::identity::ClientIdentity;
@@ -23,10 +23,10 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Starts with the known facts of the request.
+    /// Starts with the known facts of the request. Its body has `length` bytes; `None` if that is unknown.
     #[must_use]
-    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, timeouts: &TimeoutControl) -> Self {
-        timeouts.enter(Phase::Responding);
+    pub fn begin(record: Box<AccessRecord>, length: Option<u64>, log: &AccessLog, timeouts: &TimeoutControl) -> Self {
+        timeouts.begin_request(length);
         let (log, timeouts) = (log.clone(), timeouts.clone());
         Self { record: Some(record), started: clock::monotonic(), announced: None, log, timeouts }
     }
@@ -94,7 +94,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        self.timeouts.enter(Phase::Idle);
+        self.timeouts.end_request();
         let Some(mut record) = self.record.take() else { return };
         record.duration = clock::monotonic().duration_since(self.started);
         record.reason = record.reason.take().or_else(|| self.cut_short(&record));

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::openssl::LegacyStream;
@@ -35,16 +35,6 @@ macro_rules! either {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientTlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_read(cx, buffer))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for ClientTlsStream<S> {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        either!(self, stream => Pin::new(stream).poll_fill_buf(cx))
-    }
-
-    fn consume(self: Pin<&mut Self>, amount: usize) {
-        either!(self, stream => Pin::new(stream).consume(amount));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Idle connections: the server frees their memory, and clients notice nothing.
+//! Idle connections: their timeouts, what they wait for, and the memory that they hold.
 
 use std::time::Instant;
 
@@ -9,60 +9,63 @@ use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::Connection;
 use crate::harness::{VVX500, eventually};
 
-fn start(site: &Site) -> Running {
-    let mut command = site.command();
-    command.env("PROVOST_LOG", "info,provost=trace");
-    Running::start(command, 1)
-}
+const UPLOAD: &str = "/00005e00530c-app.log";
 
 fn connect(server: &Running) -> Connection {
     server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
-}
-
-/// Waits until the server has logged `times` times that it suspended a connection.
-fn wait_for_suspensions(server: &Running, times: usize) {
-    let suspensions = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count();
-    eventually("a suspension", || (suspensions() >= times).then_some(()));
 }
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n")
 }
 
+fn put(header: &str, body: &str) -> String {
+    format!("PUT {UPLOAD} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n{header}\r\n\r\n{body}")
+}
+
 #[test]
-fn idle_client_is_answered_when_it_sends_again() {
-    let site = Site::with_ote();
-    let server = start(&site);
-    let mut connection = connect(&server);
-    for suspensions in 1..=3 {
-        wait_for_suspensions(&server, suspensions);
-        assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "after suspension {suspensions}");
-        let upload = connection.request("PUT", "/00005e00530c-app.log", "", &vec![b'x'; 100_000]).unwrap();
-        assert_eq!(upload.status, if suspensions == 1 { 201 } else { 204 });
+fn idle_connection_outlives_the_header_timeout() {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
+    let server = site.start();
+    let mut idle: Vec<Connection> = (0..3).map(|_| connect(&server)).collect();
+    assert_eq!(idle[0].get("/site.cfg").unwrap().status, 200);
+    assert_eq!(idle[1].request("PUT", UPLOAD, "", b"log").unwrap().status, 201);
+    idle[2].send(put("Transfer-Encoding: chunked", "3\r\nlog\r\n0\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(idle[2].response("PUT").unwrap().status, 204);
+    // A connection without a request ends at the header timeout, after these were idle for as long.
+    assert!(connect(&server).is_closed());
+    for connection in &mut idle {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     }
 }
 
 #[test]
-fn partial_pipelined_request_survives_idle_suspension() {
+fn partial_pipelined_request_is_answered_when_it_is_complete() {
     let site = Site::with_ote();
-    let server = start(&site);
-    let mut connection = connect(&server);
-    let second = get("/site.cfg");
-    let (begun, rest) = second.split_at(20);
-    connection.send(format!("{}{begun}", get("/site.cfg")).as_bytes()).unwrap();
-    assert_eq!(connection.response("GET").unwrap().status, 200);
-    wait_for_suspensions(&server, 1);
-    connection.send(rest.as_bytes()).unwrap();
-    assert_eq!(connection.response("GET").unwrap().status, 200);
+    let server = site.start();
+    let next = get("/site.cfg");
+    let (begun, rest) = next.split_at(20);
+    for (method, request) in [
+        ("GET", get("/site.cfg")),
+        ("PUT", put("Content-Length: 3", "log")),
+        ("PUT", put("Transfer-Encoding: chunked", "3\r\nlog\r\n0\r\n\r\n")),
+    ] {
+        let mut connection = connect(&server);
+        connection.send(format!("{request}{begun}").as_bytes()).unwrap();
+        assert_eq!(connection.response(method).unwrap().status / 100, 2, "{request}");
+        connection.send(rest.as_bytes()).unwrap();
+        assert_eq!(connection.response("GET").unwrap().status, 200, "{request}");
+    }
 }
 
 #[test]
 fn request_refused_after_idling_is_logged_with_its_line() {
     let site = Site::with_ote();
-    let server = start(&site);
+    let server = site.start();
     let mut connection = connect(&server);
-    for (suspensions, piece) in [(1, "G"), (1, "ET /after a"), (1, " rest HTTP/1.1\r\nHost: x\r\n\r\n")] {
-        wait_for_suspensions(&server, suspensions);
+    assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    for piece in ["G", "ET /after a", " rest HTTP/1.1\r\nHost: x\r\n\r\n"] {
         connection.send(piece.as_bytes()).unwrap();
     }
     assert_eq!(connection.response("GET").unwrap().status, 400);
@@ -74,7 +77,7 @@ fn request_refused_after_idling_is_logged_with_its_line() {
 fn empty_line_after_a_request_starts_no_header_timeout() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 3, "free_space_bytes": 0 });
-    let server = start(&site);
+    let server = site.start();
     let mut connection = connect(&server);
     connection.send(format!("{}\r\n", get("/site.cfg")).as_bytes()).unwrap();
     assert_eq!(connection.response("GET").unwrap().status, 200);
@@ -88,23 +91,38 @@ fn empty_line_after_a_request_starts_no_header_timeout() {
 fn header_timeout_covers_a_partial_pipelined_request() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
-    let server = start(&site);
-    let mut connection = connect(&server);
+    let server = site.start();
     let start = Instant::now();
-    connection.send(format!("{}GET /si", get("/site.cfg")).as_bytes()).unwrap();
-    assert_eq!(connection.response("GET").unwrap().status, 200);
-    assert!(connection.is_closed());
+    let requests = [
+        ("GET", get("/site.cfg")),
+        ("PUT", put("Content-Length: 3", "log")),
+        ("PUT", put("Transfer-Encoding: chunked", "3\r\nlog\r\n0\r\n\r\n")),
+        // Its body is discarded.
+        ("GET", get("/site.cfg").replacen("\r\n\r\n", "\r\nContent-Length: 3\r\n\r\nlog", 1)),
+    ];
+    let connections = requests.map(|(method, request)| {
+        let mut connection = connect(&server);
+        connection.send(format!("{request}GET /si").as_bytes()).unwrap();
+        assert_eq!(connection.response(method).unwrap().status / 100, 2, "{request}");
+        connection
+    });
+    for mut connection in connections {
+        assert!(connection.is_closed());
+    }
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
-    server.reason("the request's header took too long");
+    let reason = "the request's header took too long";
+    let is_timeout = |line: &serde_json::Value| line["reason"].as_str().is_some_and(|it| it.starts_with(reason));
+    eventually("a line for each", || {
+        (server.access_lines().iter().filter(|line| is_timeout(line)).count() == 4).then_some(())
+    });
 }
 
 #[test]
 fn shutdown_sends_close_notify_to_an_idle_client() {
     let site = Site::with_ote();
-    let server = start(&site);
+    let server = site.start();
     let mut connection = connect(&server);
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
-    wait_for_suspensions(&server, 1);
     server.signal(rustix::process::Signal::TERM);
     // Closed by close_notify; a stream that ends without it is an error.
     assert_eq!(connection.read_some().unwrap(), 0);
@@ -116,14 +134,33 @@ fn shutdown_sends_close_notify_to_an_idle_client() {
 fn disconnect_while_idle_frees_the_connection_slot() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "connections_per_address": 1, "free_space_bytes": 0 });
-    let server = start(&site);
-    for suspensions in 1..=2 {
-        let mut connection = eventually("a free slot", || {
+    let server = site.start();
+    for _ in 0..2 {
+        let connection = eventually("a free slot", || {
             let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().ok()?;
             (connection.get("/site.cfg").ok()?.status == 200).then_some(connection)
         });
-        wait_for_suspensions(&server, suspensions);
-        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
         connection.hang_up();
     }
+}
+
+/// Without the state of a handshake, and without buffers beside hyper's.
+#[test]
+fn idle_connection_holds_at_most_32_kib() {
+    const COUNT: usize = 300;
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "connections_per_address": 0, "connections_per_phone": 0, "free_space_bytes": 0 });
+    let server = site.start();
+    let open = || {
+        let mut connection = connect(&server);
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+        connection
+    };
+    // Some before measuring, because the allocator keeps memory for reuse.
+    let warm: Vec<Connection> = (0..COUNT / 3).map(|_| open()).collect();
+    let before = server.memory_kib();
+    let idle: Vec<Connection> = (0..COUNT).map(|_| open()).collect();
+    let each = server.memory_kib().saturating_sub(before) / COUNT as u64;
+    assert!((1..=32).contains(&each), "{each} KiB each");
+    drop((warm, idle));
 }

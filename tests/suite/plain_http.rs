@@ -378,15 +378,11 @@ fn silent_plain_http_connection_ends_at_the_header_timeout() {
 #[test]
 fn idle_plain_http_connection_resumes_and_ends_on_shutdown() {
     let site = site();
-    let mut command = site.command();
-    command.env("PROVOST_LOG", "info,provost=trace");
-    let server = Running::start(command, 2);
-    let rests = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count();
+    let server = start(&site);
     let mut peer = Raw::connect(&server);
     let long = format!("Host: {}\r\nX-Padding: {}\r\n", host("ote"), "x".repeat(3000));
-    for times in 1..=3 {
+    for _ in 0..3 {
         assert_eq!(peer.ask("/site.cfg", &long).0, 200);
-        eventually("a suspension", || (rests() >= times).then_some(()));
     }
     server.signal(Signal::TERM);
     assert!(peer.is_closed());

@@ -493,10 +493,10 @@ impl ConnectionPermit {
     }
 
     fn become_candidate(&mut self, awaited: Awaited) {
-        let mut state = self.limits.state.lock();
         if matches!(self.stage, PermitStage::Candidate(..)) {
             return;
         }
+        let mut state = self.limits.state.lock();
         if self.is_unlimited {
             state.leave(self.id, &mut self.stage, PermitStage::Safe);
         } else {
@@ -566,17 +566,22 @@ impl ConnectionPermit {
     /// Notes that a request's header is complete: the connection cannot be evicted until it is idle. An eviction just
     /// before stands.
     pub fn note_request(&mut self) {
-        let mut state = self.limits.state.lock();
         if let PermitStage::Candidate(awaited, _) = self.stage
-            && state.pool(awaited).remove(self.id)
+            && self.limits.state.lock().pool(awaited).remove(self.id)
         {
             self.stage = PermitStage::Safe;
         }
     }
 
+    /// Whether the connection may be evicted once it is idle after a request, and that was not noted yet.
+    #[must_use]
+    pub fn is_evictable_when_idle(&self) -> bool {
+        self.kind == ConnectionKind::Anonymous && !self.is_unlimited && matches!(self.stage, PermitStage::Safe)
+    }
+
     /// Notes that the connection is idle after a request: an anonymous one may be evicted from now on.
     pub fn note_idle(&mut self) {
-        if self.kind == ConnectionKind::Anonymous {
+        if self.is_evictable_when_idle() {
             self.become_candidate(Awaited::NextRequest);
         }
     }
@@ -594,7 +599,8 @@ impl ConnectionPermit {
     /// another anonymous connection is evicted for it. Until that one has closed, there is one more than the limit.
     ///
     /// # Errors
-    /// If the limit of this kind is reached and no connection can be evicted, or the limit of the phone is reached; the permit is then unchanged until it is dropped.
+    /// If the limit of this kind is reached and no connection can be evicted, or the limit of the phone is reached. The
+    /// permit is then unchanged.
     pub fn set_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), LimitReached> {
         let mut state = self.limits.state.lock();
         let allowed = self.limits.limits.connections_per_phone;

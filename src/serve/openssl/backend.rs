@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use openssl::error::ErrorStack;
@@ -11,7 +11,7 @@ use openssl::ssl::{self, ErrorCode, Ssl, SslContext};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CipherSuite, ProtocolVersion};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
 use super::context::ContextConfig;
@@ -26,9 +26,6 @@ use crate::identity::trust::{DeviceVerifier, Verdict};
 /// (`sslerr.h`: `SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE`, `SSL_AD_REASON_OFFSET`).
 const NO_CERTIFICATE: i32 = 199;
 const ALERT_OFFSET: i32 = 1000;
-
-/// The size of a read-ahead for [`AsyncBufRead`], in bytes.
-const READ_AHEAD: usize = 1024;
 
 /// How many contexts are cached, one per certificate: a constituency presents its own and the wildcard, each before and
 /// after a renewal.
@@ -53,9 +50,6 @@ struct ReadyContext {
 #[derive(Debug)]
 pub struct LegacyStream<S> {
     inner: SslStream<PrefixedStream<S>>,
-    /// The bytes read ahead for [`AsyncBufRead`], and how many of them are consumed.
-    ahead: Vec<u8>,
-    consumed: usize,
 }
 
 impl LegacyTls {
@@ -104,7 +98,7 @@ impl LegacyTls {
             }
         };
         let accepted = Pin::new(&mut inner).accept().await;
-        let stream = LegacyStream { inner, ahead: Vec::new(), consumed: 0 };
+        let stream = LegacyStream { inner };
         let result = match accepted {
             Ok(()) => Ok(stream),
             Err(error) => Err(FailedLegacyHandshake { failure: error.into(), stream: Some(stream) }),
@@ -168,40 +162,7 @@ impl<S> LegacyStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LegacyStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let ahead = this.ahead.get(this.consumed..).unwrap_or_default();
-        if ahead.is_empty() {
-            return Pin::new(&mut this.inner).poll_read(cx, buffer);
-        }
-        let copied = ahead.get(..buffer.remaining()).unwrap_or(ahead);
-        buffer.put_slice(copied);
-        let copied = copied.len();
-        Pin::new(this).consume(copied);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for LegacyStream<S> {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        if this.consumed == this.ahead.len() {
-            // On the stack, so that an idle connection holds no buffer.
-            let mut bytes = [0; READ_AHEAD];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer))?;
-            this.ahead = buffer.filled().to_vec();
-            this.consumed = 0;
-        }
-        Poll::Ready(Ok(this.ahead.get(this.consumed..).unwrap_or_default()))
-    }
-
-    fn consume(self: Pin<&mut Self>, amount: usize) {
-        let this = self.get_mut();
-        this.consumed = this.ahead.len().min(this.consumed.saturating_add(amount));
-        if this.consumed == this.ahead.len() {
-            this.ahead = Vec::new();
-            this.consumed = 0;
-        }
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buffer)
     }
 }
 

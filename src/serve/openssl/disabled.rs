@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{CipherSuite, ProtocolVersion};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::LegacyHandshake;
 use crate::certificate::ServerCertificate;
@@ -50,16 +50,6 @@ impl<S> LegacyStream<S> {
 
 impl<S: Unpin> AsyncRead for LegacyStream<S> {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut().0 {}
-    }
-}
-
-impl<S: Unpin> AsyncBufRead for LegacyStream<S> {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        match self.get_mut().0 {}
-    }
-
-    fn consume(self: Pin<&mut Self>, _: usize) {
         match self.get_mut().0 {}
     }
 }

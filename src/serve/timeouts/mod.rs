@@ -4,14 +4,16 @@
 //! lies above TLS and sees a request begin; the request's handler sets the later phases through [`TimeoutControl`]. A
 //! timeout costs nothing while bytes flow: the one timer of a connection is polled only when the client keeps the
 //! server waiting, and reset only when it fires.
+//!
+//! hyper's own `header_read_timeout` is not used. It begins when the connection becomes idle, so it cannot distinguish
+//! the keep-alive timeout (`limits.idle_s`) from the header timeout (`limits.header_s`).
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,129 +30,133 @@ pub use request_stream::RequestStream;
 /// The window over which the minimum rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
-const HANDSHAKE_TOOK_TOO_LONG: &str = "the handshake took too long";
+const HANDSHAKE_TIMEOUT: &str = "the handshake took too long";
 
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Phase {
     /// The handshake. Its timeout counts from accept, whatever bytes arrive meanwhile.
-    Handshake = 0,
-    /// The first byte of a request that is not the first.
-    Idle = 1,
-    /// The rest of a request's header.
-    Header = 2,
-    /// Nothing from the client: the server works or sends.
-    Responding = 3,
-    /// The body of a request.
-    Body = 4,
+    Handshake,
     /// The first byte of the first request. Its timeout is that of a header.
-    FirstRequest = 5,
+    FirstRequest,
+    /// The first byte of a later request.
+    Idle,
+    /// The rest of a request's header.
+    Header,
+    /// The body of a request.
+    Body,
+    /// Nothing from the client: the server works or sends.
+    Responding,
 }
 
-impl Phase {
-    fn is_idle(self) -> bool {
-        matches!(self, Self::Idle | Self::FirstRequest)
-    }
+/// A part of a request.
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    Header,
+    /// A body of which so many bytes are left.
+    Body(u64),
+    ChunkedBody,
 }
 
 /// The phase of a connection, shared between its handler and its streams.
 #[derive(Debug, Clone)]
-pub struct TimeoutControl(Arc<TimeoutState>);
+pub struct TimeoutControl(Arc<Mutex<TimeoutState>>);
 
 #[derive(Debug)]
 struct TimeoutState {
-    /// The phase in the lowest [`PHASE_BITS`], and above it a counter of the phases entered before.
-    stage: AtomicU32,
+    phase: Phase,
+    /// When the phase began. The phase [`Phase::Idle`] begins anew when the last response is sent completely.
+    since: Instant,
+    handshake_deadline: Instant,
     /// Whether data that was written for the client is not flushed yet.
-    has_unsent: AtomicBool,
+    has_unsent: bool,
     /// Whether a body is read and discarded.
-    is_discarding: AtomicBool,
-    broken_off: OnceLock<&'static str>,
-    /// The last header that did not arrive at once, and since when the server has waited for the rest.
-    header: Mutex<Option<(PackedPhase, Instant)>>,
-    handshake_deadline: Mutex<Instant>,
+    is_discarding: bool,
+    /// How many bytes of the current request's body were not read yet. `None` if that is unknown (chunked).
+    unread_body: Option<u64>,
+    abort_reason: Option<&'static str>,
 }
 
-/// How many bits a phase takes.
-const PHASE_BITS: u32 = 3;
-
-/// A phase with its counter, which distinguishes it from the same phase at another time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PackedPhase(u32);
-
-impl PackedPhase {
-    fn phase(self) -> Phase {
-        match self.0 & ((1 << PHASE_BITS) - 1) {
-            1 => Phase::Idle,
-            2 => Phase::Header,
-            3 => Phase::Responding,
-            4 => Phase::Body,
-            5 => Phase::FirstRequest,
-            _ => Phase::Handshake,
-        }
+impl TimeoutState {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
     }
 }
 
 impl TimeoutControl {
     fn new(handshake_deadline: Instant) -> Self {
-        Self(Arc::new(TimeoutState {
-            stage: AtomicU32::new(Phase::Handshake as u32),
-            has_unsent: AtomicBool::new(false),
-            is_discarding: AtomicBool::new(false),
-            broken_off: OnceLock::new(),
-            header: Mutex::default(),
-            handshake_deadline: Mutex::new(handshake_deadline),
-        }))
+        Self(Arc::new(Mutex::new(TimeoutState {
+            phase: Phase::Handshake,
+            since: Instant::now(),
+            handshake_deadline,
+            has_unsent: false,
+            is_discarding: false,
+            unread_body: Some(0),
+            abort_reason: None,
+        })))
     }
 
     /// When the handshake times out.
     #[must_use]
     pub fn handshake_deadline(&self) -> Instant {
-        *self.0.handshake_deadline.lock()
+        self.0.lock().handshake_deadline
     }
 
     /// Extends the handshake's deadline by `time`, during which the client waited for the server.
     pub fn extend_handshake(&self, time: Duration) {
-        *self.0.handshake_deadline.lock() += time;
+        self.0.lock().handshake_deadline += time;
     }
 
-    /// Notes that the connection has entered `phase`. If a body is still being discarded when its request is over, the
-    /// connection waits for that body, and is not idle.
+    /// Notes that the connection has entered `phase`.
     pub fn enter(&self, phase: Phase) {
-        let phase = if phase == Phase::Idle && self.is_discarding() { Phase::Body } else { phase };
-        let earlier = self.0.stage.load(Ordering::Relaxed) >> PHASE_BITS;
-        self.0.stage.store((earlier.wrapping_add(1) << PHASE_BITS) | phase as u32, Ordering::Relaxed);
+        self.0.lock().enter(phase);
+    }
+
+    /// Notes that the header of a request is complete. A body of `length` follows; `None` if its length is unknown.
+    pub fn begin_request(&self, length: Option<u64>) {
+        let mut state = self.0.lock();
+        state.enter(Phase::Responding);
+        state.unread_body = length;
+    }
+
+    /// Notes that the response to a request is complete, or was given up. If the body of the request is still being
+    /// discarded, the connection waits for that body, and is not idle.
+    pub fn end_request(&self) {
+        let mut state = self.0.lock();
+        let phase = if state.is_discarding { Phase::Body } else { Phase::Idle };
+        state.enter(phase);
     }
 
     /// Notes that a body is read and discarded from now on.
     pub fn begin_discard(&self) {
-        self.0.is_discarding.store(true, Ordering::Relaxed);
+        self.0.lock().is_discarding = true;
     }
 
     /// Notes that the body has ended, or is read no further.
     pub fn end_discard(&self) {
-        self.0.is_discarding.store(false, Ordering::Relaxed);
-        if self.phase() == Phase::Body {
-            self.enter(Phase::Idle);
+        let mut state = self.0.lock();
+        state.is_discarding = false;
+        if state.phase == Phase::Body {
+            state.enter(Phase::Idle);
         }
     }
 
     /// Whether a body is read and discarded.
     #[must_use]
     pub fn is_discarding(&self) -> bool {
-        self.0.is_discarding.load(Ordering::Relaxed)
+        self.0.lock().is_discarding
     }
 
     /// Notes why the server aborts the connection. Only the first reason is kept.
     pub fn abort(&self, why: &'static str) {
-        let _ = self.0.broken_off.set(why);
+        self.0.lock().abort_reason.get_or_insert(why);
     }
 
     /// Why the server aborted the connection, if it did.
     #[must_use]
     pub fn abort_reason(&self) -> Option<&'static str> {
-        self.0.broken_off.get().copied()
+        self.0.lock().abort_reason
     }
 
     /// Whether a request has begun whose header is not complete, or was refused by hyper.
@@ -159,47 +165,49 @@ impl TimeoutControl {
         self.phase() == Phase::Header
     }
 
-    /// How long the server has waited for the rest of the current header; zero if it arrived at once.
+    /// How long ago the current header began; zero outside of a header.
     #[must_use]
     pub fn header_lasted(&self) -> Duration {
-        let header = self.0.header.lock().filter(|(stage, _)| *stage == self.stage());
-        header.map_or(Duration::ZERO, |(_, began)| began.elapsed())
+        let state = self.0.lock();
+        if state.phase == Phase::Header { state.since.elapsed() } else { Duration::ZERO }
     }
 
-    /// Notes that the server waits for the rest of the current header, or that hyper has refused the header.
-    fn note_header(&self) {
-        let stage = self.stage();
-        let mut header = self.0.header.lock();
-        if header.is_none_or(|(noted, _)| noted != stage) {
-            *header = Some((stage, Instant::now()));
+    /// Whether the connection has been idle between two requests for `time`, since the last response was sent completely.
+    #[must_use]
+    pub fn is_idle_for(&self, time: Duration) -> bool {
+        let state = self.0.lock();
+        state.phase == Phase::Idle && !state.has_unsent && state.since.elapsed() >= time
+    }
+
+    fn note_unsent(&self) {
+        self.0.lock().has_unsent = true;
+    }
+
+    fn note_flushed(&self) {
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.has_unsent) && state.phase == Phase::Idle {
+            state.since = Instant::now();
         }
-    }
-
-    /// Waits until the connection has been idle, with all data flushed, for `moment` to twice `moment`.
-    pub async fn wait_idle(&self, moment: Duration) {
-        loop {
-            let before = self.stage();
-            tokio::time::sleep(moment).await;
-            if before.phase().is_idle() && self.stage() == before && !self.has_unsent() {
-                return;
-            }
-        }
-    }
-
-    fn has_unsent(&self) -> bool {
-        self.0.has_unsent.load(Ordering::Relaxed)
-    }
-
-    fn note_unsent(&self, has_unsent: bool) {
-        self.0.has_unsent.store(has_unsent, Ordering::Relaxed);
     }
 
     fn phase(&self) -> Phase {
-        self.stage().phase()
+        self.0.lock().phase
     }
 
-    fn stage(&self) -> PackedPhase {
-        PackedPhase(self.0.stage.load(Ordering::Relaxed))
+    /// What hyper expects to read.
+    fn expected(&self) -> Expected {
+        let state = self.0.lock();
+        match (state.phase, state.unread_body) {
+            (Phase::Body | Phase::Responding, Some(left @ 1..)) => Expected::Body(left),
+            (Phase::Body | Phase::Responding, None) => Expected::ChunkedBody,
+            // Also when hyper has read all of a body whose discarding has not noticed its end.
+            _ => Expected::Header,
+        }
+    }
+
+    fn note_body_read(&self, bytes: usize) {
+        let mut state = self.0.lock();
+        state.unread_body = state.unread_body.map(|left| left.saturating_sub(bytes as u64));
     }
 }
 
@@ -231,16 +239,17 @@ pub struct TimeoutStream<S> {
     inner: S,
     control: TimeoutControl,
     timeouts: Timeouts,
-    reading: DeadlineTimer,
-    writing: DeadlineTimer,
+    reading: BodyProgress,
+    writing: BodyProgress,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// When one direction last made progress, and how many bytes it moved in the current window.
-#[derive(Debug)]
-struct DeadlineTimer {
-    stage: Option<PackedPhase>,
-    /// Since when the server has waited for the client, in this stage.
+/// The progress of a body, or of a response, in one phase.
+#[derive(Debug, Default)]
+struct BodyProgress {
+    /// When the phase began that this is about.
+    phase_since: Option<Instant>,
+    /// Since when the server has waited for the client.
     waiting_since: Option<Instant>,
     window_start: Option<Instant>,
     window_bytes: u64,
@@ -251,115 +260,76 @@ impl<S> TimeoutStream<S> {
     pub fn new(inner: S, limits: &Limits, accepted: Instant) -> (Self, TimeoutControl) {
         let timeouts = Timeouts::from(limits);
         let control = TimeoutControl::new(accepted + timeouts.handshake);
-        let stream = Self {
-            inner,
-            control: control.clone(),
-            timeouts,
-            reading: DeadlineTimer::new(),
-            writing: DeadlineTimer::new(),
-            timer: None,
-        };
-        (stream, control)
+        let (reading, writing) = Default::default();
+        (Self { inner, control: control.clone(), timeouts, reading, writing, timer: None }, control)
     }
 
     /// Waits until a deadline of this direction has passed, and returns the error that names it.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, is_reading: bool) -> Poll<io::Error> {
-        let stage = self.control.stage();
-        let phase = stage.phase();
-        if phase == Phase::Handshake {
-            return self.poll_handshake_deadline(cx);
-        }
-        if phase == Phase::Header && is_reading && self.reading.stage != Some(stage) {
-            self.control.note_header();
-        }
         let now = Instant::now();
-        let clock = if is_reading { &mut self.reading } else { &mut self.writing };
-        let limit = match phase {
-            _ if !is_reading => Some(self.timeouts.stall),
-            Phase::Idle => Some(self.timeouts.idle),
-            Phase::Header | Phase::FirstRequest => Some(self.timeouts.header),
-            Phase::Body => Some(self.timeouts.stall),
-            Phase::Responding | Phase::Handshake => None,
-        };
-        let counts_rate = !is_reading || phase == Phase::Body;
-        let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.timeouts.least_bytes));
-        if let Some(why) = overdue {
+        let (deadline, why) = self.deadline(now, is_reading);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.control.abort(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         // Wake at the nearest possible deadline, because the phase may be another one by then.
-        let soonest =
-            now + self.timeouts.header.min(self.timeouts.stall).min(self.timeouts.idle).max(Duration::from_millis(10));
-        let wake =
-            clock.deadline(limit).map_or(soonest, |deadline| deadline.min(soonest)).max(now + Duration::from_millis(1));
-        self.wake_at(wake, cx);
+        let nearest = now + self.timeouts.header.min(self.timeouts.stall).min(self.timeouts.idle);
+        self.wake_at(deadline.map_or(nearest, |deadline| deadline.min(nearest)), cx);
         Poll::Pending
     }
 
-    fn poll_handshake_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let deadline = self.control.handshake_deadline();
-        if Instant::now() >= deadline {
-            self.control.abort(HANDSHAKE_TOOK_TOO_LONG);
-            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, HANDSHAKE_TOOK_TOO_LONG));
+    /// The deadline of this direction, with the reason when it has passed.
+    fn deadline(&mut self, now: Instant, is_reading: bool) -> (Option<Instant>, &'static str) {
+        const IDLE: &str = "idle for too long";
+        let state = self.control.0.lock();
+        let since = state.since;
+        let progress = if is_reading { &mut self.reading } else { &mut self.writing };
+        match state.phase {
+            Phase::Handshake => (Some(state.handshake_deadline), HANDSHAKE_TIMEOUT),
+            _ if !is_reading => progress.deadline(since, now, &self.timeouts),
+            Phase::Body => progress.deadline(since, now, &self.timeouts),
+            Phase::FirstRequest => (Some(since + self.timeouts.header), IDLE),
+            Phase::Header => (Some(since + self.timeouts.header), "the request's header took too long"),
+            Phase::Idle if !state.has_unsent => (Some(since + self.timeouts.idle), IDLE),
+            // The client is reading a response: the deadline of writing applies.
+            Phase::Idle | Phase::Responding => (None, IDLE),
         }
-        self.wake_at(deadline, cx);
-        Poll::Pending
     }
 
     /// Wakes the task at `time` or earlier. A timer that is already set is reset only when it fires.
     fn wake_at(&mut self, time: Instant, cx: &mut Context<'_>) {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time)));
-        while timer.as_mut().poll(cx).is_ready() {
+        if timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(time);
+            if timer.as_mut().poll(cx).is_ready() {
+                // `time` has passed meanwhile.
+                cx.waker().wake_by_ref();
+            }
         }
     }
 }
 
-impl DeadlineTimer {
-    fn new() -> Self {
-        Self { stage: None, waiting_since: None, window_start: None, window_bytes: 0 }
-    }
-
-    /// Notes that bytes have moved. This is progress only in the body of a request or response: bytes do not extend the
-    /// header timeout or the idle timeout.
-    fn moved(&mut self, bytes: usize, phase: Phase) {
-        if matches!(phase, Phase::Body | Phase::Responding) {
-            self.waiting_since = None;
-        }
+impl BodyProgress {
+    /// Notes that bytes have moved.
+    fn moved(&mut self, bytes: usize) {
+        self.waiting_since = None;
         self.window_bytes = self.window_bytes.saturating_add(bytes as u64);
     }
 
-    fn overdue(
-        &mut self,
-        stage: PackedPhase,
-        now: Instant,
-        limit: Option<Duration>,
-        least_bytes: Option<u64>,
-    ) -> Option<&'static str> {
-        if self.stage != Some(stage) {
-            *self = Self { stage: Some(stage), waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
-        }
-        let since = *self.waiting_since.get_or_insert(now);
-        if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
-            return Some(match stage.phase() {
-                Phase::Idle | Phase::FirstRequest => "idle for too long",
-                Phase::Header => "the request's header took too long",
-                _ => "no progress for too long",
-            });
+    /// When the body is too slow, in the phase that began at `phase_since`, with the reason.
+    fn deadline(&mut self, phase_since: Instant, now: Instant, timeouts: &Timeouts) -> (Option<Instant>, &'static str) {
+        if self.phase_since != Some(phase_since) {
+            *self = Self { phase_since: Some(phase_since), ..Self::default() };
         }
         let window_start = *self.window_start.get_or_insert(now);
         if now.duration_since(window_start) >= RATE_WINDOW {
-            let bytes = std::mem::take(&mut self.window_bytes);
             self.window_start = Some(now);
-            if least_bytes.is_some_and(|least| bytes < least) {
-                return Some("below the minimum rate for too long (limits.min_bytes_per_s)");
+            if std::mem::take(&mut self.window_bytes) < timeouts.least_bytes {
+                return (Some(now), "below the minimum rate for too long (limits.min_bytes_per_s)");
             }
         }
-        None
-    }
-
-    fn deadline(&self, limit: Option<Duration>) -> Option<Instant> {
-        Some(self.waiting_since? + limit?)
+        let waiting_since = *self.waiting_since.get_or_insert(now);
+        (Some(waiting_since + timeouts.stall), "no progress for too long")
     }
 }
 
@@ -370,7 +340,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Pending => Poll::Ready(Err(ready!(this.poll_deadline(cx, true)))),
             Poll::Ready(result) => {
-                this.reading.moved(buffer.filled().len() - before, this.control.phase());
+                this.reading.moved(buffer.filled().len() - before);
                 Poll::Ready(result)
             }
         }
@@ -382,12 +352,7 @@ impl<S: AsyncWrite + Unpin> TimeoutStream<S> {
         match result {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
             Poll::Ready(result) => {
-                self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Responding);
-                if self.control.phase().is_idle() && self.control.has_unsent() {
-                    // The end of a response is not flushed yet: the client is reading it, not idle. Messages that TLS
-                    // sends by itself are not a response.
-                    self.reading.waiting_since = None;
-                }
+                self.writing.moved(*result.as_ref().unwrap_or(&0));
                 Poll::Ready(result)
             }
         }

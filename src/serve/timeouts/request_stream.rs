@@ -5,122 +5,132 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Phase, TimeoutControl};
+use super::{Expected, Phase, TimeoutControl};
 use crate::serve::lingering_close::LingerControl;
 use crate::serve::request_line::SHOWN;
 
+/// The preface of HTTP/2 (RFC 9113 §3.4). It has an empty line within, and hyper recognizes it only whole.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A stream on which the first byte of a request ends the idle phase. Only above TLS is it known that a byte belongs to
 /// a request: below, it may be any TLS message, and may have arrived during the handshake.
+///
+/// The stream gives hyper one request at a time. A client may send the next request before it has the response
+/// (pipelining); hyper would read it along with the current one, and wait for its rest as an idle connection. Here, it
+/// is read when hyper asks for the next request, and the header timeout begins.
 #[derive(Debug)]
 pub struct RequestStream<S> {
     inner: S,
     control: TimeoutControl,
     linger: LingerControl,
-    unread: Bytes,
-    beginning: RequestBeginning,
-}
-
-/// The first bytes of the request whose header is being read, for the log if the request is refused.
-///
-/// hyper may have buffered a part of a request that arrived with the one before it. It has none if the data that it was
-/// given ends in an empty line, because an incomplete request line and header contain no empty line.
-#[derive(Debug)]
-struct RequestBeginning {
-    bytes: Vec<u8>,
-    is_known: bool,
-    /// The last bytes that hyper was given.
-    last: [u8; 4],
-}
-
-impl Default for RequestBeginning {
-    fn default() -> Self {
-        Self { bytes: Vec::new(), is_known: true, last: *b"\r\n\r\n" }
-    }
-}
-
-impl RequestBeginning {
-    /// Begins another request, with the bytes that are read next.
-    fn begin(&mut self) {
-        self.bytes.clear();
-        self.is_known = self.last == *b"\r\n\r\n";
-    }
-
-    fn read(&mut self, bytes: &[u8], is_in_header: bool) {
-        let room = SHOWN.saturating_sub(self.bytes.len());
-        if is_in_header && self.is_known && room > 0 {
-            let begins = if self.bytes.is_empty() { without_empty_lines(bytes) } else { bytes };
-            self.bytes.extend_from_slice(begins.get(..room).unwrap_or(begins));
-        }
-        match bytes.last_chunk() {
-            Some(last) => self.last = *last,
-            None => {
-                self.last.rotate_left(bytes.len());
-                let kept = self.last.len() - bytes.len();
-                self.last[kept..].copy_from_slice(bytes);
-            }
-        }
-    }
+    /// What was read behind the current request.
+    pipelined: Bytes,
+    /// The first bytes of the request whose header is being read, for the log if the request is refused. `None` if hyper
+    /// read them behind a chunked body.
+    beginning: Option<Vec<u8>>,
+    /// Whether hyper has read behind a chunked body. Only hyper knows where that ends.
+    has_read_ahead: bool,
+    /// Whether the line that is being read is empty so far.
+    is_line_empty: bool,
 }
 
 impl<S> RequestStream<S> {
     /// Reads requests from `inner`. If hyper refuses one in its header, the stream requests a lingering close.
     pub fn new(inner: S, control: TimeoutControl, linger: LingerControl) -> Self {
-        Self { inner, control, linger, unread: Bytes::new(), beginning: RequestBeginning::default() }
+        Self {
+            inner,
+            control,
+            linger,
+            pipelined: Bytes::new(),
+            beginning: None,
+            has_read_ahead: false,
+            is_line_empty: false,
+        }
     }
 
     /// The first bytes of the request whose header is being read, if they are known.
     pub fn request_start(&self) -> Option<&[u8]> {
-        (self.beginning.is_known && self.control.is_in_header()).then_some(&self.beginning.bytes)
+        self.beginning.as_deref().filter(|_| self.control.is_in_header())
     }
 
-    /// Puts back `bytes` that were read and not used; they are read again before anything else. Drops empty lines
-    /// before a request, which have no meaning (RFC 9112 §2.2).
-    pub fn unread(&mut self, bytes: &[u8]) {
-        // A copy, because `bytes` is part of a buffer that is many times as large.
-        self.unread = Bytes::copy_from_slice(without_empty_lines(bytes));
-        self.beginning = RequestBeginning::default();
+    /// How many of `bytes`, which were just read, belong to the current request.
+    fn belonging(&mut self, bytes: &[u8]) -> usize {
+        match self.control.expected() {
+            Expected::Header => self.read_header(bytes),
+            Expected::Body(left) => {
+                let belonging = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                self.control.note_body_read(belonging);
+                belonging
+            }
+            Expected::ChunkedBody => {
+                let ends_in_empty_line = bytes.iter().fold(false, |_, byte| self.ends_empty_line(*byte));
+                // A chunked body ends in an empty line, and so does a header behind it that is complete.
+                self.has_read_ahead = !ends_in_empty_line;
+                bytes.len()
+            }
+        }
     }
-}
 
-fn without_empty_lines(bytes: &[u8]) -> &[u8] {
-    let begins = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-    bytes.get(begins..).unwrap_or_default()
-}
+    /// How many of `bytes` belong to the header that hyper reads now. Its first byte begins the header phase.
+    fn read_header(&mut self, bytes: &[u8]) -> usize {
+        let end = bytes.iter().position(|byte| self.ends_empty_line(*byte));
+        let end = end.filter(|_| !bytes.starts_with(HTTP2_PREFACE));
+        let belonging = end.map_or(bytes.len(), |end| end + 1);
+        let header = bytes.get(..belonging).unwrap_or_default();
+        let is_begun = self.control.is_in_header();
+        // Empty lines before a request have no meaning (RFC 9112 §2.2).
+        let begins = if is_begun { Some(0) } else { header.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) };
+        let Some(header) = begins.and_then(|begins| header.get(begins..)) else { return belonging };
+        if !is_begun {
+            self.control.enter(Phase::Header);
+            self.beginning.get_or_insert_default().clear();
+        }
+        if let Some(beginning) = &mut self.beginning {
+            let room = SHOWN.saturating_sub(beginning.len());
+            beginning.extend_from_slice(header.get(..room).unwrap_or(header));
+        }
+        belonging
+    }
 
-impl<S: AsyncBufRead + Unpin> RequestStream<S> {
-    /// Waits until there is data to read, without consuming it; `false` at the end of the stream.
-    ///
-    /// # Errors
-    /// If the stream broke, or a timeout passed.
-    pub async fn wait_readable(&mut self) -> io::Result<bool> {
-        Ok(!self.unread.is_empty() || !self.inner.fill_buf().await?.is_empty())
+    /// Whether `byte`, the next one, ends an empty line. The first empty line behind a header ends the header.
+    fn ends_empty_line(&mut self, byte: u8) -> bool {
+        let was_empty = self.is_line_empty;
+        self.is_line_empty = byte == b'\n' || (byte == b'\r' && was_empty);
+        byte == b'\n' && was_empty
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buffer.filled().len();
-        if this.unread.is_empty() {
-            ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
-        } else {
-            buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
-        }
-        let read = buffer.filled().get(before..).unwrap_or_default();
-        if !read.is_empty() && this.control.phase().is_idle() {
+        if this.control.phase() == Phase::Idle && std::mem::take(&mut this.has_read_ahead) {
+            // hyper waits for the rest of a header.
             this.control.enter(Phase::Header);
-            this.beginning.begin();
+            this.beginning = None;
         }
-        this.beginning.read(read, this.control.is_in_header());
+        if this.pipelined.is_empty() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+            let read = buffer.filled().get(before..).unwrap_or_default();
+            let belonging = this.belonging(read);
+            if let Some(behind) = read.get(belonging..).filter(|behind| !behind.is_empty()) {
+                this.pipelined = Bytes::copy_from_slice(behind);
+                buffer.set_filled(before + belonging);
+            }
+        } else {
+            let next = this.pipelined.slice(..this.pipelined.len().min(buffer.remaining()));
+            let belonging = this.belonging(&next);
+            buffer.put_slice(&this.pipelined.split_to(belonging));
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.control.note_unsent(true);
+        self.control.note_unsent();
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
 
@@ -129,7 +139,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.control.note_unsent(true);
+        self.control.note_unsent();
         Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
     }
 
@@ -140,16 +150,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
-        this.control.note_unsent(false);
+        this.control.note_flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The close is still to be sent, so the connection does not become idle and is not suspended.
-        self.control.note_unsent(true);
         if self.control.is_in_header() {
             // hyper itself has refused this request in its header: the client may still be sending the rest.
-            self.control.note_header();
             self.linger.request();
         }
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)

@@ -71,34 +71,18 @@ fn phone_boots_and_uploads_over_legacy_tls() {
     assert!(lines.iter().all(|line| line["lane"] == "old" && line["mac"] == VVX500), "{lines:?}");
 }
 
-/// The HTTP state of an idle connection is freed, and created again for its next request.
 #[test]
-fn idle_legacy_connection_is_answered_when_it_sends_again() {
+fn legacy_connection_is_answered_again_and_closed_on_shutdown() {
     let site = site_with_each_setting();
-    let mut command = site.command();
-    command.env("PROVOST_LOG", "info,provost=trace");
-    let server = Running::start(command, 1);
+    let server = site.start();
     let mut phone = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
-    for rests in 1..=3 {
-        let is_at_rest = || server.stderr().iter().filter(|line| line.contains("HTTP suspended")).count() >= rests;
-        eventually("a suspension", || is_at_rest().then_some(()));
+    for _ in 0..3 {
         assert_eq!(phone.ask(), 200);
     }
-}
-
-#[test]
-fn shutdown_closes_idle_and_active_legacy_connections() {
-    let site = site_with_each_setting();
-    let mut command = site.command();
-    command.env("PROVOST_LOG", "info,provost=trace");
-    let server = Running::start(command, 1);
-    let _resting = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
-    server.says("HTTP suspended");
-    let mut awake = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
-    assert_eq!(awake.ask(), 200);
+    let _without_request = OpenConnection::start(&site, &server, "legacy", &PHONE, OLD);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
-    awake.wait_for_close();
+    phone.wait_for_close();
 }
 
 #[test]
