@@ -41,7 +41,8 @@
 //! Nouns hold knowledge: [`constituency`], [`identity`], [`certificate`], [`ca`], [`dns`], [`phone_history`],
 //! [`phone_config`], [`metrics`], [`state`], [`settings`], [`files`], [`clock`], [`background`],
 //! [`wording`].
-//! Verbs act: [`serve`], [`acme`], [`virtual_phone`], [`admin`]. [`config`] gathers their settings, [`app`] wires them, and
+//! Verbs act: [`serve`], [`acme`], [`virtual_phone`], [`admin`],
+//! [`notify`]. [`config`] gathers their settings, [`app`] wires them, and
 //! [`cli`] has the commands. Imports point from the later to the earlier; a test checks it.
 
 pub mod acme;
@@ -58,6 +59,7 @@ pub mod dns;
 pub mod files;
 pub mod identity;
 pub mod metrics;
+pub mod notify;
 pub mod phone_config;
 pub mod phone_history;
 pub mod serve;

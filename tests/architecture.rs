@@ -32,8 +32,11 @@ const DATA: Layer = Layer {
     below: &[&FOUNDATION],
 };
 /// Modules that act: they do not import one another, and only `app` combines them.
-const ACTIONS: Layer =
-    Layer { modules: &["acme", "admin", "serve", "virtual_phone"], siblings: false, below: &[&FOUNDATION, &DATA] };
+const ACTIONS: Layer = Layer {
+    modules: &["acme", "admin", "notify", "serve", "virtual_phone"],
+    siblings: false,
+    below: &[&FOUNDATION, &DATA],
+};
 /// The settings of all modules, which only higher layers may read.
 const CONFIG: Layer = Layer { modules: &["config"], siblings: false, below: &[&FOUNDATION, &DATA, &ACTIONS] };
 const APP: Layer = Layer { modules: &["app"], siblings: false, below: &[&FOUNDATION, &DATA, &ACTIONS, &CONFIG] };

@@ -30,6 +30,7 @@ mod access_guard;
 pub mod all_phones;
 mod connections;
 mod events;
+pub mod headlines;
 pub mod listener;
 pub mod operators;
 pub mod page;

@@ -42,6 +42,8 @@ pub struct Overview {
     /// Current problems for the operator, such as an unwritable phone history or lost log lines.
     #[serde(rename = "troubles")]
     pub problems: Vec<String>,
+    /// Why the `notify` command failed last. `None` if it did not.
+    pub notify_failure: Option<String>,
 }
 
 /// Phones of one constituency that fell silent at the same time.

@@ -29,6 +29,7 @@ use crate::identity::digest::DigestAuthenticator;
 use crate::identity::digest::passwords::Passwords;
 use crate::identity::trust::{Bundle, BundleError};
 use crate::metrics::Metrics;
+use crate::notify::NotifyHealth;
 use crate::phone_history::{self, PhoneHistory};
 use crate::serve::Server;
 use crate::serve::access_log::{AccessLog, LogFormat};
@@ -48,6 +49,7 @@ pub mod control;
 mod denials;
 pub mod file_limit;
 pub mod named_files;
+mod notify_thread;
 pub mod permissions;
 mod publisher;
 mod reload_log;
@@ -67,6 +69,7 @@ use certificate_source::ActiveCertificateSource;
 use control::Control;
 use denials::DenialsThread;
 use file_limit::FileLimit;
+use notify_thread::NotifyThread;
 use publisher::Publisher;
 use reloader::{Reloader, ReloaderThread};
 use renewal_thread::{RenewalHandle, RenewalThread};
@@ -90,6 +93,8 @@ pub const ANNOUNCEMENT: &str = "provost::announcement";
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long shutdown waits until the phone history, and then the last good policies, are written, if the disk hangs.
 const DISK_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a shutdown waits for the thread that runs the `notify` command.
+const NOTIFY_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the application cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +162,7 @@ pub struct App {
     last_good_writer: BackgroundThread,
     denials: DenialsThread,
     status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
+    notify: Option<NotifyThread>,
     control: Option<(UnixListener, Control)>,
     stop: (watch::Sender<ShutdownPhase>, watch::Receiver<ShutdownPhase>),
     _lock: StateLock,
@@ -245,25 +251,35 @@ impl App {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
             (listener, Control { renewal: renewal.clone(), responder: source.responder().cloned(), access, history })
         });
-        let status = admin_listener.map(|opened| {
-            let sources = LiveAdminData {
+        let notify_health = Arc::new(NotifyHealth::default());
+        let admin_data = || -> Arc<dyn AdminData> {
+            Arc::new(LiveAdminData {
                 server: Arc::downgrade(&server),
                 certificates: Arc::clone(&server.certificates),
-                renewal,
-                health,
-                metrics,
+                renewal: renewal.clone(),
+                health: Arc::clone(&health),
+                metrics: Arc::clone(&metrics),
                 config: config.clone(),
                 publisher: Arc::clone(&publisher),
                 stop: stopped.clone(),
                 state: state.path().to_owned(),
-                operators: opened.operators(),
-                denials: denied,
+                operators: admin_listener.as_ref().map(admin_thread::OpenAdminListener::operators),
+                denials: Arc::clone(&denied),
                 denials_thread: denials.clone(),
                 state_faults: Arc::clone(&state_faults),
                 addresses: listeners.addresses(),
                 started: clock::unix_seconds(clock::now()),
-            };
-            (opened, Arc::new(sources) as Arc<dyn AdminData>)
+                notify_health: Arc::clone(&notify_health),
+            })
+        };
+        let admin_data = (admin_listener.is_some() || config.notify.is_some()).then(admin_data);
+        let status = admin_listener.zip(admin_data.clone());
+        let notify = config.notify.clone().zip(admin_data).map(|(settings, admin_data)| NotifyThread {
+            settings,
+            admin_data,
+            health: notify_health,
+            state: state.path().to_owned(),
+            stop: stopped.clone(),
         });
         let stop = (stop, stopped);
         Ok(Self {
@@ -281,6 +297,7 @@ impl App {
             last_good_writer,
             denials,
             status,
+            notify,
             control,
             stop,
             _lock: lock,
@@ -330,6 +347,7 @@ impl App {
             operators: self.status.as_ref().map(|(opened, _)| opened.operators()),
         })?;
         let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
+        let notify = self.notify.map(NotifyThread::start).transpose()?;
         let mut monitored = vec![
             MonitoredThread::new("constituencies", self.watcher.heartbeat()),
             MonitoredThread::new("reloader", reloader.heartbeat()),
@@ -392,6 +410,11 @@ impl App {
         control::unlink(&self.config.state);
         if let Some(status) = status {
             status.end().await;
+        }
+        if let Some(notify) = notify
+            && !notify.end(NOTIFY_STOP_TIMEOUT)
+        {
+            tracing::warn!("the thread \"notify\" did not end in time (hung disk?)");
         }
         self.watcher.stop();
         drop((reloader, self.denials, self.server));

@@ -195,6 +195,7 @@ pub(super) fn log_restart_needed(running: &Config, read: &Config) {
         ("log", running.log != read.log),
         ("limits", running.limits != read.limits),
         ("status", running.status != read.status),
+        ("notify", running.notify != read.notify),
     ];
     for (key, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
         tracing::warn!("provost.json: \"{key}\" changed; restart provost to apply it");

@@ -10,6 +10,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::{denials, last_good};
 use crate::dns::responder;
 use crate::identity::digest::passwords;
+use crate::notify;
 use crate::phone_history;
 use crate::serve::upload::store;
 use crate::state::LOCK;
@@ -49,6 +50,8 @@ pub(super) enum EntryUser {
     LocalCa,
     /// The server in local mode.
     LocalMode,
+    /// The server, if it has a `notify` command.
+    Notify,
     /// Only commands.
     Commands,
 }
@@ -70,6 +73,7 @@ impl StateEntry {
             }
             EntryUser::LocalCa => matches!(config.certificate, CertificateSource::LocalCa(_)),
             EntryUser::LocalMode => config.is_local(),
+            EntryUser::Notify => config.notify.is_some(),
             EntryUser::Commands => false,
         }
     }
@@ -93,7 +97,7 @@ const fn folder(what_in_it: &'static str) -> EntryKind {
 }
 
 /// Every entry. A test compares it with what a server and commands leave there.
-pub(super) const STATE_ENTRIES: [StateEntry; 18] = [
+pub(super) const STATE_ENTRIES: [StateEntry; 19] = [
     entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, EntryUser::Server, "uploads are refused"),
     entry(
         phone_history::FOLDER,
@@ -130,6 +134,13 @@ pub(super) const STATE_ENTRIES: [StateEntry; 18] = [
         READ,
         EntryUser::Server,
         "no operator's token is accepted but that in \"token_file\"",
+    ),
+    entry(
+        notify::FILE,
+        "the record of reported headlines",
+        READ,
+        EntryUser::Notify,
+        "the next start reports all headlines again",
     ),
     entry(
         LOCK,

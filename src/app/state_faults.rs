@@ -285,6 +285,7 @@ mod tests {
 
     use super::super::state_entries::EntryUser;
     use super::*;
+    use crate::notify::NotifySettings;
 
     /// Files in the folders of the state directory, one of each kind that the server or a command opens.
     const INNER: [&str; 15] = [
@@ -313,6 +314,7 @@ mod tests {
             "dns": { "primary": "192.0.2.53", "tsig_key_file": "provost.key" } } } }"#;
         let mut acme = Config::parse(&folder.join("provost.json"), acme).unwrap();
         acme.state = folder.join("state");
+        acme.notify = Some(NotifySettings { command: vec!["/bin/true".to_owned()] });
         [acme, Config { state: folder.join("state"), ..Config::local() }]
     }
 
@@ -380,7 +382,7 @@ mod tests {
         }
         assert_eq!(configs.each_ref().map(state_faults), [vec![], vec![]]);
         // Four other kinds for each, and five for the socket, with both configurations.
-        assert_eq!(seen, ((17 + 15) * 4 + 1) * 2);
+        assert_eq!(seen, ((19 + 15) * 4 + 1) * 2);
     }
 
     #[test]
@@ -443,8 +445,11 @@ mod tests {
             let of_user = |entry: &&StateEntry| entry.user == user && !matches!(entry.kind, EntryKind::Socket);
             STATE_ENTRIES.iter().filter(of_user).count() + INNER.iter().filter(|path| of(path).user == user).count()
         };
-        let expected =
-            2 * used(EntryUser::Server) + used(EntryUser::Acme) + used(EntryUser::LocalCa) + used(EntryUser::LocalMode);
+        let expected = 2 * used(EntryUser::Server)
+            + used(EntryUser::Acme)
+            + used(EntryUser::LocalCa)
+            + used(EntryUser::LocalMode)
+            + used(EntryUser::Notify);
         assert_eq!((seen, seen + unused), (expected, (STATE_ENTRIES.len() + INNER.len()) * 2));
         assert!(seen > 30, "{seen}");
     }

@@ -13,6 +13,7 @@ use crate::admin::StatusSettings;
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
 use crate::identity::trust::{BundleFiles, BundleSchema};
+use crate::notify::NotifySettings;
 use crate::serve::access_log::LogFormat;
 use crate::serve::addresses::{OneOrSeveral, one_or_several};
 use crate::serve::host;
@@ -61,6 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// The operators' listener; `None` if there is none.
     pub status: Option<StatusSettings>,
+    /// The command that reports the headlines; `None` if there is none.
+    pub notify: Option<NotifySettings>,
 }
 
 /// Where the server's certificate comes from: one of these keys.
@@ -158,6 +161,8 @@ pub struct ConfigFile {
     limits: Limits,
     /// The operators' listener: page, API, metrics. Default: none; in local mode `127.0.0.1:8444`.
     status: Option<StatusSettings>,
+    /// A command that reports changes of the page's headlines. Default: none.
+    notify: Option<NotifySettings>,
 }
 
 fn default_constituencies() -> PathBuf {
@@ -220,6 +225,7 @@ impl Config {
         }
         typed.limits.check().map_err(|reason| wrong("limits", reason))?;
         typed.status.as_ref().map_or(Ok(()), StatusSettings::check).map_err(|reason| wrong("status", reason))?;
+        typed.notify.as_ref().map_or(Ok(()), NotifySettings::check).map_err(|reason| wrong("notify", reason))?;
         if typed.trust.contains_key(POLYCOM) {
             return Err(wrong("trust", format!("\"{POLYCOM}\" is built in; give your bundle another name")));
         }
@@ -248,6 +254,7 @@ impl Config {
             log: typed.log,
             limits: typed.limits,
             status: typed.status.map(|status| status.relative_to(base)),
+            notify: typed.notify,
         })
     }
 
@@ -269,6 +276,7 @@ impl Config {
             log: LogFormat::Text,
             limits: Limits::default(),
             status: Some(StatusSettings::default()),
+            notify: None,
         }
     }
 

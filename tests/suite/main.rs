@@ -57,6 +57,7 @@ mod locked_out;
 mod manual;
 mod named_files;
 mod negotiation;
+mod notify;
 mod operators;
 #[cfg(feature = "old-tls")]
 mod outputs;

@@ -1,153 +1,88 @@
-//! The head of the page: the verdict, and the problems that need an operator. Pure.
+//! The head of the page: the verdict, and the headlines. Pure.
 
 use maud::{Markup, html};
 
 use super::link::{to_constituency, to_state};
 use super::state::word;
-use super::text::{Foreign, count, figure, foreign};
+use super::text::{Foreign, figure, foreign};
 use super::time_format::when;
-use crate::admin::snapshot::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
-use crate::certificate::ConditionLevel;
+use crate::admin::headlines::{Headline, HeadlineKind, HeadlineLevel, HeadlineTarget, headlines};
+use crate::admin::snapshot::{Overview, PhoneState, StateFilter};
 
-/// The maximum of silent constituencies with a line each.
+/// How many silent constituencies have a line each.
 const MAX_SILENCES: usize = 3;
 
-/// A problem that needs an operator.
-struct Problem {
-    class: &'static str,
-    says: Markup,
-}
-
-/// The verdict, the problems, and the counts of phones.
+/// The verdict, the headlines, and the counts of phones.
 pub(super) fn section(overview: &Overview) -> Markup {
-    let needs = needs(overview);
+    let lines = lines(&headlines(overview), overview.now);
     html! {
         section id="summary" aria-labelledby="verdict" {
-            h1 id="verdict" class=(needs.first().map_or("good", |worst| worst.class)) { (verdict(overview, needs.len())) }
-            @if !needs.is_empty() {
-                ul class="needs" { @for need in &needs { li class=(need.class) { (need.says) } } }
+            h1 id="verdict" class=(lines.first().map_or("good", |(worst, _)| class(*worst))) { (verdict(overview, lines.len())) }
+            @if !lines.is_empty() {
+                ul class="needs" { @for (level, line) in &lines { li class=(class(*level)) { (line) } } }
             }
             (figures(overview))
         }
     }
 }
 
-fn verdict(overview: &Overview, needs: usize) -> String {
-    match needs {
+fn verdict(overview: &Overview, lines: usize) -> String {
+    match lines {
         _ if overview.not_ready.is_some() => "Phones cannot be served".to_owned(),
         0 if overview.counts.known == 0 => "Ready; no known phone yet".to_owned(),
         0 => "No problems".to_owned(),
         1 => "1 problem needs attention".to_owned(),
-        needs => format!("{needs} problems need attention"),
+        lines => format!("{lines} problems need attention"),
     }
 }
 
-/// The problems, the worst first.
-fn needs(overview: &Overview) -> Vec<Problem> {
-    let bad = |says| Problem { class: "bad", says };
-    let mut needs: Vec<Problem> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
-    // A folder's problem has its own line below, with a link.
-    let is_of_folder = |problem: &String| {
-        let mut folders = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
-        folders.any(|folder| problem.contains(folder.as_str()))
+fn class(level: HeadlineLevel) -> &'static str {
+    match level {
+        HeadlineLevel::Error => "bad",
+        HeadlineLevel::Approval => "asks",
+        HeadlineLevel::Warning => "fair",
+    }
+}
+
+/// A line for each headline. If many constituencies fell silent, one line for all of these: the server's own network is
+/// the likely cause.
+fn lines(headlines: &[Headline], now: i64) -> Vec<(HeadlineLevel, Markup)> {
+    let is_silence = |headline: &&Headline| headline.kind == HeadlineKind::PhonesSilent;
+    let silences = headlines.iter().filter(is_silence).count();
+    if silences <= MAX_SILENCES {
+        return headlines.iter().map(|headline| (headline.level, line(headline, now))).collect();
+    }
+    let since = headlines.iter().filter(is_silence).filter_map(|silence| silence.at).max().unwrap_or_default();
+    let all = html! {
+        "In " (figure(silences)) " constituencies most phones fell silent, most recently " (when(now, since))
+        ". Check this server's DNS records and its network."
     };
-    needs
-        .extend(overview.problems.iter().filter(|problem| !is_of_folder(problem)).map(|problem| bad(foreign(problem))));
-    needs.extend(overview.certificates.iter().filter_map(of_certificate));
-    needs.extend(overview.constituencies.iter().filter_map(of_constituency));
-    needs.extend(overview.constituencies.iter().flat_map(of_warnings));
-    needs.extend(of_phones(overview));
-    needs.sort_by_key(|need| match need.class {
-        "bad" => 0,
-        "asks" => 1,
-        _ => 2,
+    let mut is_first = true;
+    let shown = headlines.iter().filter_map(|headline| match is_silence(&headline) {
+        false => Some((headline.level, line(headline, now))),
+        true => std::mem::take(&mut is_first).then(|| (headline.level, all.clone())),
     });
-    needs
+    shown.collect()
 }
 
-fn of_certificate(certificate: &CertificateView) -> Option<Problem> {
-    let problem = certificate.problem.as_deref()?;
-    let says = html! {
-        a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " " (foreign(problem))
-    };
-    Some(Problem { class: if certificate.level == ConditionLevel::Error { "bad" } else { "fair" }, says })
-}
-
-fn of_constituency(constituency: &ConstituencyView) -> Option<Problem> {
-    let problem = constituency.problem.as_deref()?;
-    let (class, state) = match constituency.url {
-        Some(_) => ("fair", " keeps its last good policy: "),
-        None => ("bad", ": "),
-    };
-    Some(Problem {
-        class,
-        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } (state) (foreign(problem)) },
-    })
-}
-
-fn of_warnings(constituency: &ConstituencyView) -> impl Iterator<Item = Problem> {
-    constituency.warnings.iter().map(|warning| Problem {
-        class: "fair",
-        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } ": " (foreign(warning)) },
-    })
-}
-
-fn of_phones(overview: &Overview) -> Vec<Problem> {
-    let counts = overview.counts;
-    let mut needs = Vec::new();
-    if counts.waiting > 0 {
-        let are_all_shown = overview.waiting.len() >= counts.waiting;
-        let list = if are_all_shown { "#waiting".to_owned() } else { to_state(StateFilter::One(PhoneState::Waiting)) };
-        let says = html! {
-            a href=(list) { (count(counts.waiting, "phone", "phones")) }
-            (if counts.waiting == 1 { " waits" } else { " wait" }) " for approval"
-        };
-        needs.push(Problem { class: "asks", says });
+fn line(headline: &Headline, now: i64) -> Markup {
+    html! {
+        @if let Some((subject, target)) = &headline.subject { a href=(link(target)) { (Foreign(subject)) } }
+        (headline.says)
+        @if !headline.foreign.is_empty() { (foreign(&headline.foreign)) }
+        @if let Some(at) = headline.at { (when(now, at)) }
+        (headline.end)
     }
-    if counts.refused > 0 {
-        let says = html! {
-            a href=(to_state(StateFilter::One(PhoneState::Refused))) { (count(counts.refused, "known phone", "known phones")) }
-            (if counts.refused == 1 { ": the last request was refused" } else { ": the last request of each was refused" })
-        };
-        needs.push(Problem { class: "fair", says });
-    }
-    if counts.locked_out > 0 {
-        let each = if counts.locked_out == 1 { "it" } else { "each" };
-        let says = html! {
-            a href=(to_state(StateFilter::One(PhoneState::LockedOut))) {
-                (count(counts.locked_out, "known phone", "known phones"))
-            }
-            " may be locked out: since " (each) " was last accepted, a client that claims to be it was refused. "
-            "The claim is unproven"
-        };
-        needs.push(Problem { class: "fair", says });
-    }
-    needs.extend(of_silences(overview));
-    needs
 }
 
-/// A line for each constituency that fell silent. If there are many, one line for all: the server's own network is the
-/// likely cause.
-fn of_silences(overview: &Overview) -> Vec<Problem> {
-    let silences = &overview.silent_together;
-    let bad = |says| Problem { class: "bad", says };
-    if silences.len() > MAX_SILENCES {
-        let since = silences.iter().map(|silence| silence.since).max().unwrap_or_default();
-        let says = html! {
-            "In " (figure(silences.len())) " constituencies most phones fell silent, most recently " (when(overview.now, since))
-            ". Check this server's DNS records and its network."
-        };
-        return vec![bad(says)];
+fn link(target: &HeadlineTarget) -> String {
+    match target {
+        HeadlineTarget::Certificates => "#certificates".to_owned(),
+        HeadlineTarget::Constituencies => "#constituencies".to_owned(),
+        HeadlineTarget::Waiting => "#waiting".to_owned(),
+        HeadlineTarget::PhonesIn(filter) => to_state(*filter),
+        HeadlineTarget::PhonesOf(name) => to_constituency(name),
     }
-    let line = |silence: &SilentTogether| {
-        let says = html! {
-            a href=(to_constituency(silence.constituency.as_str())) { (silence.constituency) } ": "
-            (figure(silence.silent)) " of " (figure(silence.of)) " phones that come regularly fell silent together, "
-            (when(overview.now, silence.since)) ". Check power and network there."
-        };
-        bad(says)
-    };
-    silences.iter().map(line).collect()
 }
 
 fn figures(overview: &Overview) -> Markup {

@@ -111,6 +111,7 @@ fn overview(text: &str) -> Overview {
             handshakes: vec![2; 144],
         },
         problems: vec![text.to_owned()],
+        notify_failure: Some(text.to_owned()),
     }
 }
 
@@ -337,6 +338,7 @@ fn empty_sections_show_the_next_step() {
         silent_together: Vec::new(),
         activity: ActivityView::default(),
         problems: Vec::new(),
+        notify_failure: None,
         not_ready: None,
         ..overview(HARMLESS)
     };
@@ -360,6 +362,7 @@ fn empty_sections_show_the_next_step() {
 fn summary_counts_problems_and_lists_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
+    overview.notify_failure = None;
     // The folder's own problem is not repeated.
     overview.problems.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);

@@ -32,6 +32,7 @@ use crate::constituency::{
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
+use crate::notify::NotifyHealth;
 use crate::phone_history::summary::summarize_active;
 use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
 use crate::serve::Server;
@@ -57,13 +58,15 @@ pub(super) struct LiveAdminData {
     pub(super) publisher: Arc<Publisher>,
     pub(super) stop: watch::Receiver<ShutdownPhase>,
     pub(super) state: PathBuf,
-    pub(super) operators: Arc<Operators>,
+    /// `None` if there is no operators' listener.
+    pub(super) operators: Option<Arc<Operators>>,
     pub(super) denials: Arc<ServerDenials>,
     pub(super) denials_thread: DenialsThread,
     pub(super) state_faults: Arc<StateFaults>,
     pub(super) addresses: Vec<SocketAddr>,
     /// When the server started.
     pub(super) started: i64,
+    pub(super) notify_health: Arc<NotifyHealth>,
 }
 
 impl AdminData for LiveAdminData {
@@ -76,8 +79,9 @@ impl AdminData for LiveAdminData {
         }
         self.certificates.generation().hash(&mut hasher);
         self.denials.generation().hash(&mut hasher);
-        self.operators.error().hash(&mut hasher);
+        self.operators.as_ref().map(|operators| operators.error()).hash(&mut hasher);
         self.state_faults.messages().hash(&mut hasher);
+        self.notify_health.failure().hash(&mut hasher);
         self.renewal.board.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
         hasher.finish()
@@ -123,6 +127,7 @@ impl AdminData for LiveAdminData {
             denied: phones::denied(&denied),
             activity: self.activity(now),
             problems,
+            notify_failure: self.notify_health.failure(),
         };
         Snapshot { overview, phones }
     }
@@ -225,7 +230,7 @@ impl LiveAdminData {
     /// The current problems, for the operator.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.state_problems();
-        problems.extend(self.operators.error());
+        problems.extend(self.operators.as_ref().and_then(|operators| operators.error()));
         match self.health.dropped() {
             0 => {}
             dropped => problems.push(format!(
@@ -341,7 +346,7 @@ impl LiveAdminData {
             Some("it does not authenticate clients (\"client_auth\": \"none\")".to_owned())
         } else if served.policy.tls.client_auth == ClientAuth::Digest {
             Some("its phones need passwords (provost allow MAC --digest)".to_owned())
-        } else if !self.operators.are_required() {
+        } else if !self.operators.as_ref().is_some_and(|operators| operators.are_required()) {
             Some("no token is configured (\"token_file\" in \"status\", or provost operator add)".to_owned())
         } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
             Some("the service's user has no write permission on its folder".to_owned())

@@ -44,6 +44,7 @@ use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::dns::{Dns, DnsSettings, TsigKey};
 use crate::identity::digest::passwords::stored;
 use crate::identity::trust::RevocationList;
+use crate::notify::check_program;
 use crate::phone_history::{HistoryReader, ReadError};
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
@@ -248,6 +249,12 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         findings.push(Finding::new(FindingLevel::Error, file.display(), error));
     }
     operators::check(config, findings);
+    if let Some(notify) = &config.notify {
+        // The service's user may be another one, if root cannot become that user.
+        let owner = std::fs::metadata(&config.state).map(|state| std::os::unix::fs::MetadataExt::uid(&state));
+        let checked = check_program(notify.program(), &owner.into_iter().collect::<Vec<u32>>());
+        findings.extend(checked.err().map(|error| Finding::new(FindingLevel::Error, "notify", error)));
+    }
     findings.extend(
         FileLimit::highest()
             .shortage(site.registry(), config.limits.connections)
