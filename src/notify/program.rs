@@ -251,7 +251,7 @@ mod tests {
     /// A script in `folder`.
     fn script(folder: &Path, text: &str) -> NotifySettings {
         let path = folder.join("notify");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        crate::state::write_private(&path, format!("#!/bin/sh\n{text}\n").as_bytes()).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         NotifySettings { command: vec![path.to_str().unwrap().to_owned(), folder.to_str().unwrap().to_owned()] }
     }
@@ -319,7 +319,7 @@ mod tests {
         let text = read();
         let pids: Vec<&str> = text.split_whitespace().collect();
         assert_eq!(pids.len(), 2, "{text}");
-        let deadline = clock::monotonic() + Duration::from_secs(60);
+        let deadline = clock::monotonic() + Duration::from_mins(1);
         while !pids.iter().all(|pid| is_gone(pid)) {
             assert!(clock::monotonic() < deadline, "{pids:?} are still running");
             std::thread::yield_now();

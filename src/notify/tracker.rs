@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn damaged_file_is_reported_and_everything_is_new() {
         let bench = Bench::new();
-        std::fs::write(bench.state.path().join(FILE), "{").unwrap();
+        state::write_private(&bench.state.path().join(FILE), b"{").unwrap();
         let (tracker, unread) = Tracker::open(bench.state.path(), bench.start);
         assert!(unread.unwrap().contains("notified.json cannot be read") && tracker.reported.is_empty());
     }

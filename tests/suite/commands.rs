@@ -270,7 +270,7 @@ fn schemas_accept_documented_keys_and_reject_invalid_values() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 13);
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 14);
     assert_eq!(constituency["properties"].as_object().unwrap().len(), 13);
     let (documented, policy) = documented();
     check(&provost, &provost, &documented).unwrap();
@@ -295,6 +295,8 @@ fn schemas_accept_documented_keys_and_reject_invalid_values() {
         ("plain_http", json!({ "listen": "192.168.1.5:80" })),
         ("plain_http", json!({ "listen": 80, "networks": [] })),
         ("no_sni", json!("Two.Labels")),
+        ("notify", json!({ "command": "/bin/notify" })),
+        ("notify", json!({})),
     ] {
         assert!(check(&provost, &provost, &with(&documented, key, value.clone())).is_err(), "{key}: {value}");
     }

@@ -58,9 +58,12 @@ fn lines(headlines: &[Headline], now: i64) -> Vec<(HeadlineLevel, Markup)> {
         ". Check this server's DNS records and its network."
     };
     let mut is_first = true;
-    let shown = headlines.iter().filter_map(|headline| match is_silence(&headline) {
-        false => Some((headline.level, line(headline, now))),
-        true => std::mem::take(&mut is_first).then(|| (headline.level, all.clone())),
+    let shown = headlines.iter().filter_map(|headline| {
+        if is_silence(&headline) {
+            std::mem::take(&mut is_first).then(|| (headline.level, all.clone()))
+        } else {
+            Some((headline.level, line(headline, now)))
+        }
     });
     shown.collect()
 }
