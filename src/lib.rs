@@ -39,7 +39,7 @@
 //!
 //! # The modules, in reading order
 //! Nouns hold knowledge: [`constituency`], [`identity`], [`certificate`], [`ca`], [`dns`], [`phone_history`],
-//! [`phone_config`], [`metrics`], [`state`], [`settings`], [`files`], [`clock`], [`background`],
+//! [`phone_config`], [`audit`], [`metrics`], [`state`], [`settings`], [`files`], [`clock`], [`background`],
 //! [`wording`].
 //! Verbs act: [`serve`], [`acme`], [`virtual_phone`], [`admin`],
 //! [`notify`]. [`config`] gathers their settings, [`app`] wires them, and
@@ -48,6 +48,7 @@
 pub mod acme;
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod background;
 pub mod ca;
 pub mod certificate;

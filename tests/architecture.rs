@@ -27,7 +27,17 @@ const FOUNDATION: Layer =
     Layer { modules: &["background", "clock", "files", "settings", "state", "wording"], siblings: true, below: &[] };
 /// Modules of data and pure functions.
 const DATA: Layer = Layer {
-    modules: &["ca", "certificate", "constituency", "dns", "identity", "metrics", "phone_config", "phone_history"],
+    modules: &[
+        "audit",
+        "ca",
+        "certificate",
+        "constituency",
+        "dns",
+        "identity",
+        "metrics",
+        "phone_config",
+        "phone_history",
+    ],
     siblings: true,
     below: &[&FOUNDATION],
 };

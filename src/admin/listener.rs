@@ -18,7 +18,6 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, yield_now};
 use tokio_io_timeout::TimeoutStream;
 
-use super::access_guard::ClientLocation;
 use super::connections::{Connections, Requests};
 use super::{AdminServer, Endpoint, routes};
 
@@ -144,11 +143,9 @@ where
                     yield_now().await;
                 }
                 if connections.make_room(client) {
-                    let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
-                    let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
                     let (status, streams) = (Arc::clone(status), Arc::clone(&streams));
                     let requests = Arc::new(Requests::default());
-                    let task = tasks.spawn(serve_connection(stream, status, from, streams, Arc::clone(&requests)));
+                    let task = tasks.spawn(serve_connection(stream, status, peer, streams, Arc::clone(&requests)));
                     connections.add(client, requests, task);
                 }
             }
@@ -166,7 +163,7 @@ where
 async fn serve_connection<S>(
     stream: S,
     status: Arc<AdminServer>,
-    from: ClientLocation,
+    peer: Option<IpAddr>,
     streams: Arc<Semaphore>,
     requests: Arc<Requests>,
 ) where
@@ -180,7 +177,7 @@ async fn serve_connection<S>(
     let service = service_fn(|request| {
         let (status, streams, in_progress) = (Arc::clone(&status), Arc::clone(&streams), requests.begin());
         async move {
-            let answer = routes::answer(&status, request, from, &streams).await;
+            let answer = routes::answer(&status, request, peer, &streams).await;
             // The body keeps it until it is sent.
             let answer = answer.map(|body| {
                 body.map_frame(move |frame| {

@@ -23,6 +23,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::audit::AuditReading;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
 
@@ -72,6 +73,10 @@ pub struct Author {
     /// The name of the operator.
     pub operator: String,
     pub interface: Interface,
+    /// The address of the peer; `unix` for a Unix socket.
+    pub from: String,
+    /// The address that a proxy forwards. Any client can send it.
+    pub claimed_from: Option<String>,
 }
 
 /// The interface by which an operator makes a change.
@@ -122,6 +127,11 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why the history cannot be read.
     fn history(&self, phone: snapshot::PhoneView) -> Result<snapshot::PhoneHistoryView, String>;
+    /// The last `count` changes, of one constituency if it is given. May block on a disk.
+    ///
+    /// # Errors
+    /// Why the audit log cannot be read.
+    fn audit(&self, constituency: Option<&ConstituencyName>, count: usize) -> Result<AuditReading, String>;
     /// Whether phones can be served now. Does not block.
     fn readiness(&self) -> Readiness;
     /// Changes who is served. Returns whether anything changed. May block on a disk.

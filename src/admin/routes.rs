@@ -1,5 +1,6 @@
 //! The routes of the operators' listener.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::page::{self, Asset, Flash, View};
 use super::response::{self, AdminResponse};
 use super::snapshot::{PhoneHistoryView, PhoneQuery};
 use super::{AdminChange, AdminServer, Author, ChangeRequest, Interface, Readiness};
+use crate::audit::AuditReading;
 use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
@@ -27,6 +29,9 @@ use crate::settings;
 
 /// The longest request body, in bytes.
 const MAX_BODY: usize = 8 << 10;
+/// How many changes the audit page shows, and the most that a query gets.
+const AUDIT_LIMIT: usize = 100;
+const MAX_AUDIT_LIMIT: usize = 1000;
 /// The timeouts for a request body, on operators' routes and on public ones.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const PUBLIC_BODY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,6 +49,9 @@ enum Route {
     SignOut,
     /// A form that allows (`true`) or denies (`false`) a phone.
     Form(bool),
+    /// The audit log as a page, and as JSON.
+    AuditPage,
+    Audit,
     Overview,
     Phones,
     Phone(ConstituencyName, MacAddress),
@@ -67,6 +75,8 @@ impl Route {
             "/sign-out" => Self::SignOut,
             "/allow" => Self::Form(true),
             "/deny" => Self::Form(false),
+            "/audit" => Self::AuditPage,
+            "/api/audit" => Self::Audit,
             "/api/overview" => Self::Overview,
             "/api/phones" => Self::Phones,
             "/api/allow" => Self::Change(true),
@@ -103,22 +113,25 @@ impl Route {
 
     /// Whether the response is a page for people.
     fn is_page(&self) -> bool {
-        matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::SignOut | Self::Form(_))
+        matches!(
+            self,
+            Self::Page | Self::AuditPage | Self::PhonePage(..) | Self::SignIn | Self::SignOut | Self::Form(_)
+        )
     }
 }
 
-/// Handles one request from `from`. `streams` limits [`Route::Events`].
+/// Handles one request from `peer`; `None` is a Unix socket. `streams` limits [`Route::Events`].
 pub(super) async fn answer(
     status: &Arc<AdminServer>,
     request: Request<Incoming>,
-    from: ClientLocation,
+    peer: Option<IpAddr>,
     streams: &Arc<Semaphore>,
 ) -> AdminResponse {
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
     let access = route.as_ref().map_or(RouteAccess::Operators, Route::access);
     let now = clock::unix_seconds(clock::now());
-    let principal = match status.access_guard.check(&head, from, access, &status.operators, now) {
+    let principal = match status.access_guard.check(&head, ClientLocation::of(peer), access, &status.operators, now) {
         Ok(principal) => principal,
         Err(forbidden) => return reject(route.as_ref(), &forbidden),
     };
@@ -136,7 +149,7 @@ pub(super) async fn answer(
             Ok(_) if access.is_restricted() && !status.operators.still_accept(principal.operator.as_ref()) => {
                 reject(Some(&route), &Forbidden::ended())
             }
-            Ok(body) => change(status, &route, &head, &body, &principal, now).await,
+            Ok(body) => change(status, &route, &head, &body, &principal, peer, now).await,
             Err(answer) => answer,
         };
     }
@@ -157,6 +170,18 @@ pub(super) async fn answer(
         Route::Overview => {
             response::json(StatusCode::OK, &status.snapshots.current(&status.admin_data).await.snapshot.overview)
         }
+        Route::Audit => match audit(status, &head).await {
+            Ok(reading) => response::json(StatusCode::OK, &reading),
+            Err((code, reason)) => response::problem(code, &reason),
+        },
+        Route::AuditPage => match audit(status, &head).await {
+            Ok(reading) => {
+                let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+                let page = page::render_audit(&snapshot.overview, &reading, principal.operator.as_deref());
+                response::page(StatusCode::OK, page)
+            }
+            Err((code, reason)) => response::page(code, page::render_failure("Audit log not available", &reason)),
+        },
         Route::Phones => phones(status, &head).await,
         Route::Phone(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => response::json(StatusCode::OK, &history),
@@ -211,6 +236,7 @@ async fn change(
     head: &Parts,
     body: &Bytes,
     principal: &Principal,
+    peer: Option<IpAddr>,
     now: i64,
 ) -> AdminResponse {
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
@@ -224,14 +250,14 @@ async fn change(
             let typed = |key: &str| field(body, key).unwrap_or_default();
             let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
             let posted = ChangeBody { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
-            match posted.apply(status, *is_allowed, principal, Interface::Page).await {
+            match posted.apply(status, *is_allowed, author(principal, Interface::Page, peer, head)).await {
                 Ok((wanted, _)) => response::redirect(&Flash { change: wanted.change, mac: wanted.mac }.path()),
                 Err((code, reason)) => response::page(code, page::render_failure("Not changed", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
             let changed = match settings::read_body::<ChangeBody>(body) {
-                Ok(posted) => posted.apply(status, *is_allowed, principal, Interface::Api).await,
+                Ok(posted) => posted.apply(status, *is_allowed, author(principal, Interface::Api, peer, head)).await,
                 Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
             };
             match changed {
@@ -279,11 +305,10 @@ impl ChangeBody {
         self,
         status: &AdminServer,
         is_allowed: bool,
-        principal: &Principal,
-        interface: Interface,
+        author: Option<Author>,
     ) -> Result<(ChangeRequest, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
-        let Some(operator) = &principal.operator else {
+        let Some(by) = author else {
             return Err((StatusCode::FORBIDDEN, "a change needs an operator".to_owned()));
         };
         let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
@@ -298,7 +323,6 @@ impl ChangeBody {
             (false, Some(name)) => AdminChange::Deny(name),
             (false, None) => AdminChange::DenyEverywhere,
         };
-        let by = Author { operator: operator.name.clone(), interface };
         let wanted = ChangeRequest { change, mac, note: self.note, by };
         if wanted.mac == MacAddress::ZERO {
             return Err(bad("invalid MAC address 000000000000: no phone has it".to_owned()));
@@ -350,6 +374,48 @@ async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
         }
         Err(reason) => response::problem(StatusCode::BAD_REQUEST, &reason),
     }
+}
+
+/// Reads the last changes: `limit` of them, of `constituency` if the query names one.
+async fn audit(status: &AdminServer, head: &Parts) -> Result<AuditReading, (StatusCode, String)> {
+    let (mut constituency, mut limit) = (None, AUDIT_LIMIT);
+    for (key, value) in form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()) {
+        match &*key {
+            "constituency" => {
+                let name = value.parse().map_err(|error: InvalidName| (StatusCode::BAD_REQUEST, error.to_string()))?;
+                constituency = Some(name);
+            }
+            "limit" => {
+                let invalid = || (StatusCode::BAD_REQUEST, format!("\"limit\" must be 1 to {MAX_AUDIT_LIMIT}"));
+                limit = value.parse().map_err(|_| invalid())?;
+                if !(1..=MAX_AUDIT_LIMIT).contains(&limit) {
+                    return Err(invalid());
+                }
+            }
+            other => {
+                return Err((StatusCode::BAD_REQUEST, format!("unknown key {other:?}; use constituency or limit")));
+            }
+        }
+    }
+    let admin_data = Arc::clone(&status.admin_data);
+    match tokio::task::spawn_blocking(move || admin_data.audit(constituency.as_ref(), limit)).await {
+        Ok(reading) => reading.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Who makes a change; `None` without an operator. What a proxy forwards is only claimed.
+fn author(principal: &Principal, interface: Interface, peer: Option<IpAddr>, head: &Parts) -> Option<Author> {
+    let forwarded = |name: &str| {
+        let values = head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        Some(values.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+    };
+    Some(Author {
+        operator: principal.operator.as_ref()?.name.clone(),
+        interface,
+        from: peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_canonical().to_string()),
+        claimed_from: forwarded("x-forwarded-for").or_else(|| forwarded("forwarded")),
+    })
 }
 
 async fn show(status: &AdminServer, head: &Parts, principal: &Principal) -> AdminResponse {

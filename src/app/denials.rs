@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::audit::FileChanges;
 use super::reload_log;
 use crate::admin::operators::OperatorsWatcher;
 use crate::background::{Heartbeat, HeartbeatMonitor};
@@ -24,7 +25,11 @@ pub(super) struct DenialsThread {
 }
 
 impl DenialsThread {
-    pub(super) fn start(mut file: DenialsFile, mut operators: Option<OperatorsWatcher>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        mut file: DenialsFile,
+        mut operators: Option<OperatorsWatcher>,
+        audit: FileChanges,
+    ) -> std::io::Result<Self> {
         let (requests, received) = channel::<Sender<()>>();
         let (heartbeat, monitor) = Heartbeat::start();
         std::thread::Builder::new().name("denials".to_owned()).spawn(move || {
@@ -39,6 +44,7 @@ impl DenialsThread {
                 let followed = catch_unwind(AssertUnwindSafe(|| {
                     let changes = file.refresh(clock::now());
                     reload_log::log_denials(&changes);
+                    audit.observe_denials(&changes);
                     reload_log::log_denials_error(&mut last_error, file.error());
                 }));
                 if followed.is_err() {

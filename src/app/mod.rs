@@ -44,6 +44,7 @@ use crate::state::{StateDir, StateError, StateLock};
 mod access_observer;
 mod admin_data;
 pub mod admin_thread;
+mod audit;
 mod certificate_source;
 pub mod control;
 mod denials;
@@ -65,6 +66,7 @@ mod watchdog;
 
 use access_observer::AccessObserver;
 use admin_data::LiveAdminData;
+use audit::{AuditWriter, FileChanges};
 use certificate_source::ActiveCertificateSource;
 use control::Control;
 use denials::DenialsThread;
@@ -160,6 +162,7 @@ pub struct App {
     log_writer: BackgroundThread,
     history_writer: BackgroundThread,
     last_good_writer: BackgroundThread,
+    audit_writer: BackgroundThread,
     denials: DenialsThread,
     status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
     notify: Option<NotifyThread>,
@@ -241,12 +244,15 @@ impl App {
             load_balancers: config.load_balancers.clone(),
         });
         let (stop, stopped) = watch::channel(ShutdownPhase::default());
+        let audit = Arc::new(AuditWriter::new(state.path()));
+        let (file_changes, audit_writer) = FileChanges::start(Arc::clone(&audit))?;
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, watched, files));
         publisher.publish_registry(first.snapshot());
+        publisher.audit(file_changes.clone());
         let publishing = Arc::clone(&publisher);
         let watcher = spawn_watcher(scanner, first, move |folders| publishing.publish_registry(folders))?;
         server.scanner.get_or_init(|| watcher.clone());
-        let denials = DenialsThread::start(denials_file, operators)?;
+        let denials = DenialsThread::start(denials_file, operators, file_changes)?;
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
             (listener, Control { renewal: renewal.clone(), responder: source.responder().cloned(), access, history })
@@ -270,6 +276,7 @@ impl App {
                 addresses: listeners.addresses(),
                 started: clock::unix_seconds(clock::now()),
                 notify_health: Arc::clone(&notify_health),
+                audit: Arc::clone(&audit),
             })
         };
         let admin_data = (admin_listener.is_some() || config.notify.is_some()).then(admin_data);
@@ -295,6 +302,7 @@ impl App {
             log_writer,
             history_writer,
             last_good_writer,
+            audit_writer,
             denials,
             status,
             notify,
@@ -426,6 +434,11 @@ impl App {
         }
         if !self.last_good_writer.wait(DISK_FLUSH_TIMEOUT) {
             tracing::warn!("some last good policies are not stored: the disk of the state directory does not respond");
+        }
+        if !self.audit_writer.wait(DISK_FLUSH_TIMEOUT) {
+            tracing::warn!(
+                "the last changes of files are not in the audit log: the disk of the state directory does not respond"
+            );
         }
         tracing::info!("stopped");
         result

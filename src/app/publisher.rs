@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::audit::FileChanges;
 use super::file_limit::FileLimit;
 use super::reload_log;
 use crate::certificate::ExactNames;
@@ -41,6 +42,8 @@ struct InUse {
     files: FileLimit,
     /// The current problem and remedy, if the limit of open files is too low.
     file_shortage: Option<String>,
+    /// The audit log; `None` for the first site, which changes nothing.
+    file_changes: Option<FileChanges>,
 }
 
 impl Publisher {
@@ -52,8 +55,13 @@ impl Publisher {
         watched: WatchedBundles,
         files: FileLimit,
     ) -> Self {
-        let in_use = Mutex::new(InUse { config, material, wanted, files, file_shortage: None });
+        let in_use = Mutex::new(InUse { config, material, wanted, files, file_shortage: None, file_changes: None });
         Self { server: Arc::downgrade(server), in_use, watched: Mutex::new(watched) }
+    }
+
+    /// Logs later changes of policies in the audit log.
+    pub(super) fn audit(&self, file_changes: FileChanges) {
+        self.in_use.lock().file_changes = Some(file_changes);
     }
 
     /// Publishes a site with the folders of `folders`.
@@ -186,6 +194,9 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
     // After the site is in force: a reader of the log may act on it at once.
     reload_log::log_folders(&current, &next);
     reload_log::log_unusable(&current, &next);
+    if let Some(audit) = &in_use.file_changes {
+        audit.observe(current.registry(), next.registry());
+    }
     let file_shortage = in_use.files.shortage(next.registry(), server.limits.connections);
     reload_log::log_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
     in_use.file_shortage = file_shortage;

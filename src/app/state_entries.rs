@@ -6,6 +6,7 @@ use super::admin_thread::LOCAL_TOKEN;
 use super::control::SOCKET;
 use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::admin::operators::file::FILE as OPERATORS;
+use crate::audit;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{denials, last_good};
 use crate::dns::responder;
@@ -97,7 +98,7 @@ const fn folder(what_in_it: &'static str) -> EntryKind {
 }
 
 /// Every entry. A test compares it with what a server and commands leave there.
-pub(super) const STATE_ENTRIES: [StateEntry; 19] = [
+pub(super) const STATE_ENTRIES: [StateEntry; 20] = [
     entry(store::FOLDER, "the folder of uploads", EntryKind::Uploads, EntryUser::Server, "uploads are refused"),
     entry(
         phone_history::FOLDER,
@@ -134,6 +135,13 @@ pub(super) const STATE_ENTRIES: [StateEntry; 19] = [
         READ,
         EntryUser::Server,
         "no operator's token is accepted but that in \"token_file\"",
+    ),
+    entry(
+        audit::FILE,
+        "the audit log",
+        EntryKind::File(Access::READ_OK.union(Access::WRITE_OK)),
+        EntryUser::Server,
+        "changes are not recorded",
     ),
     entry(
         notify::FILE,

@@ -382,7 +382,7 @@ mod tests {
         }
         assert_eq!(configs.each_ref().map(state_faults), [vec![], vec![]]);
         // Four other kinds for each, and five for the socket, with both configurations.
-        assert_eq!(seen, ((19 + 15) * 4 + 1) * 2);
+        assert_eq!(seen, ((20 + 15) * 4 + 1) * 2);
     }
 
     #[test]

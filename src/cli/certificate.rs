@@ -12,11 +12,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
+use super::audit::{entry, record};
 use super::{ConfigArg, escaped_json, print_error, print_foreign, print_line, runtime, server};
 use crate::acme::ports::{ChallengeDns, PortFuture, StepReporter};
 use crate::acme::{AcmeFailure, AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::app::control::{ControlReply, ControlRequest};
 use crate::app::{Solver, exact_names, renewal_parts};
+use crate::audit::{AuditAction, AuditEntry};
 use crate::ca::KeyKind;
 use crate::certificate::{
     CertificateFiles, Condition, ConditionLevel, FilesSource, LiveCertificates, ServerCertificate,
@@ -168,7 +170,11 @@ fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
                 has_failed |= step.contains(": failed: ");
                 print_foreign(&step);
             }
-            ControlReply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+            ControlReply::Done if has_failed => return Ok(ExitCode::FAILURE),
+            ControlReply::Done => {
+                record(site.state(), entries(request).as_slice());
+                return Ok(ExitCode::SUCCESS);
+            }
             ControlReply::Failed(reason) => {
                 print_error(&reason);
                 return Ok(ExitCode::FAILURE);
@@ -178,6 +184,22 @@ fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
     }
     print_error(&"the server closed the connection before the command was complete");
     Ok(ExitCode::FAILURE)
+}
+
+/// The line of the audit log for a request that changes something.
+fn entries(request: &ControlRequest) -> Option<AuditEntry> {
+    match request {
+        ControlRequest::Renew { all, only } => {
+            let detail = if *all { "also those that are not due" } else { "those that are due" };
+            let renewed = entry(AuditAction::CertificateRenewed).detail(detail);
+            Some(only.iter().fold(renewed, AuditEntry::of))
+        }
+        ControlRequest::Revoke { certificate } => Some(entry(AuditAction::CertificateRevoked).detail(certificate)),
+        ControlRequest::Flush
+        | ControlRequest::Status
+        | ControlRequest::AddChallenge { .. }
+        | ControlRequest::RemoveChallenge { .. } => None,
+    }
 }
 
 fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {

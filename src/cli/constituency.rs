@@ -12,7 +12,9 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FileType, Stat};
 use serde_json::{Value, json};
 
+use super::audit::{entry, record};
 use super::{ConfigArg, code, print_error, print_json, print_line, registry_of, replace_controls};
+use crate::audit::AuditAction;
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::file_names::NameRules;
@@ -182,6 +184,8 @@ fn add(
         Ok(count)
     });
     let count = finished.inspect_err(|_| drop(all.remove_all(&staging)))?;
+    let detail = from.map(|from| format!("as {from}")).unwrap_or_default();
+    record(&config.state, &[entry(AuditAction::ConstituencyAdded).of(name).detail(detail)]);
     let files = counted(count, "file");
     let url = config.url(name.as_str());
     print_line(&format_args!("{url} has {files}; to allow a phone, run provost allow MAC --constituency {name}"));

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail, ensure};
-use rustix::process::{geteuid, getuid};
 
-use super::{code, note, print_error, print_line, registry_of, replace_controls, waiting};
+use super::audit::{entry, operator, record};
+use super::{code, note, print_error, print_line, registry_of, waiting};
+use crate::audit::AuditAction;
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Registry, ServerDenial, ServerDenials, denials};
-use crate::files::read_regular;
 use crate::identity::digest::passwords;
 
 /// Denies `mac`, with the note `why`.
@@ -24,7 +24,10 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     let at = Some(clock::unix_seconds(clock::now()));
     let denial = ServerDenial { by: operator(), at, note: why.unwrap_or_default().to_owned() };
     match denials::deny(&config.state, mac, denial, &waiting) {
-        Ok(true) => print_line(&format_args!("{mac} is denied everywhere within a second")),
+        Ok(true) => {
+            print_line(&format_args!("{mac} is denied everywhere within a second"));
+            record(&config.state, &[entry(AuditAction::Denied).phone(mac)]);
+        }
         Ok(false) => print_line(&format_args!("{mac} is already denied everywhere")),
         Err(error) => return code(Err(error.into())),
     }
@@ -33,7 +36,7 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     }
     // The denial is in force even if this fails.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
-    print_removed(mac, &removed);
+    report_removed(config, mac, &removed);
     for error in &errors {
         print_error(&format_args!("cannot remove a password of {mac}, and undeny fails until it is removed: {error}"));
     }
@@ -55,7 +58,7 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     }
     // A password left from before the denial must not become valid again.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
-    print_removed(mac, &removed);
+    report_removed(config, mac, &removed);
     ensure!(
         errors.is_empty(),
         "{mac} is still denied everywhere: cannot remove a password, which would be valid again: {}",
@@ -65,13 +68,17 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
         bail!("{mac} is no longer denied everywhere: another command has just lifted the denial");
     };
     print_line(&format_args!("{mac} is no longer denied everywhere; it was denied {}", denial.explained()));
+    record(&config.state, &[entry(AuditAction::Undenied).phone(mac)]);
     for constituency in &still {
         note(constituency);
     }
     Ok(())
 }
 
-fn print_removed(mac: MacAddress, constituencies: &[ConstituencyName]) {
+/// Prints that passwords of `mac` were removed, and logs it.
+fn report_removed(config: &Config, mac: MacAddress, constituencies: &[ConstituencyName]) {
+    let removed = constituencies.iter().map(|name| entry(AuditAction::PasswordRemoved).of(name).phone(mac));
+    record(&config.state, &removed.collect::<Vec<_>>());
     for name in constituencies {
         print_line(&format_args!("removed the password of {mac} for {name}"));
     }
@@ -100,34 +107,4 @@ pub(super) fn without_effect<'a>(
         let plain = is_plain.then_some("plain HTTP does not authenticate clients (\"plain_http\": true)");
         public.into_iter().chain(plain).map(|reason| (&served.name, reason))
     })
-}
-
-/// The user who runs this command; for root, the user who called sudo.
-fn operator() -> String {
-    let by_sudo = std::env::var("SUDO_USER").ok().filter(|name| geteuid().is_root() && !name.is_empty());
-    let user = getuid().as_raw();
-    let name = by_sudo.or_else(|| user_name(&read_regular("/etc/passwd".as_ref()).ok()?, user));
-    replace_controls(&name.unwrap_or_else(|| format!("user {user}"))).chars().take(64).collect()
-}
-
-/// The name of `user` in the text of /etc/passwd (passwd(5)).
-fn user_name(passwd: &[u8], user: u32) -> Option<String> {
-    String::from_utf8_lossy(passwd).lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(user)).then(|| name.to_owned())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn user_name_is_read_from_passwd() {
-        let passwd = b"root:x:0:0:root:/root:/bin/bash\n# none\nalice:x:1000:100::/home/alice:/bin/sh\n";
-        assert_eq!(user_name(passwd, 1000).as_deref(), Some("alice"));
-        assert_eq!(user_name(passwd, 0).as_deref(), Some("root"));
-        assert_eq!(user_name(passwd, 100), None);
-    }
 }

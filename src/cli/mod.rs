@@ -17,6 +17,7 @@ use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Registry, ServerDenials};
 
+mod audit;
 pub mod boot_table;
 mod ca;
 mod certificate;
@@ -98,6 +99,8 @@ enum Command {
     /// Add, list and remove operators of the status page, and replace their tokens.
     #[command(subcommand)]
     Operator(operator::Command),
+    /// Show who changed what, from where and when: the audit log.
+    Audit(audit::Args),
     /// List constituencies, or make one.
     #[command(subcommand)]
     Constituency(constituency::Command),
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Deny(args) => policy::deny(&args, &config),
         Command::Undeny(args) => policy::undeny(&args, &config),
         Command::Operator(command) => operator::run(&command, &config),
+        Command::Audit(args) => audit::run(&args, &config),
         Command::Constituency(command) => constituency::run(&command, &config),
         Command::Uploads(command) => uploads::run(&command, &config),
         Command::Phone(args) => local::run_phone(&args, &config),

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use serde_json::json;
 
+use super::audit::{entry, record};
 use super::{ConfigArg, code, note, print_json, print_line, waiting};
 use crate::admin::operators::file::{self, OperatorName, Rights, StoredOperator};
+use crate::audit::AuditAction;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::wording::counted;
@@ -62,6 +64,7 @@ fn add(config: &Config, name: &OperatorName, rights: &Rights, now: i64) -> anyho
     );
     let is_first = file::read(&config.state)?.0.is_empty();
     let token = file::add(&config.state, name, rights, now, &waiting)?;
+    record(&config.state, &[entry(AuditAction::OperatorAdded).detail(name)]);
     let what = if rights.read_only { "a read-only operator" } else { "an operator" };
     print_line(&format_args!("{name} is {what} within a second"));
     show(&token);
@@ -100,6 +103,7 @@ fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
 
 fn remove(config: &Config, name: &OperatorName) -> anyhow::Result<()> {
     let left = file::remove(&config.state, name, &waiting)?;
+    record(&config.state, &[entry(AuditAction::OperatorRemoved).detail(name)]);
     print_line(&format_args!("{name} is no longer an operator within a second; {} left", counted(left, "operator")));
     let is_open = config.status.as_ref().is_some_and(|status| status.token_file.is_none()) && !config.is_local();
     if left == 0 && is_open {
@@ -112,6 +116,7 @@ fn remove(config: &Config, name: &OperatorName) -> anyhow::Result<()> {
 
 fn rotate(config: &Config, name: &OperatorName, now: i64) -> anyhow::Result<()> {
     let token = file::rotate(&config.state, name, now, &waiting)?;
+    record(&config.state, &[entry(AuditAction::OperatorRotated).detail(name)]);
     print_line(&format_args!(
         "{name} has a new token within a second; the old one and its sessions are no longer valid"
     ));

@@ -3,7 +3,9 @@
 
 use anyhow::{Context, ensure};
 
+use super::audit::{entry, record};
 use super::print_line;
+use crate::audit::AuditAction;
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -61,6 +63,7 @@ pub(super) fn create(config: &Config, constituency: &ConstituencyName, mac: MacA
     let password = passwords::generate().ok().context("the system's random number generator failed")?;
     let ha1 = Ha1::of(&mac.to_string(), &realm, &password);
     let had_one = passwords::set(&config.state, constituency, &realm, mac, ha1, &super::waiting)?;
+    record(&config.state, &[entry(AuditAction::PasswordMade).of(constituency).phone(mac)]);
     Ok(NewPassword { mac, password, had_one })
 }
 
@@ -81,6 +84,7 @@ impl NewPassword {
 pub(super) fn remove_of(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
     if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
         print_line(&format_args!("removed the password of {mac} for {constituency}"));
+        record(&config.state, &[entry(AuditAction::PasswordRemoved).of(constituency).phone(mac)]);
     }
     Ok(())
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::audit::{entry, record};
 use super::{
     ConfigArg, code, denials, passwords, pins, print_error, print_line, replace_controls, server, waiting, warn,
     with_causes,
 };
 use crate::app::named_files;
+use crate::audit::{AuditAction, AuditEntry};
 use crate::config::Config;
 use crate::constituency::edit::PolicyChange;
 use crate::constituency::edit_file::{EditError, EditResult, Edited, change};
@@ -162,5 +164,23 @@ pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<Ex
 fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<Edited> {
     let bundles = config.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
-    Ok(change(&config.constituencies, name, wanted, &bundles, &waiting)?)
+    let edited = change(&config.constituencies, name, wanted, &bundles, &waiting)?;
+    if edited.result == EditResult::Now {
+        record(&config.state, &entries(name, wanted, &edited));
+    }
+    Ok(edited)
+}
+
+/// The lines of the audit log for the change `wanted`.
+fn entries(name: &ConstituencyName, wanted: PolicyChange<'_>, edited: &Edited) -> Vec<AuditEntry> {
+    let of = |action, mac| entry(action).of(name).phone(mac);
+    match wanted {
+        PolicyChange::Allow { mac, .. } => vec![of(AuditAction::Allowed, mac)],
+        PolicyChange::RemoveDenial { mac } => vec![of(AuditAction::Undenied, mac)],
+        PolicyChange::Pin { mac, certificate, .. } => vec![of(AuditAction::Pinned, mac).detail(certificate)],
+        PolicyChange::Deny { mac } => {
+            let unpinned = edited.pin_before.map(|pin| of(AuditAction::Unpinned, mac).detail(pin));
+            std::iter::once(of(AuditAction::Denied, mac)).chain(unpinned).collect()
+        }
+    }
 }

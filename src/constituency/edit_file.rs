@@ -29,7 +29,8 @@ const DRAFT: &str = ".constituency-";
 pub struct Edited {
     pub result: EditResult,
     pub client_auth: ClientAuth,
-    /// The pinned certificate of the phone.
+    /// The pinned certificate of the phone, before and after the change.
+    pub pin_before: Option<Fingerprint>,
     pub pin: Option<Fingerprint>,
 }
 
@@ -100,10 +101,12 @@ pub fn change(
     loop {
         let before = read(&folder, &file)?;
         let text = before.as_deref().unwrap_or(edit::EMPTY_POLICY);
-        let edited = |result, policy: &Policy| Edited {
+        let mac = change.mac();
+        let edited = |result, pin_before, policy: &Policy| Edited {
             result,
             client_auth: policy.tls.client_auth,
-            pin: policy.pins.get(&change.mac()).copied(),
+            pin_before,
+            pin: policy.pins.get(&mac).copied(),
         };
         let excerpt = Excerpt::of(text, change.mac());
         // The whole text gives an error its line.
@@ -111,8 +114,9 @@ pub fn change(
             Policy::parse(&file, excerpt, bundles).or_else(|_| Policy::parse(&file, whole, bundles))
         };
         let policy = parse(excerpt.as_str(), text)?;
+        let pin_before = policy.pins.get(&mac).copied();
         if policy.tls.client_auth == ClientAuth::None && matches!(change, PolicyChange::Deny { .. }) {
-            return Ok(edited(EditResult::NoClientAuth, &policy));
+            return Ok(edited(EditResult::NoClientAuth, pin_before, &policy));
         }
         let invalid = |reason| SettingsError::of_file(&file, reason);
         let list = match change {
@@ -137,14 +141,14 @@ pub fn change(
         let list = list.filter(ListEdit::is_change);
         let new_list = list.as_ref().map(|list| list.prepare(&folder)).transpose().map_err(list_failed)?;
         if new.is_none() && new_list.is_none() {
-            return Ok(edited(EditResult::Already, &policy));
+            return Ok(edited(EditResult::Already, pin_before, &policy));
         }
         // If an editor saved a file in the meantime, start again, so that its change is kept.
         if list.as_ref().is_none_or(|list| list.is_current(&folder)) && read(&folder, &file)? == before {
             // The denial goes last: until then the phone is refused, as before.
             new_list.map(|new| new.put(PHONES_FILE)).transpose().map_err(list_failed)?;
             new.map(|new| new.put(POLICY_FILE)).transpose().map_err(failed)?;
-            return Ok(edited(EditResult::Now, &policy));
+            return Ok(edited(EditResult::Now, pin_before, &policy));
         }
     }
 }

@@ -131,6 +131,23 @@ impl UploadLimits {
     }
 }
 
+impl Policy {
+    /// Whether `other` differs at most in its lists: known phones, pins and denials.
+    #[must_use]
+    pub fn has_settings_of(&self, other: &Self) -> bool {
+        let Self { description, tls, phones, pins: _, denied: _, aliases, shared, common, plain_http, uploads } = self;
+        let accepts_any = |phones: &Phones| *phones == Phones::Any;
+        *description == other.description
+            && *tls == other.tls
+            && accepts_any(phones) == accepts_any(&other.phones)
+            && *aliases == other.aliases
+            && *shared == other.shared
+            && *common == other.common
+            && *plain_http == other.plain_http
+            && *uploads == other.uploads
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {

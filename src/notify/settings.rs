@@ -18,7 +18,6 @@ use serde::Deserialize;
 pub struct NotifySettings {
     /// The absolute path of a program, and its arguments. provost runs it, without a shell, when a headline of the page
     /// appears, changes its kind or goes away. It reads JSON from standard input.
-    #[schemars(length(min = 1))]
     pub command: Vec<String>,
 }
 

@@ -220,6 +220,25 @@ impl FolderHandle {
         Ok(file)
     }
 
+    /// Opens the regular file `name` for reading, and for writing at its end. Creates it with mode 0600.
+    pub fn open_to_append(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        let name = single(name.as_ref())?;
+        self.check_regular(name)?;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
+        // NONBLOCK: opening a FIFO must not wait for its writer.
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = File::from(self.act(|folder| Ok(rustix::fs::openat(folder, name, flags, mode)?))?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        if self.is_shared && metadata.nlink() > 1 {
+            return Err(io::Error::other("a hard link in a folder that other users may write"));
+        }
+        Ok(file)
+    }
+
     /// The error of accessing `name` as the user who accesses it here, if there is one. A symlink is not followed.
     pub fn why_inaccessible(&self, name: impl AsRef<OsStr>, access: Access) -> Option<io::Error> {
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
@@ -692,6 +711,28 @@ pub(super) mod tests {
     fn ids() -> (Uid, Gid, Vec<Gid>) {
         let groups = rustix::process::getgroups().unwrap();
         (rustix::process::geteuid(), rustix::process::getegid(), groups)
+    }
+
+    #[test]
+    fn root_appends_as_the_owner_and_follows_no_link() {
+        use std::io::Write;
+        as_root("root_appends_as_the_owner_and_follows_no_link", |theirs, roots| {
+            let folder = FolderHandle::open(theirs).unwrap();
+            for line in ["one\n", "two\n"] {
+                folder.open_to_append("log").unwrap().write_all(line.as_bytes()).unwrap();
+            }
+            assert_eq!(std::fs::read_to_string(theirs.join("log")).unwrap(), "one\ntwo\n");
+            assert_eq!(owner(&theirs.join("log")), OWNER);
+            symlink(roots.join("secret"), theirs.join("link")).unwrap();
+            std::fs::hard_link(roots.join("secret"), theirs.join("hard")).unwrap();
+            write(&theirs.join("roots"), "", 0o600);
+            std::fs::create_dir(theirs.join("folder")).unwrap();
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(rustix::fs::CWD, theirs.join("fifo"), FileType::Fifo, mode, 0).unwrap();
+            for name in ["link", "hard", "roots", "folder", "fifo", "../roots/secret"] {
+                assert!(folder.open_to_append(name).is_err(), "{name}");
+            }
+        });
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn every_command_has_a_help_text() {
         "deny",
         "undeny",
         "operator",
+        "audit",
         "constituency",
         "uploads",
         "phone",

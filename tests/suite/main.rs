@@ -19,6 +19,7 @@ mod access_log;
 mod acme_e2e;
 mod archive;
 mod atomic_deploy;
+mod audit;
 mod certificates;
 mod check;
 mod check_as_a_phone;

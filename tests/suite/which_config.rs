@@ -10,7 +10,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A command line for every command that reads a configuration.
-const READING: [&str; 35] = [
+const READING: [&str; 36] = [
     "serve",
     "check",
     "certificate status",
@@ -27,6 +27,7 @@ const READING: [&str; 35] = [
     "operator list",
     "operator remove anna",
     "operator rotate anna",
+    "audit",
     "constituency list",
     "constituency add new",
     "uploads list 00005e00530c",
@@ -185,7 +186,7 @@ fn no_command_creates_files_in_a_folder_without_a_site() {
         assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
         count += 1;
     }
-    assert_eq!(count, 31);
+    assert_eq!(count, 32);
     let serve = provost_in(folder.path(), None, &["serve"]);
     assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
     let said = "no provost.json and no folder constituencies here";

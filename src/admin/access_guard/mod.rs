@@ -12,6 +12,7 @@
 //! neither has an effect here. Without a token, a proxy on this machine that sends a loopback Host lets all its clients
 //! read.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN};
@@ -55,6 +56,14 @@ pub(super) enum ClientLocation {
     Local,
     /// Any other address.
     Remote,
+}
+
+impl ClientLocation {
+    /// The location of a peer; `None` is a Unix socket.
+    pub(super) fn of(peer: Option<IpAddr>) -> Self {
+        let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
+        if is_local { Self::Local } else { Self::Remote }
+    }
 }
 
 /// Who may access a route.
@@ -250,7 +259,7 @@ fn is_loopback(authority: &Authority) -> bool {
     is_name || address(authority).is_some_and(|address| address.to_canonical().is_loopback())
 }
 
-fn address(authority: &Authority) -> Option<std::net::IpAddr> {
+fn address(authority: &Authority) -> Option<IpAddr> {
     authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
@@ -306,10 +315,10 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     all.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.trim().split_once('='))
 }
 
-fn bracketed(address: std::net::IpAddr) -> String {
+fn bracketed(address: IpAddr) -> String {
     match address {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

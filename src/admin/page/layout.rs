@@ -76,6 +76,7 @@ fn header(overview: &Overview, operator: Option<&Operator>) -> Markup {
                 a href="/#certificates" { "Certificates" }
                 a href="/#constituencies" { "Constituencies" }
                 a href="/#phones" { "Phones" }
+                a href="/audit" { "Audit" }
             }
             p class="live" id="live" { "Updated " (when(overview.now, overview.now)) }
             @if let Some(operator) = operator {

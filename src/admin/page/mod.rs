@@ -10,6 +10,7 @@
 mod activity;
 mod approval;
 mod assets;
+mod audit;
 mod certificates;
 mod constituencies;
 mod denied;
@@ -29,6 +30,8 @@ use maud::html;
 
 use super::operators::Operator;
 use super::snapshot::{Overview, PhoneHistoryView, PhonePage, PhoneQuery};
+use crate::audit::AuditReading;
+
 pub use assets::{Asset, asset};
 pub use flash::Flash;
 
@@ -70,6 +73,12 @@ pub fn render(view: &View<'_>) -> String {
 pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, operator: Option<&Operator>) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
     layout::page(&title, overview, operator, None, &history::sections(overview, history, operator))
+}
+
+/// The page of the audit log, at `/audit`.
+#[must_use]
+pub fn render_audit(overview: &Overview, reading: &AuditReading, operator: Option<&Operator>) -> String {
+    layout::page("Audit log", overview, operator, None, &audit::section(overview, reading))
 }
 
 /// The sign-in page, with the reason why a token was refused.

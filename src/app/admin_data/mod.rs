@@ -14,6 +14,7 @@ mod certificates;
 mod gauges;
 mod phones;
 
+use super::audit::AuditWriter;
 use super::denials::DenialsThread;
 use super::publisher::Publisher;
 use super::renewal_thread::RenewalHandle;
@@ -21,7 +22,8 @@ use super::state_faults::StateFaults;
 use crate::admin::all_phones::AllPhones;
 use crate::admin::operators::Operators;
 use crate::admin::snapshot::{self, CertificateView, Overview, PhoneHistoryView, PhoneView};
-use crate::admin::{AdminChange, AdminData, ChangeRequest, Readiness, Snapshot};
+use crate::admin::{AdminChange, AdminData, Author, ChangeRequest, Interface, Readiness, Snapshot};
+use crate::audit::{self, AuditAction, AuditActor, AuditEntry, AuditReading, AuditSource};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock::{self, rfc3339};
 use crate::config::{CertificateSource, Config};
@@ -67,6 +69,7 @@ pub(super) struct LiveAdminData {
     /// When the server started.
     pub(super) started: i64,
     pub(super) notify_health: Arc<NotifyHealth>,
+    pub(super) audit: Arc<AuditWriter>,
 }
 
 impl AdminData for LiveAdminData {
@@ -82,6 +85,7 @@ impl AdminData for LiveAdminData {
         self.operators.as_ref().map(|operators| operators.error()).hash(&mut hasher);
         self.state_faults.messages().hash(&mut hasher);
         self.notify_health.failure().hash(&mut hasher);
+        self.audit.failure().hash(&mut hasher);
         self.renewal.board.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
         hasher.finish()
@@ -159,6 +163,14 @@ impl AdminData for LiveAdminData {
         self.metrics.text(&self.gauges(snapshot), exposition).unwrap_or_default()
     }
 
+    fn audit(&self, constituency: Option<&ConstituencyName>, count: usize) -> Result<AuditReading, String> {
+        let is_wanted = |entry: &AuditEntry| {
+            constituency.is_none_or(|name| entry.constituency.as_ref().is_none_or(|own| own == name))
+        };
+        audit::read_last(&self.state, count, &is_wanted)
+            .map_err(|error| format!("cannot read the audit log in {}: {error}", self.state.display()))
+    }
+
     fn change(&self, wanted: &ChangeRequest) -> Result<bool, String> {
         let mac = wanted.mac;
         let is_changed = match &wanted.change {
@@ -167,9 +179,10 @@ impl AdminData for LiveAdminData {
                     let why = denial.explained();
                     return Err(format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}"));
                 }
-                self.change_policy(name, edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() })?
+                let change = edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() };
+                self.change_policy(name, change, wanted)?
             }
-            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny { mac })?,
+            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny { mac }, wanted)?,
             AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
         };
         if is_changed {
@@ -180,15 +193,32 @@ impl AdminData for LiveAdminData {
 }
 
 impl LiveAdminData {
-    fn change_policy(&self, name: &ConstituencyName, change: edit::PolicyChange<'_>) -> Result<bool, String> {
+    fn change_policy(
+        &self,
+        name: &ConstituencyName,
+        change: edit::PolicyChange<'_>,
+        wanted: &ChangeRequest,
+    ) -> Result<bool, String> {
         let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
-        match changed.map_err(|error| error.to_string())?.result {
+        let edited = changed.map_err(|error| error.to_string())?;
+        let is_changed = edited.result == EditResult::Now;
+        if is_changed {
+            let entry = |action| entry(wanted, action).of(name);
+            let done = match wanted.change {
+                AdminChange::Allow(_) => AuditAction::Allowed,
+                AdminChange::Deny(_) | AdminChange::DenyEverywhere => AuditAction::Denied,
+            };
+            let unpinned = edited.pin_before.filter(|_| edited.pin.is_none());
+            let unpinned = unpinned.map(|pin| entry(AuditAction::Unpinned).detail(pin));
+            self.audit.write(&std::iter::once(entry(done)).chain(unpinned).collect::<Vec<_>>());
+        }
+        match edited.result {
             EditResult::NoClientAuth => Err(format!(
                 "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
             )),
-            changed => Ok(changed == EditResult::Now),
+            _ => Ok(is_changed),
         }
     }
 
@@ -196,7 +226,10 @@ impl LiveAdminData {
         let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
         let denial = ServerDenial { by: wanted.by.to_string(), at, note: wanted.note.clone().unwrap_or_default() };
         let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
-        let (_, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
+        let (removed, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
+        let denied = is_changed.then(|| entry(wanted, AuditAction::Denied));
+        let removed = removed.iter().map(|name| entry(wanted, AuditAction::PasswordRemoved).of(name));
+        self.audit.write(&denied.into_iter().chain(removed).collect::<Vec<_>>());
         match errors.first() {
             None => Ok(is_changed),
             Some(error) => Err(format!("{mac} is denied everywhere, but cannot remove its password: {error}")),
@@ -231,6 +264,9 @@ impl LiveAdminData {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.state_problems();
         problems.extend(self.operators.as_ref().and_then(|operators| operators.error()));
+        if !self.state_faults.concern(&self.config.state.join(audit::FILE)) {
+            problems.extend(self.audit.failure());
+        }
         match self.health.dropped() {
             0 => {}
             dropped => problems.push(format!(
@@ -354,6 +390,17 @@ impl LiveAdminData {
             None
         }
     }
+}
+
+/// An entry for the audit log: what was done for `wanted`.
+fn entry(wanted: &ChangeRequest, action: AuditAction) -> AuditEntry {
+    let Author { operator, interface, from, claimed_from } = wanted.by.clone();
+    let by = match interface {
+        Interface::Page => AuditSource::Page,
+        Interface::Api => AuditSource::Api,
+    };
+    let actor = AuditActor { by, who: operator, claimed_user: None, from: Some(from), claimed_from };
+    AuditEntry::new(clock::unix_seconds(clock::now()), action, actor).phone(wanted.mac)
 }
 
 /// Logs that a change waits for another one.

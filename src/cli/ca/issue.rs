@@ -9,12 +9,15 @@ use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
 
 use super::{days, lifetime, name};
+use crate::audit::AuditAction;
 use crate::ca::device::{DeviceCa, DeviceCertificateRequest, SignedCertificate};
 use crate::ca::export;
 use crate::ca::record::IssuedStatus;
+use crate::cli::audit::{entry, record};
 use crate::cli::parameters::{Group, parameter_file};
 use crate::cli::print_line;
 use crate::clock::{self, rfc3339, unix_seconds};
+use crate::config::Config;
 use crate::constituency::MacAddress;
 use crate::state::{self, FolderHandle};
 
@@ -57,7 +60,7 @@ enum IssueFormat {
 }
 
 impl Issue {
-    pub(super) fn run(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(super) fn run(&self, folder: &Path, config: Option<&Config>) -> anyhow::Result<()> {
         let form = self.form();
         ensure!(
             form == IssueFormat::Pkcs12 || self.password_file.is_none(),
@@ -89,6 +92,9 @@ impl Issue {
         }
         ca.add_to_record(&signed)?;
         let serial = &signed.serial;
+        if let Some(config) = config {
+            record(&config.state, &[entry(AuditAction::DeviceCertificateIssued).phone(self.mac).detail(serial)]);
+        }
         for (file, draft) in files.iter().zip(drafts) {
             draft.put(file.file_name().unwrap_or_default()).with_context(|| {
                 format!(

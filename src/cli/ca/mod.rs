@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
+use super::audit::{entry, record};
 use super::print::systemd;
 use super::{ConfigArg, code, print_json, print_line};
+use crate::audit::AuditAction;
 use crate::ca::device::{DeviceCa, RevocationTarget};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
@@ -90,9 +92,9 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     let (folder, config) = place.find(config)?;
     Ok(code(match command {
         Command::Init { name, days, .. } => init(&folder, config.as_ref(), name, lifetime(*days)),
-        Command::Issue(issue) => issue.run(&folder),
+        Command::Issue(issue) => issue.run(&folder, config.as_ref()),
         Command::List { json, .. } => list(&folder, *json),
-        Command::Revoke { which, .. } => revoke(&folder, config.is_none(), which),
+        Command::Revoke { which, .. } => revoke(&folder, config.as_ref(), which),
     }))
 }
 
@@ -116,6 +118,9 @@ fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) 
     let now = clock::now();
     DeviceCa::init(folder, name, lifetime, now)?;
     let ca = DeviceCa::open(folder, now)?;
+    if let Some(config) = config {
+        record(&config.state, &[entry(AuditAction::CaMade).detail(name)]);
+    }
     let bundle = json!(std::path::absolute(ca.bundle())?);
     let (place, end) = (folder.display(), rfc3339(ca.not_after()));
     print_line(&format_args!("made the CA {name:?} in {place}, valid until {end}"));
@@ -166,10 +171,17 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn revoke(folder: &Path, is_elsewhere: bool, which: &RevocationTarget) -> anyhow::Result<()> {
+fn revoke(folder: &Path, config: Option<&Config>, which: &RevocationTarget) -> anyhow::Result<()> {
+    let is_elsewhere = config.is_none();
     let now = clock::now();
     let mut ca = DeviceCa::open(folder, now)?;
     let revoked = ca.revoke(which, now)?;
+    if let Some(config) = config {
+        let certificates = ca.record().certificates();
+        let of_phones = certificates.iter().filter(|it| revoked.contains(&it.serial));
+        let entries = of_phones.map(|it| entry(AuditAction::DeviceCertificateRevoked).phone(it.mac).detail(&it.serial));
+        record(&config.state, &entries.collect::<Vec<_>>());
+    }
     for serial in &revoked {
         print_line(&format_args!("{serial} is revoked"));
     }

@@ -10,8 +10,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use rustix::fs::FileType;
 
+use super::audit::{entry, record};
 use super::{ConfigArg, code, note, print_line, replace_controls, warn};
+use crate::audit::AuditAction;
 use crate::clock::rfc3339;
+use crate::config::Config;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
@@ -56,7 +59,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     Ok(code(match command {
         Command::List(phone) => list(phone, &root),
         Command::Cat(upload) => upload.cat(&root),
-        Command::Remove(upload) => upload.remove(&root),
+        Command::Remove(upload) => upload.remove(&config, &root),
         Command::Move(uploads) => uploads.run(&config, &root),
     }))
 }
@@ -123,12 +126,14 @@ impl ListedUpload {
         }
     }
 
-    fn remove(&self, root: &Path) -> anyhow::Result<()> {
+    fn remove(&self, config: &Config, root: &Path) -> anyhow::Result<()> {
         let found = self.find(root)?;
         let removed = found.folder.remove(&found.name).and_then(|()| found.folder.sync());
         removed.with_context(|| self.cannot("removed", &found))?;
         let Self { name, phone } = self;
         print_line(&format_args!("removed {} of {} from {}", replace_controls(name), phone.mac, found.constituency));
+        let removed = entry(AuditAction::UploadRemoved).of(&found.constituency).phone(phone.mac).detail(name);
+        record(&config.state, &[removed]);
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, ensure};
 use rustix::fs::FileType;
 
+use crate::audit::AuditAction;
+use crate::cli::audit::{entry, record};
 use crate::cli::constituency::folders;
 use crate::cli::{print_line, replace_controls};
 use crate::config::Config;
@@ -63,6 +65,10 @@ impl Move {
         self.remove_empty_folders(root, &files);
         let moved = files.len() - blocked.len() - behind_folders.len() - failed.len();
         print_line(&format_args!("{mac}: {} moved from {from} to {to}", counted(moved, "upload")));
+        if moved > 0 {
+            let detail = format!("{} from {from}", counted(moved, "upload"));
+            record(&config.state, &[entry(AuditAction::UploadsMoved).of(to).phone(*mac).detail(detail)]);
+        }
         let mut problems = Vec::new();
         if !blocked.is_empty() {
             problems.push(format!(
