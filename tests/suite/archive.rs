@@ -144,3 +144,18 @@ fn release_made_twice_has_the_same_bytes() {
         }
     }
 }
+
+#[test]
+fn release_script_reports_wrong_arguments() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".build/packages");
+    for (arguments, code, reported) in [
+        (&["--program", "/absent/provost"][..], 1, "/absent/provost: No such file or directory\n"),
+        (&["--program"], 1, "--program: name a file\n"),
+        (&["--output"], 1, "--output: name a folder\n"),
+        (&["--slow"], 2, "unknown argument: --slow\nMakes the files of a release"),
+    ] {
+        let ended = run(Command::new(&script).args(arguments));
+        assert!(ended.code == code && ended.stderr.contains(reported), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.stdout, "");
+    }
+}
