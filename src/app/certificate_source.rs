@@ -112,7 +112,7 @@ impl ActiveCertificateSource {
 }
 
 impl LoggedProblems {
-    /// What is new at `now`, and how bad it is.
+    /// The changes of state since the last call, each with its level.
     fn changes(&mut self, pairs: &[FilePair], now: i64) -> Vec<(ConditionLevel, String)> {
         let mut changes = Vec::new();
         for pair in pairs {

@@ -44,7 +44,7 @@ pub enum ControlRequest {
         /// The certificate to revoke.
         certificate: Lineage,
     },
-    /// Add the values of a rehearsal's challenge to the zone of the DNS responder.
+    /// Add the values of a dry run's challenge to the zone of the DNS responder.
     AddChallenge { location: RecordLocation, values: Vec<String> },
     /// Remove them.
     RemoveChallenge { location: RecordLocation, values: Vec<String> },
@@ -188,7 +188,7 @@ impl Control {
         }
     }
 
-    /// The access log first: what it has not seen yet, the history does not know of.
+    /// Flushes the access log first, because it feeds the phone history.
     async fn flush(&self) -> ControlReply {
         if self.access.flush().await.is_err() {
             return ControlReply::Failed("the queue of the access log is full".to_owned());

@@ -55,7 +55,7 @@ impl StateFaults {
             return;
         }
         let before = self.current.load_full();
-        let Some(now) = look(config) else { return };
+        let Some(now) = find_faults(config) else { return };
         let end = clock::monotonic();
         *next_check = Some(end + (end.duration_since(start) * 99).min(MAX_INTERVAL));
         if *before == now {
@@ -82,11 +82,11 @@ impl StateFaults {
 /// The faults of the state directory that `config` names.
 #[must_use]
 pub fn state_faults(config: &Config) -> Vec<StateFault> {
-    look(config).unwrap_or_default()
+    find_faults(config).unwrap_or_default()
 }
 
-/// The faults; `None` if too many files are open to see them.
-fn look(config: &Config) -> Option<Vec<StateFault>> {
+/// The faults; `None` if the limit of open files prevents the check.
+fn find_faults(config: &Config) -> Option<Vec<StateFault>> {
     let mut faults = Vec::new();
     let unwritable = state::why_unwritable(&config.state);
     if let Some(error) = &unwritable {
@@ -105,7 +105,7 @@ fn look(config: &Config) -> Option<Vec<StateFault>> {
         }
         Err(error) if is_out_of_descriptors(&error) => return None,
         Err(error) if unwritable.is_none() && error.kind() != io::ErrorKind::NotFound => {
-            faults.extend(folder_fault(&config.state, &error, "nothing can be kept"));
+            faults.extend(folder_fault(&config.state, &error, "nothing can be stored"));
         }
         Err(_) => {}
     }

@@ -28,7 +28,7 @@ const MAX_PERIOD: Duration = Duration::from_secs(10);
 const PINGS_PER_TIMEOUT: u32 = 3;
 /// How much time each ping asks for during a shutdown.
 const DRAIN_EXTENSION: Duration = Duration::from_secs(40);
-/// After how long without a sign of life a thread is late.
+/// After how long without a heartbeat a thread is late.
 const LATE_AFTER: Duration = Duration::from_mins(1);
 /// How many changes of the state may wait.
 const QUEUE: usize = 64;
@@ -41,7 +41,7 @@ pub(super) enum ServiceState {
     Ready,
     /// A reload is running. [`ServiceState::Ready`] ends it.
     Reloading,
-    /// It serves as before for this many seconds, although it is about to stop.
+    /// It still serves as usual for this many seconds (`limits.shutdown_delay_s`), and then shuts down.
     LameDuck(u64),
     Stopping,
 }

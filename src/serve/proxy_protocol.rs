@@ -249,7 +249,7 @@ fn v2_reason(error: &v2::ParseError) -> String {
     }
 }
 
-/// An IPv4-mapped IPv6 address as the IPv4 address that it is, so that the client counts as the same on all ways.
+/// Converts an IPv4-mapped IPv6 address to the IPv4 address, so that limits count the client once.
 fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
 }

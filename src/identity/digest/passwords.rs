@@ -71,6 +71,10 @@ pub struct Passwords {
 }
 
 /// The state of the files at the last refresh.
+///
+/// Not [`WatchedFiles`](crate::files::WatchedFiles), whose debounce is for files that are written in place. These are
+/// always replaced whole, and a replacement may have the inode number of an earlier file. The debounce would take it for
+/// a change in place, and a removed password would be valid for one more check.
 #[derive(Debug, Default)]
 struct StampedPasswords {
     stamps: BTreeMap<ConstituencyName, FileStamp>,

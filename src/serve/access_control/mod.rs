@@ -200,8 +200,7 @@ impl ReadGrant {
 /// `reader`.
 ///
 /// # Errors
-/// Unless `real` lies in a folder that the owner shares, is not hidden, and is no phone's own file, not even the
-/// reader's.
+/// If `real` lies outside of the folders that the owner shares, is hidden, or is a file of one phone, also of `reader`.
 pub fn check_shared(real: &str, reader: Option<MacAddress>, rules: &NameRules<'_>) -> Result<(), Denial> {
     let owner = rules.owning;
     let refused =

@@ -425,14 +425,14 @@ impl State {
         }
     }
 
-    /// Takes out the anonymous connection that goes first: one without a request before one that is idle between two.
+    /// Removes the anonymous connection that is evicted next: one without a request before one that is idle between two.
     fn evict_anonymous(&mut self, now: Instant) -> Option<(Awaited, Victim<oneshot::Sender<Notice>>)> {
         [Awaited::FirstRequest, Awaited::NextRequest]
             .into_iter()
             .find_map(|awaited| Some((awaited, self.pool(awaited).evict(now, false)?)))
     }
 
-    /// Takes out the connection from `prefix` that goes first.
+    /// Removes the connection from `prefix` that is evicted next.
     fn evict_from(&mut self, prefix: Prefix, now: Instant) -> Option<(Awaited, Victim<oneshot::Sender<Notice>>)> {
         [Awaited::Hello, Awaited::FirstRequest, Awaited::NextRequest]
             .into_iter()
