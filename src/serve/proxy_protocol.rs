@@ -154,13 +154,14 @@ fn describe(bytes: &[u8]) -> &'static str {
 /// Parses a line. It is parsed when its end has been read: "The receiver must wait for the CRLF sequence before starting to
 /// decode the addresses".
 fn parse_v1(bytes: &[u8]) -> Result<Parsed, HeaderError> {
-    if !bytes.contains(&b'\n') {
-        let missing = if bytes.last() == Some(&b'\r') { 1 } else { 2 };
-        return if bytes.len() + missing > V1_LIMIT {
-            Err(HeaderError::TooLong)
-        } else {
-            Ok(Parsed::Incomplete(missing))
-        };
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let before_end = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+    let missing = if before_end.last() == Some(&b'\r') { 1 } else { 2 };
+    if before_end.len() + missing > V1_LIMIT {
+        return Err(HeaderError::TooLong);
+    }
+    if end.is_none() {
+        return Ok(Parsed::Incomplete(missing));
     }
     let invalid = |reason: &str| HeaderError::Invalid(reason.to_owned());
     // "The receiver must not tolerate a single CR or LF character to end the line".

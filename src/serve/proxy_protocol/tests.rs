@@ -123,6 +123,7 @@ fn invalid() -> Vec<(Vec<u8>, &'static str)> {
         (v1("PROXY TCP4 \u{fc} 192.0.2.2 5000 443\r\n"), "malformed address"),
         (b"PROXY TCP4 \xff 192.0.2.2 5000 443\r\n".to_vec(), "malformed"),
         (v1(&format!("PROXY UNKNOWN {}\r\n", "f".repeat(V1_LIMIT - 15))), "too long"),
+        (v1(&format!("PROXY UNKNOWN {}\n", "f".repeat(V1_LIMIT - 15))), "too long"),
         (v1(&format!("PROXY {}", "f".repeat(70_000))), "too long"),
         (v2(0x11, 0x11, &IPV4), "its version is 1, not 2"),
         (v2(0x31, 0x11, &IPV4), "its version is 3, not 2"),
@@ -163,7 +164,7 @@ fn invalid_header_is_refused_with_the_reason() {
         let error = receive(bytes).unwrap_err();
         assert!(error.contains(reason), "{}: {error}", bytes.escape_ascii());
     }
-    assert_eq!(all.len(), 46);
+    assert_eq!(all.len(), 47);
 }
 
 #[test]
