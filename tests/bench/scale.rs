@@ -36,6 +36,8 @@ pub const QUICK: ScaleEffort = ScaleEffort { constituencies: &[10, 100], phones:
 const PHONES_EACH: usize = 10;
 /// The first phone of the added lists. The site's own phones have other addresses.
 const FIRST: u64 = 0x0004_f200_0000;
+/// The first phone of those that are allowed. The lists have other addresses.
+const NEW: u64 = 0x0004_f300_0000;
 /// How long a server must be idle before it is measured.
 const IDLE: Duration = Duration::from_millis(500);
 /// Within how much time it must become idle.
@@ -68,7 +70,7 @@ pub async fn measure(site: &Site, effort: ScaleEffort) -> String {
             std::fs::write(folder.join("constituency.json"), policy.to_string()).unwrap();
         }
         made = *count;
-        rows.push(row(site, format!("{count} constituencies"), effort).await);
+        rows.push(row(site, rows.len(), format!("{count} constituencies"), effort).await);
     }
     for number in 0..made {
         std::fs::remove_dir_all(site.path("constituencies").join(format!("c{number}"))).unwrap();
@@ -77,7 +79,7 @@ pub async fn measure(site: &Site, effort: ScaleEffort) -> String {
         let lines: String = macs(0, *count).map(|mac| format!("{mac},a phone\n")).collect();
         let text = format!("mac,note\n{lines}");
         std::fs::write(site.path("constituencies/ote/phones.csv"), text).unwrap();
-        rows.push(row(site, format!("{count} phones in a phones.csv"), effort).await);
+        rows.push(row(site, rows.len(), format!("{count} phones in a phones.csv"), effort).await);
     }
     std::fs::remove_file(site.path("constituencies/ote/phones.csv")).unwrap();
     table(&rows)
@@ -87,7 +89,8 @@ fn macs(first: usize, count: usize) -> impl Iterator<Item = String> {
     (first..first + count).map(|number| format!("{:012x}", FIRST + number as u64))
 }
 
-async fn row(site: &Site, size: String, effort: ScaleEffort) -> Row {
+/// Measures the row with this `number`.
+async fn row(site: &Site, number: usize, size: String, effort: ScaleEffort) -> Row {
     eprint!("{size} ");
     let (server, operators) = Server::start_with_operators(site);
     let pid = server.pid();
@@ -107,7 +110,9 @@ async fn row(site: &Site, size: String, effort: ScaleEffort) -> Row {
     get(operators, "/metrics");
     let metrics = CpuTime::of(pid).since(&before.0);
     let metrics_kib = machine::memory_kib(pid).saturating_sub(before.1);
-    let allow = command(site, &["allow", "00005e00530d", "--constituency", "ote", "--note", &size]);
+    // A phone that no list has yet.
+    let mac = format!("{:012x}", NEW + number as u64);
+    let allow = command(site, &["allow", &mac, "--constituency", "ote", "--note", &size]);
     let phones = command(site, &["phones", "--constituency", "ote", "--refused"]);
     eprintln!("measured");
     Row { size, start, memory_kib, request, metrics, metrics_kib, allow, phones }
