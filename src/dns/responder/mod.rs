@@ -229,7 +229,7 @@ impl Responder {
     /// Finds the zone of the challenge at `challenge_name`, as [`locate`](Self::locate) does, and checks its delegation.
     ///
     /// # Errors
-    /// If no zone is found, or a record of the delegation makes validations fail. Servers that do not answer are no error:
+    /// If no zone is found, or a record of the delegation makes validations fail. Servers that do not answer do not count:
     /// a renewal asks them again.
     pub async fn find_delegation(&self, challenge_name: &str) -> Result<(), DnsError> {
         let location = self.locate(challenge_name).await?;
