@@ -8,6 +8,16 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
+/// Whether `letter` hides, or changes how letters beside it are shown: control characters, bidirectional marks, and invisible
+/// characters. In untrusted text, they could make it read as another.
+#[must_use]
+pub fn is_unseen(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// A count with its noun, in the plural unless it is 1: `1 connection`, `0 constituencies`, `3 lines of the log`.
 #[must_use]
 pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
@@ -172,6 +182,13 @@ mod tests {
             (counted_were(1, "line"), counted_were(3, "line")),
             ("1 line was".to_owned(), "3 lines were".to_owned())
         );
+    }
+
+    #[test]
+    fn letters_that_reorder_or_hide_others_are_unseen() {
+        let hostile = "\u{1b}\u{9b}\u{202e}\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\n\u{200f}";
+        assert_eq!(hostile.chars().filter(|letter| is_unseen(*letter)).count(), 10);
+        assert_eq!("Büro, 事務所, مكتب → \u{1f4de}".chars().find(|letter| is_unseen(*letter)), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::journal::{self, JournalFormat};
 use crate::app::ANNOUNCEMENT;
 use crate::background::{BackgroundThread, LineQueue};
 use crate::serve::access_log::LogFormat;
-use crate::wording::counted_were;
+use crate::wording::{counted_were, is_unseen};
 
 /// About how many bytes of lines may wait to be written.
 const MAX_WAITING: usize = 1 << 20;
@@ -127,10 +127,10 @@ impl<'writer> FormatFields<'writer> for PlainFields {
     }
 }
 
-/// Writes `text` as one line that cannot control a terminal: it may quote a CA, a DNS server or a phone.
+/// Writes `text` as one line that can neither control a terminal nor hide or reorder its letters: it may quote a CA, a DNS server or a phone.
 fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     for character in text.chars() {
-        if character.is_control() {
+        if is_unseen(character) {
             write!(writer, "{}", character.escape_default())?;
         } else {
             writer.write_char(character)?;

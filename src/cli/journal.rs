@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::wording::is_unseen;
+
 /// The journal's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// The send timeout if the journal does not accept an entry.
@@ -80,7 +82,7 @@ impl JournalEntry {
     fn add(&mut self, name: &str, value: &dyn fmt::Display) {
         let name = if name == "message" { MESSAGE.to_owned() } else { name.to_ascii_uppercase() };
         // A line break would end the field.
-        let value = value.to_string().replace(char::is_control, " ");
+        let value = value.to_string().replace(is_unseen, " ");
         // Writing to a string does not fail.
         let _ = writeln!(self.0, "{}={value}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
     }

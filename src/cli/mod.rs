@@ -16,6 +16,7 @@ use crate::config::{CONFIG_FILE, Config};
 use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Registry, ServerDenials};
+use crate::wording::is_unseen;
 
 mod audit;
 pub mod boot_table;
@@ -210,24 +211,26 @@ fn print_foreign(line: &dyn Display) {
     print_line(&replace_controls(&line.to_string()));
 }
 
-/// Replaces control characters in foreign text: file names, notes, and messages of CAs and name servers.
+/// Replaces control characters and invisible ones in foreign text: file names, notes, and messages of CAs and name servers.
 fn replace_controls(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(is_unseen, "\u{fffd}")
 }
 
-/// Prints JSON on one line. JSON escapes only what is below U+0020; this also escapes the other control characters.
+/// Prints JSON on one line. JSON escapes only what is below U+0020; this also escapes the other control characters, and
+/// invisible ones.
 fn print_json(json: &Value) {
     print_line(&escaped_json(&json.to_string()));
 }
 
 fn escaped_json(json: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\n' { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let escaped = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+    let escape = |c: char| if is_unseen(c) && c != '\n' { escaped(c) } else { c.to_string() };
     json.chars().map(escape).collect()
 }
 
-/// Text of several lines, with other control characters replaced.
+/// Text of several lines, with other control characters and invisible ones replaced.
 fn lines(text: &dyn Display) -> String {
-    text.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    text.to_string().replace(|c: char| is_unseen(c) && c != '\n', "\u{fffd}")
 }
 
 /// Prints an error to standard error.

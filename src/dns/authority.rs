@@ -126,7 +126,7 @@ fn has_cname_ring(answer: &Message, name: &Name) -> bool {
 }
 
 /// What an answer about `asked` says. As a resolver, accepts only what is authoritative or leads towards the name.
-fn judge(answer: Message, asked: &Name) -> Result<Reply, String> {
+pub(super) fn judge(answer: Message, asked: &Name) -> Result<Reply, String> {
     match answer.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain if answer.authoritative => Ok(Reply::Authoritative(answer)),
         // BIND answers so to a ring, and shows it.

@@ -48,8 +48,8 @@ pub enum DnsError {
     NotVisible { name: String, waited_s: u64, lagging: Vec<String> },
     #[error("{}", causes(&format!("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}", .lagging.join("; ")), &lagging_causes(.name)))]
     NotGone { name: String, waited_s: u64, lagging: Vec<String> },
-    #[error("the name servers of {parent} do not lead {name} to the DNS responder; publish there: {records}")]
-    NotDelegated { name: String, parent: String, records: String },
+    #[error("{problem}")]
+    NotDelegated { problem: String },
     #[error(
         "the zone {zone} is delegated to {}, not to this server: change its NS record to {own}., or name this server's public \
          addresses in \"dns\".\"responder\".\"addresses\"", .servers.join(", ")

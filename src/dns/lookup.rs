@@ -55,7 +55,8 @@ struct Delegation {
 #[derive(Debug)]
 pub(super) enum Lead {
     /// `servers`, which are those of `zone`, answer about the name.
-    Answer { zone: Name, servers: Vec<Authority>, message: Message },
+    /// `delegation` is the last one on the way.
+    Answer { zone: Name, servers: Vec<Authority>, message: Message, delegation: Option<ParentReferral> },
     /// A zone above delegates the zone that holds the name. Its servers were not asked, or do not answer.
     Delegation(ParentReferral),
 }
@@ -126,8 +127,9 @@ impl Lookup {
                     match self.descend(Some(delegation), servers, name, kind, secret).await {
                         Ok(answered) if enough(&answered.message) => return Ok(answered),
                         Ok(_) => {}
-                        Err(reasons) => {
-                            silent = Some(DnsError::AuthoritiesSilent { zone: name::text(&start), silent: reasons });
+                        Err((zone, reasons)) => {
+                            let zone = name::text(&zone.unwrap_or(start));
+                            silent = Some(DnsError::AuthoritiesSilent { zone, silent: reasons });
                         }
                     }
                 }
@@ -142,8 +144,8 @@ impl Lookup {
         Err(silent.or(unresolved).unwrap_or_else(|| DnsError::NoZone { name: name::text(name) }))
     }
 
-    /// Follows delegations from `servers` to an authoritative answer. Fails with the reasons of the servers at which it
-    /// ends.
+    /// Follows delegations from `servers` to an authoritative answer. Fails with the zone at which it ends, if a delegation
+    /// names it, and the reasons of its servers.
     async fn descend(
         &self,
         mut delegation: Option<Delegation>,
@@ -151,16 +153,17 @@ impl Lookup {
         name: &Name,
         kind: RecordType,
         secret: &Name,
-    ) -> Result<Answered, Vec<String>> {
+    ) -> Result<Answered, (Option<Name>, Vec<String>)> {
         loop {
-            let (server, reply) = first_reply(&servers, name, kind).await?;
+            let end = || delegation.as_ref().map(|it| it.zone.clone());
+            let (server, reply) = first_reply(&servers, name, kind).await.map_err(|reasons| (end(), reasons))?;
             let (zone, message) = match reply {
                 Reply::Authoritative(message) => return Ok(Answered { message, server, servers, delegation }),
                 Reply::Referral { zone, message } => (zone, message),
             };
             let is_progress = delegation.as_ref().is_none_or(|above| above.zone.num_labels() < zone.num_labels());
             if !is_progress {
-                return Err(vec![format!("{}: it delegates {} again", server.label, name::text(&zone))]);
+                return Err((end(), vec![format!("{}: it delegates {} again", server.label, name::text(&zone))]));
             }
             let servers_of_zone = name_servers(&message.authorities, &zone);
             servers = self.at(&servers_of_zone, &[&message], secret).await;
@@ -207,7 +210,9 @@ impl Lookup {
         let mut last: Option<ParentReferral> = None;
         loop {
             let (below, message) = match (first_reply(&servers, name, RecordType::NS).await, last) {
-                (Ok((_, Reply::Authoritative(message))), _) => return Ok(Lead::Answer { zone, servers, message }),
+                (Ok((_, Reply::Authoritative(message))), delegation) => {
+                    return Ok(Lead::Answer { zone, servers, message, delegation });
+                }
                 (Ok((_, Reply::Referral { zone: below, message })), _) if below.num_labels() > zone.num_labels() => {
                     (below, message)
                 }

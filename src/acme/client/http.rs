@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{DATE, HOST, LINK, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
@@ -144,7 +144,14 @@ impl AcmeHttp {
         let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         let mut answer = std::pin::pin!(async move {
             let (parts, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
-            Ok::<_, BoxError>((parts, Limited::new(body, MAX_BODY).collect().await?.to_bytes()))
+            let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
+                if !error.is::<LengthLimitError>() {
+                    return error;
+                }
+                let text = "its answer is longer than the answers of ACME";
+                format!("{text} ({MAX_BODY} bytes); check that the \"directory\" is the URL of an ACME CA").into()
+            })?;
+            Ok::<_, BoxError>((parts, body.to_bytes()))
         });
         tokio::select! {
             answer = &mut answer => answer,

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use maud::{Escaper, Markup, Render, html};
 
 use crate::admin::snapshot::Overview;
+use crate::wording::is_unseen;
 
 /// An untrusted text: escaped, without control characters and bidirectional marks. Also valid in attributes.
 #[derive(Debug, Clone, Copy)]
@@ -26,16 +27,9 @@ impl Foreign<'_> {
 fn harmless(letter: char) -> char {
     match letter {
         '\t' | '\n' | '\r' => ' ',
-        letter if letter.is_control() || is_unseen(letter) => '\u{fffd}',
+        letter if is_unseen(letter) => '\u{fffd}',
         letter => letter,
     }
-}
-
-/// Invisible characters that change how text is shown: bidirectional marks, and those that join or hide letters.
-fn is_unseen(letter: char) -> bool {
-    matches!(letter,
-        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// An untrusted text as an element that isolates its direction (`bdi`).

@@ -22,7 +22,7 @@ const UNKNOWN_ADDRESS: &str = "A ADDRESS";
 const DNS_PORT: u16 = 53;
 /// Networks that the internet does not route, and what their addresses are.
 const NOT_PUBLIC: [(&str, &str); 16] = [
-    ("0.0.0.0/8", "is an unspecified address"),
+    ("0.0.0.0/8", "is an address of \"this network\" (RFC 1122)"),
     ("10.0.0.0/8", PRIVATE),
     ("172.16.0.0/12", PRIVATE),
     ("192.168.0.0/16", PRIVATE),
@@ -110,9 +110,13 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
                 [format!("{zone}. NS {server}.")],
             );
             for listen in dns.responder.listen.iter().filter(|listen| listen.port() != DNS_PORT) {
+                let remedy = match listen.port() {
+                    // The system chooses a port at each start.
+                    0 => format!("listen on port {DNS_PORT}."),
+                    _ => format!("listen on port {DNS_PORT}, or forward port {DNS_PORT} (UDP and TCP) to it."),
+                };
                 records.comment(&format!(
-                    "Warning: the responder listens on {listen}, and resolvers ask port {DNS_PORT}; listen on port {DNS_PORT}, \
-                     or forward that port (UDP and TCP) to it."
+                    "Warning: the responder listens on {listen}, and resolvers ask port {DNS_PORT}; {remedy}"
                 ));
             }
             let is_covered = server.strip_suffix(domain.as_str()).and_then(|it| it.strip_suffix('.'));

@@ -4,11 +4,13 @@
 //! No question about the name itself, or about a name beside it, goes through a resolver: it would cache that the name does
 //! not exist, and the CA may use the same one. See [`lookup`](crate::dns::lookup).
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::{Name, RData, RecordType};
 
+use super::remedy::AddressSource;
 use crate::dns::authority::{Authority, Reply, first_reply};
 use crate::dns::failure::DnsError;
 use crate::dns::locate::own_cname;
@@ -38,11 +40,32 @@ pub(super) struct Delegation {
     message: Message,
 }
 
+/// What tells this server and its zone from others.
+#[derive(Debug)]
+pub(super) struct ThisServer {
+    /// The zone that it serves. Its servers are not asked about the way to it, because they are us.
+    pub(super) apex: Name,
+    /// The domain of the site, which has phones.
+    pub(super) domain: Name,
+    /// The name that an NS record should have.
+    pub(super) name: Name,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl ThisServer {
+    /// Whether the delegation names this server, or one of its `servers` has an address of it.
+    fn is_in(&self, delegation: &ParentReferral, servers: &[Authority]) -> bool {
+        let mut addresses = servers.iter().filter_map(|server| server.address.as_ref().ok());
+        name_servers(&delegation.message.authorities, &delegation.zone).contains(&self.name)
+            || addresses.any(|address| self.addresses.contains(&address.ip()))
+    }
+}
+
 /// A name server of the delegated zone.
 #[derive(Debug)]
 pub(super) struct NameServer {
     /// By the parent's glue, and by the zone that holds the server's name.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: BTreeMap<IpAddr, AddressSource>,
     pub(super) is_alias: bool,
     /// Why no server says which addresses it has.
     pub(super) error: Option<DnsError>,
@@ -71,6 +94,12 @@ impl DelegationProblem {
 }
 
 impl Delegation {
+    fn by(delegation: ParentReferral, name: Name, via: Vec<Name>) -> Self {
+        let ParentReferral { parent, parent_servers, zone, message } = delegation;
+        let servers = name_servers(&message.authorities, &zone);
+        Self { name, via, parent, parent_servers, zone: Some(zone), servers, message }
+    }
+
     /// The delegation of `zone` to `server`, where the parent's servers do not say another.
     pub(super) fn assumed(challenge: Name, zone: Name, server: Name) -> Self {
         Self {
@@ -84,6 +113,19 @@ impl Delegation {
         }
     }
 
+    /// The challenge's name.
+    pub(super) fn challenge(&self) -> &Name {
+        self.via.first().unwrap_or(&self.name)
+    }
+
+    /// The zone that an NS record of the parent can delegate so that it holds the name, and not `domain`: the one above the
+    /// name if there is one below the parent, else the name itself.
+    pub(super) fn delegable(&self, domain: &Name) -> Option<Name> {
+        let is_free = |zone: &Name| self.parent.zone_of(zone) && *zone != self.parent && !zone.zone_of(domain);
+        let is_registered = self.parent.num_labels() > 0;
+        [self.name.base_name(), self.name.clone()].into_iter().find(is_free).filter(|_| is_registered)
+    }
+
     /// Whether the parent has DS records for the delegated zone.
     pub(super) async fn has_ds_records(&self) -> bool {
         let Some(zone) = &self.zone else { return false };
@@ -95,7 +137,9 @@ impl Delegation {
     /// Finds the addresses of `server`, as a CA's resolver does. The resolvers, whose answers may be old, are asked only if no
     /// authoritative server answers, and for the target of an alias.
     pub(super) async fn name_server(&self, lookup: &Lookup, server: &Name) -> NameServer {
-        let mut addresses: Vec<IpAddr> = glue(&self.message, server).iter().map(SocketAddr::ip).collect();
+        let glue = glue(&self.message, server);
+        let mut addresses: BTreeMap<IpAddr, AddressSource> =
+            glue.iter().map(|address| (address.ip(), AddressSource::Glue)).collect();
         let (mut is_alias, mut error) = (false, None);
         let ask = |kind| lookup.ask(server, kind, server, |_: &Message| true);
         let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
@@ -105,7 +149,7 @@ impl Delegation {
                     let own = answered.message.answers.iter().filter(|record| record.name == *server);
                     for record in own {
                         is_alias |= matches!(record.data, RData::CNAME(_));
-                        addresses.extend(record.data.ip_addr());
+                        addresses.extend(record.data.ip_addr().map(|ip| (ip, AddressSource::Zone)));
                     }
                 }
                 Err(failure) => error = Some(failure),
@@ -114,14 +158,15 @@ impl Delegation {
         if is_alias || error.is_some() {
             match lookup.resolver().addresses(server).await {
                 Ok(found) => {
-                    addresses.extend(found);
+                    let source = if is_alias { AddressSource::Alias } else { AddressSource::Zone };
+                    for address in found {
+                        addresses.entry(address).or_insert(source);
+                    }
                     error = None;
                 }
                 Err(failure) => error = Some(failure),
             }
         }
-        addresses.sort();
-        addresses.dedup();
         NameServer { addresses, is_alias, error }
     }
 
@@ -167,24 +212,34 @@ impl Delegation {
     }
 }
 
-/// Follows `challenge` to the zone that holds its records. The servers of `own`, the zone that we serve, are not asked,
-/// because they are us. The zone is never one that holds `domain`, which has phones.
-pub(super) async fn find(lookup: &Lookup, challenge: &Name, own: &Name, domain: &Name) -> Result<Delegation, DnsError> {
+/// Follows `challenge` to the zone that holds its records. The zone is never one that holds the domain of `this` server.
+pub(super) async fn find(lookup: &Lookup, challenge: &Name, this: &ThisServer) -> Result<Delegation, DnsError> {
+    let ThisServer { apex, domain, .. } = this;
     let mut name = challenge.clone();
     let mut via = Vec::new();
     loop {
-        let lead = lookup.lead(&name, |zone| own.zone_of(zone) || *zone == name, |zone| !zone.zone_of(domain)).await?;
-        let (zone, parent_servers, message) = match lead {
-            Lead::Delegation(ParentReferral { parent, parent_servers, zone, message }) => {
-                let servers = name_servers(&message.authorities, &zone);
-                return Ok(Delegation { name, via, parent, parent_servers, zone: Some(zone), servers, message });
+        let lead = lookup.lead(&name, |zone| apex.zone_of(zone) || *zone == name, |zone| !zone.zone_of(domain)).await;
+        let (zone, parent_servers, message, delegation) = match lead {
+            Ok(Lead::Delegation(delegation)) => return Ok(Delegation::by(delegation, name, via)),
+            Ok(Lead::Answer { zone, servers, message, delegation }) => (zone, servers, message, delegation),
+            // A CNAME record leads out of every zone.
+            Err(DnsError::NoZone { .. }) if !via.is_empty() && !apex.zone_of(&name) => {
+                (Name::root(), Vec::new(), Message::query(), None)
             }
-            Lead::Answer { zone, servers, message } => (zone, servers, message),
+            Err(error) => return Err(error),
         };
         let Some(target) = own_cname(&message, &parent_servers, &name).await? else {
-            let parent = soa_owner(&message, &name).filter(|parent| *parent != name).unwrap_or(zone);
             // A server that holds the delegated zone too gives that zone's own records.
             let servers = name_servers(&message.answers, &name);
+            // Beside this server, a wrong one may be named, which denies the name.
+            if servers.is_empty()
+                && let Some(delegation) = delegation
+                && !delegation.zone.zone_of(domain)
+                && this.is_in(&delegation, &parent_servers)
+            {
+                return Ok(Delegation::by(delegation, name, via));
+            }
+            let parent = soa_owner(&message, &name).filter(|parent| *parent != name).unwrap_or(zone);
             let zone = (!servers.is_empty()).then(|| name.clone());
             return Ok(Delegation { name, via, parent, parent_servers, zone, servers, message });
         };

@@ -13,6 +13,7 @@ mod memory;
 mod proof;
 mod query_counts;
 mod rate_limit;
+mod remedy;
 mod server;
 mod settings;
 mod zone;
@@ -178,8 +179,9 @@ impl Responder {
             return Ok(self.location(&challenge, Vec::new()));
         }
         let lookup = Lookup::new(&self.settings.resolvers, None)?;
-        let domain = name::parse(&self.domain).map_err(DnsError::Setting)?;
-        let found = match delegation::find(&lookup, &challenge, &apex, &domain).await {
+        let inspection = self.inspection();
+        let this = inspection.this_server().map_err(DnsError::Setting)?;
+        let found = match delegation::find(&lookup, &challenge, &this).await {
             Ok(found) => found,
             Err(error) if !error.needs_human() && self.is_known(&challenge) => {
                 tracing::warn!("{error}; going on with the zone {}, as before", name::text(&apex));
@@ -188,16 +190,14 @@ impl Responder {
             Err(error) => return Err(error),
         };
         let via: Vec<String> = found.via.iter().map(name::text).collect();
-        let Some(zone) = &found.zone else {
-            if let Some(doubled) = found.doubled_record().await {
-                return Err(DnsError::WrongDelegation { problems: vec![doubled.to_string()] });
-            }
-            let records = self.records_for(&found.name);
-            let (name, parent) = (name::text(&found.name), name::text(&found.parent));
-            return Err(DnsError::NotDelegated { name, parent, records });
-        };
+        if let Some(problem) = inspection.lead_problem(&found).await {
+            return Err(DnsError::NotDelegated { problem: problem.to_string() });
+        }
         // Only the domain's own challenge decides which zone we serve: exact names lead into that one.
-        if self.settings.zone.is_none() && challenge_name == self::challenge_name(&self.domain) {
+        if self.settings.zone.is_none()
+            && challenge_name == self::challenge_name(&self.domain)
+            && let Some(zone) = &found.zone
+        {
             self.check_delegated(lookup.resolver(), zone, &found).await?;
             self.move_to(zone);
         }
@@ -322,17 +322,7 @@ impl Responder {
         if apex.zone_of(owner) {
             return Ok(());
         }
-        if via.is_empty() {
-            let records = self.records_for(owner);
-            let parent = name::text(&owner.base_name());
-            return Err(DnsError::NotDelegated { name: name::text(owner), parent, records });
-        }
         Err(DnsError::OutsideZone { name: name::text(owner), zone: name::text(&apex), via: via.to_vec() })
-    }
-
-    /// The record that leads `challenge` to us, as in a zone file.
-    fn records_for(&self, challenge: &Name) -> String {
-        lead_in(&name::text(challenge), &self.zone(), &self.settings.name_server(&self.domain))
     }
 
     fn change(&self, edit: impl Fn(&mut Zone)) {

@@ -1,9 +1,9 @@
 //! Proves that the delegation of the zone leads to this server: each name server to which the parent delegates is asked, at
 //! each address, for a one-time name, whose value only a server with our key knows.
 //!
-//! A CA's resolver may ask any of them. So an authoritative answer without the proof makes validations fail, whatever the
-//! others answer. A name server that is silent or does not serve the zone is passed over, as resolvers pass over it, if
-//! another one proves to be this server. If none does, a resolver is asked: this machine may not reach its own public
+//! A CA's resolver may ask any of them. So an answer without the proof, NXDOMAIN or no records, makes validations fail,
+//! whatever the others answer. A name server that is silent or refuses is passed over, as resolvers pass over it, if another
+//! one proves to be this server. If none does, a resolver is asked: this machine may not reach its own public
 //! address (NAT).
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,16 +13,17 @@ use hickory_net::proto::op::{Message, ResponseCode};
 use hickory_net::proto::rr::{Name, RData, RecordType};
 use tokio::task::JoinSet;
 
-use super::delegation::{self, Delegation, DelegationProblem, NameServer};
+use super::delegation::{self, Delegation, DelegationProblem, NameServer, ThisServer};
 use super::memory::Memory;
+use super::remedy::{DelegatedServer, Finding, ServerAddress};
 use super::settings::ResponderDns;
 use super::zone::{ProofKey, proof_label};
 use super::{challenge_name, known_zone, lead_in};
-use crate::dns::authority::{Authority, NoReply, Reply};
+use crate::dns::authority::{Reply, judge};
 use crate::dns::failure::DnsError;
 use crate::dns::lookup::{Lookup, mismatch};
 use crate::dns::name;
-use crate::dns::query::mnemonic;
+use crate::dns::query::{NoAnswer, Question, mnemonic};
 use crate::dns::settings::PORT;
 
 /// Where the delegation of the zone leads.
@@ -117,16 +118,6 @@ pub(super) struct Inspection<'a> {
     pub(super) apex: Name,
 }
 
-/// What a name server answers at one of its addresses.
-enum ServerAnswer {
-    Proof,
-    /// An authoritative answer without the proof.
-    Another(ResponseCode),
-    Silent(String),
-    /// It does not serve the zone, or cannot be reached from here at all.
-    Useless(String),
-}
-
 impl Inspection<'_> {
     /// Inspects the delegation of the challenge of `host`. A resolver is asked if no server gives the proof, or if it
     /// `must_see` the proof.
@@ -137,52 +128,116 @@ impl Inspection<'_> {
         }
     }
 
+    /// What tells this server and its zone from others.
+    pub(super) fn this_server(&self) -> Result<ThisServer, String> {
+        let responder = &self.settings.responder;
+        Ok(ThisServer {
+            apex: self.apex.clone(),
+            domain: name::parse(self.domain)?,
+            name: name::parse(&self.settings.name_server(self.domain))?,
+            addresses: responder.listen.iter().map(SocketAddr::ip).chain(responder.public_addresses()).collect(),
+        })
+    }
+
     async fn try_run(&self, host: &str, must_see: bool) -> Result<DelegationReport, DelegationProblem> {
         let failed = |problem: String| DelegationProblem { problem, remedy: None };
         let lookup = Lookup::new(&self.settings.resolvers, None).map_err(|error| failed(error.to_string()))?;
-        let own = name::parse(&self.settings.name_server(self.domain)).map_err(failed)?;
+        let this = self.this_server().map_err(failed)?;
         let challenge = name::parse(&challenge_name(host)).map_err(failed)?;
-        let domain = name::parse(self.domain).map_err(failed)?;
-        let found = match delegation::find(&lookup, &challenge, &self.apex, &domain).await {
+        let found = match delegation::find(&lookup, &challenge, &this).await {
             Ok(found) => found,
             // Where the resolver shows no zones, a configured zone may be right.
             Err(error) if error.needs_human() && !(self.settings.zone.is_some() && is_no_zone(&error)) => {
                 return Err(failed(error.to_string()));
             }
             // The parent's servers may be out of reach from here, and the resolver knows the way.
-            Err(_) => Delegation::assumed(challenge.clone(), self.apex.clone(), own.clone()),
+            Err(_) => Delegation::assumed(challenge, self.apex.clone(), this.name.clone()),
         };
-        let Some(zone) = &found.zone else { return Err(self.not_delegated(&found).await) };
-        if self.settings.zone.is_some() && *zone != self.apex {
-            let problem = format!("{} leads to the zone {}", name::text(&challenge), name::text(zone));
-            let remedy = "correct \"dns\".\"zone\", or leave it out so that the zone is found";
-            return Err(DelegationProblem::new(problem, remedy));
+        if let Some(problem) = self.lead_problem(&found).await {
+            return Err(problem);
         }
+        let Some(zone) = &found.zone else { return Ok(DelegationReport::default()) };
         let mut report = DelegationReport { zone: Some(name::text(zone)), ..DelegationReport::default() };
         if found.has_ds_records().await {
             report.wrong.push(ds_record(zone, &found.parent));
         }
-        self.ask_servers(&lookup, &found, zone, &own, &mut report).await.map_err(failed)?;
+        self.ask_servers(&lookup, &found, zone, &this, &mut report).await.map_err(failed)?;
         if report.wrong.is_empty() && (must_see || report.proven.is_empty()) {
             report.resolver = Some(self.ask_resolver(&lookup, zone).await.map_err(failed)?);
         }
         if report.errors().is_empty() && report.passed_over.is_empty() {
-            report.mismatch = mismatch(zone, &[own], &found.servers);
+            report.mismatch = mismatch(zone, &[this.name], &found.servers);
         }
         Ok(report)
+    }
+
+    /// Why the records lead the challenge into no zone that this server serves. The domain's own challenge decides which zone
+    /// that is, unless the settings name it.
+    pub(super) async fn lead_problem(&self, found: &Delegation) -> Option<DelegationProblem> {
+        let Some(zone) = &found.zone else { return Some(self.not_delegated(found).await) };
+        let is_own = self.is_own_challenge(found);
+        if *zone == self.apex || (is_own && self.settings.zone.is_none()) {
+            return None;
+        }
+        let challenge = name::text(found.challenge());
+        let (text, parent, apex) = (name::text(zone), name::text(&found.parent), name::text(&self.apex));
+        if is_own {
+            let remedy = "correct \"dns\".\"zone\", or leave it out so that the zone is found";
+            return Some(DelegationProblem::new(format!("{challenge} leads to the zone {text}"), remedy));
+        }
+        let lead = lead_in(&challenge, &apex, &self.settings.name_server(self.domain));
+        let remedy = if self.apex.zone_of(zone) {
+            format!("remove the NS records of {text}")
+        } else if !found.via.is_empty() {
+            format!("replace the CNAME record of {challenge} with: {lead}")
+        } else if *zone == found.name {
+            format!("replace the NS records of {challenge} at the parent zone {parent} with: {lead}")
+        } else {
+            format!("publish in the zone {text}: {lead}")
+        };
+        let problem = format!("{challenge} leads to the zone {text}, and this server serves only the zone {apex}");
+        Some(DelegationProblem::new(problem, remedy))
+    }
+
+    fn is_own_challenge(&self, found: &Delegation) -> bool {
+        name::text(found.challenge()) == challenge_name(self.domain).to_ascii_lowercase()
     }
 
     async fn not_delegated(&self, found: &Delegation) -> DelegationProblem {
         if let Some(problem) = found.doubled_record().await {
             return problem;
         }
-        let lead = lead_in(&name::text(&found.name), &name::text(&self.apex), &self.settings.name_server(self.domain));
+        let own = self.settings.name_server(self.domain);
+        let (text, parent, apex) = (name::text(&found.name), name::text(&found.parent), name::text(&self.apex));
+        let challenge = name::text(found.challenge());
+        let Some(owner) = found.via.last() else {
+            let problem = format!(
+                "the name servers of {parent} do not lead {challenge} to the DNS responder: they have no NS record for it, and \
+                 no CNAME record"
+            );
+            let lead = lead_in(&challenge, &apex, &own);
+            return DelegationProblem::new(problem, format!("publish in the zone {parent}: {lead}"));
+        };
         let problem = format!(
-            "{} is not delegated: the name servers of {} have no NS record for it, and no CNAME record",
-            name::text(&found.name),
-            name::text(&found.parent)
+            "the CNAME record of {} leads to {text}, and the name servers of {parent} do not lead {text} to the DNS responder: \
+             they have no NS record for it, and no CNAME record",
+            name::text(owner)
         );
-        DelegationProblem::new(problem, format!("publish at the registrar: {lead}"))
+        // A record at the target itself can only be an NS record: a CNAME record would lead on, or back.
+        let remedy = if self.settings.zone.is_some() || !self.is_own_challenge(found) {
+            if self.apex.zone_of(&found.name) {
+                format!("publish in the zone {parent}: {apex}. NS {own}.")
+            } else {
+                format!("replace the CNAME record of {challenge} with: {}", lead_in(&challenge, &apex, &own))
+            }
+        } else {
+            let replace = format!("replace the CNAME record of {challenge} with: {challenge}. NS {own}.");
+            match name::parse(self.domain).ok().and_then(|domain| found.delegable(&domain)) {
+                Some(zone) => format!("publish in the zone {parent}: {}. NS {own}.; or {replace}", name::text(&zone)),
+                None => replace,
+            }
+        };
+        DelegationProblem::new(problem, remedy)
     }
 
     /// Asks each name server of the delegation, at each of its addresses.
@@ -191,122 +246,89 @@ impl Inspection<'_> {
         lookup: &Lookup,
         found: &Delegation,
         zone: &Name,
-        own: &Name,
+        this: &ThisServer,
         report: &mut DelegationReport,
     ) -> Result<(), String> {
+        let mut servers = Vec::new();
+        for server in &found.servers {
+            servers.push((server, found.name_server(lookup, server).await));
+        }
+        let has_address = |server: &NameServer| server.addresses.keys().any(|ip| this.addresses.contains(ip));
+        let is_this_server: Vec<bool> =
+            servers.iter().map(|(name, server)| **name == this.name || has_address(server)).collect();
+        let is_reached = servers.iter().any(|(_, server)| has_address(server));
+        let own_addresses = self.settings.responder.public_addresses();
+        let texts = [zone, &found.parent, &this.name].map(name::text);
+        let [zone_text, parent, own_name] = texts.each_ref().map(String::as_str);
         let mut queries = JoinSet::new();
-        for (index, server) in found.servers.iter().enumerate() {
-            let NameServer { addresses, is_alias, error } = found.name_server(lookup, server).await;
-            if is_alias {
-                report.aliases.push(self.alias(server, zone));
-            }
-            if addresses.is_empty() && !is_alias {
-                let text = name::text(server);
-                report.passed_over.push(match (found.doubled_name_server(server), error) {
+        let names: Vec<String> = servers.iter().map(|(name, _)| name::text(name)).collect();
+        let delegated = |index: usize| DelegatedServer {
+            zone: zone_text,
+            parent,
+            name: &names[index],
+            own_name,
+            own_addresses: &own_addresses,
+            is_this_server: is_this_server[index],
+            has_other: is_this_server.iter().enumerate().any(|(other, is_this)| other != index && *is_this),
+            is_reached,
+        };
+        for (index, (name, server)) in servers.iter().enumerate() {
+            let text = &names[index];
+            if server.is_alias {
+                // "The domain name used as the value of a NS resource record […] must not be an alias." (RFC 2181 §10.3)
+                let problem = format!("{text}, the name server of {zone_text}, is an alias (CNAME)");
+                report.aliases.push(DelegationProblem::new(problem, delegated(index).remedy_for_alias()));
+            } else if server.addresses.is_empty() {
+                report.passed_over.push(match (found.doubled_name_server(name), &server.error) {
                     (Some(doubled), _) => doubled,
                     (None, Some(error)) => DelegationProblem { problem: error.to_string(), remedy: None },
                     (None, None) => {
-                        let problem = format!("{} is delegated to {text}, which has no address", name::text(zone));
-                        DelegationProblem::new(problem, self.publish_addresses(&text))
+                        let problem = format!("{zone_text} is delegated to {text}, which has no address");
+                        DelegationProblem::new(problem, delegated(index).remedy_without_address())
                     }
                 });
             }
-            for address in addresses {
+            for address in server.addresses.keys().copied() {
                 let proof = Proof::new(&self.key, zone)?;
-                queries.spawn(async move { (index, address, is_alias, proof.ask(address).await) });
+                queries.spawn(async move { (index, address, proof.ask(address).await) });
             }
         }
         let mut answers = queries.join_all().await;
-        answers.sort_by_key(|(index, address, _, _)| (*index, *address));
-        for (index, address, is_alias, answer) in answers {
-            let server = &found.servers[index];
-            let is_wrong = matches!(answer, ServerAnswer::Another(_));
-            let problem = match self.problem(zone, &found.parent, server, server == own, address, &answer) {
+        answers.sort_by_key(|(index, address, _)| (*index, *address));
+        for (index, address, finding) in answers {
+            let (name, server) = &servers[index];
+            let Err(finding) = finding else {
                 // A resolver that rejects the alias does not get there.
-                None if is_alias => continue,
-                None => {
-                    report.proven.push(format!("{} ({address})", name::text(server)));
-                    continue;
+                if !server.is_alias {
+                    report.proven.push(format!("{} ({address})", names[index]));
                 }
-                Some(problem) => found.doubled_name_server(server).unwrap_or(problem),
+                continue;
             };
+            let source = server.addresses[&address];
+            let mut same = server.addresses.iter().filter(|(_, it)| **it == source);
+            let at = ServerAddress {
+                address,
+                source,
+                is_ours: this.addresses.contains(&address),
+                is_beside_ours: same.any(|(ip, _)| this.addresses.contains(ip)),
+            };
+            let delegated = delegated(index);
+            let is_refusal = matches!(finding, Finding::WrongAnswer(_) | Finding::Useless(_));
+            let remedy = if at.is_ours && is_refusal && *zone != this.apex {
+                let apex = name::text(&this.apex);
+                format!("this server serves {apex} until a renewal finds this zone: `provost certificate renew --now`")
+            } else {
+                delegated.remedy(&at, &finding)
+            };
+            let problem = DelegationProblem::new(delegated.problem(address, &finding), remedy);
+            let problem = found.doubled_name_server(name).unwrap_or(problem);
+            let is_wrong = matches!(finding, Finding::WrongAnswer(_));
             let list = if is_wrong { &mut report.wrong } else { &mut report.passed_over };
             if !list.contains(&problem) {
                 list.push(problem);
             }
         }
         Ok(())
-    }
-
-    /// What is wrong with the answer of `server` at `address`, if it is not the proof.
-    fn problem(
-        &self,
-        zone: &Name,
-        parent: &Name,
-        server: &Name,
-        is_own: bool,
-        address: IpAddr,
-        answer: &ServerAnswer,
-    ) -> Option<DelegationProblem> {
-        let (zone, server) = (name::text(zone), name::text(server));
-        let is_here = self.settings.responder.public_addresses().contains(&address);
-        let elsewhere = || {
-            let publish = self.publish_addresses(&server);
-            if is_own {
-                format!("correct the address of {server}, {publish}")
-            } else {
-                format!(
-                    "remove this NS record at the parent zone {}, or correct the address of {server}, {publish}",
-                    name::text(parent)
-                )
-            }
-        };
-        Some(match answer {
-            ServerAnswer::Proof => return None,
-            ServerAnswer::Another(code) => DelegationProblem::new(
-                format!(
-                    "another server answers for {zone} at {server} ({address}, port {PORT}): {} without the proof that only \
-                     this server can give",
-                    mnemonic(*code)
-                ),
-                if is_here {
-                    format!(
-                        "stop the other DNS server on {address}: `ss -lnup sport = :{PORT}` shows it; a provost with another \
-                         state directory counts as another server"
-                    )
-                } else {
-                    elsewhere()
-                },
-            ),
-            ServerAnswer::Silent(reason) => DelegationProblem::new(
-                format!("port {PORT} of {server} ({address}) does not answer: {reason}"),
-                if is_here || is_own {
-                    "check that provost runs and listens there (`ss -lnup sport = :53`), and that the firewall allows port \
-                     53, UDP and TCP"
-                        .to_owned()
-                } else {
-                    elsewhere()
-                },
-            ),
-            ServerAnswer::Useless(reason) => {
-                DelegationProblem::new(format!("{server} ({address}) is passed over: {reason}"), elsewhere())
-            }
-        })
-    }
-
-    /// "The domain name used as the value of a NS resource record […] must not be an alias." (RFC 2181 §10.3)
-    fn alias(&self, server: &Name, zone: &Name) -> DelegationProblem {
-        let text = name::text(server);
-        DelegationProblem::new(
-            format!("{text}, the name server of {}, is an alias (CNAME)", name::text(zone)),
-            format!("remove its CNAME record, and {}", self.publish_addresses(&text)),
-        )
-    }
-
-    fn publish_addresses(&self, name: &str) -> String {
-        let addresses = self.settings.responder.public_addresses();
-        let records = addresses.iter().map(|ip| format!("{name}. {} {ip}", if ip.is_ipv4() { "A" } else { "AAAA" }));
-        format!("publish: {}", records.collect::<Vec<_>>().join(" and "))
     }
 
     /// Whether the resolvers lead to this server.
@@ -358,16 +380,32 @@ impl Proof {
     }
 
     /// Asks the name server at `address`.
-    async fn ask(&self, address: IpAddr) -> ServerAnswer {
-        let server = Authority { label: address.to_string(), address: Ok(SocketAddr::new(address, PORT)) };
-        match server.ask(&self.name, RecordType::TXT).await {
-            Ok(Reply::Authoritative(answer)) if self.is_in(&answer) => ServerAnswer::Proof,
-            Ok(Reply::Authoritative(answer)) => ServerAnswer::Another(answer.response_code),
+    async fn ask(&self, address: IpAddr) -> Result<(), Finding> {
+        let question = Question::to_authority(&self.name, RecordType::TXT);
+        match question.ask(SocketAddr::new(address, PORT)).await {
+            Ok(answer) => self.judge(answer),
+            Err(NoAnswer::NoRoute(reason)) => Err(Finding::NoRoute(reason)),
+            Err(NoAnswer::Silent(reason) | NoAnswer::Truncated(reason)) => Err(Finding::Silent(reason)),
+        }
+    }
+
+    fn judge(&self, answer: Message) -> Result<(), Finding> {
+        let code = answer.response_code;
+        let is_proof = self.is_in(&answer);
+        let is_referral = answer.authorities.iter().any(|record| record.record_type() == RecordType::NS);
+        match judge(answer, &self.name) {
+            Ok(Reply::Authoritative(_)) if is_proof => Ok(()),
+            Ok(Reply::Authoritative(_)) => Err(Finding::WrongAnswer(mnemonic(code).into_owned())),
             Ok(Reply::Referral { zone, .. }) => {
-                ServerAnswer::Useless(format!("it delegates {} to other servers", name::text(&zone)))
+                Err(Finding::Useless(format!("it delegates {} to other servers", name::text(&zone))))
             }
-            Err(NoReply::Silent(reason)) => ServerAnswer::Silent(reason),
-            Err(NoReply::Useless(reason)) => ServerAnswer::Useless(reason),
+            // Some resolvers, such as unbound, believe a negative answer without AA.
+            Err(_)
+                if code == ResponseCode::NXDomain || (code == ResponseCode::NoError && !is_proof && !is_referral) =>
+            {
+                Err(Finding::WrongAnswer(format!("{}, not authoritative (no AA),", mnemonic(code))))
+            }
+            Err(reason) => Err(Finding::Useless(reason)),
         }
     }
 
@@ -382,6 +420,8 @@ impl Proof {
 
 #[cfg(test)]
 mod tests {
+    use hickory_net::proto::rr::{Record, rdata};
+
     use super::*;
 
     fn problem(text: &str) -> DelegationProblem {
@@ -396,6 +436,54 @@ mod tests {
         let mut report = DelegationReport { zone: Some("acme.example.com".to_owned()), ..DelegationReport::default() };
         change(&mut report);
         report
+    }
+
+    /// What the proof's server finds in an answer of this code, with AA or without, that this changes.
+    fn judged(
+        code: ResponseCode,
+        is_authoritative: bool,
+        change: impl FnOnce(&mut Message, &Proof),
+    ) -> Result<(), Finding> {
+        let zone = name::parse("acme.example.com").unwrap();
+        let proof = Proof::new(&ProofKey::new(b"key"), &zone).unwrap();
+        let mut answer = Message::query().into_response();
+        answer.metadata.response_code = code;
+        answer.metadata.authoritative = is_authoritative;
+        change(&mut answer, &proof);
+        proof.judge(answer)
+    }
+
+    #[test]
+    fn answer_that_some_resolvers_believe_is_wrong_without_the_proof() {
+        let (no_error, nothing) = (ResponseCode::NoError, ResponseCode::NXDomain);
+        for (code, is_authoritative, said) in [
+            (nothing, true, "NXDOMAIN"),
+            (no_error, true, "NOERROR"),
+            (nothing, false, "NXDOMAIN, not authoritative (no AA),"),
+            (no_error, false, "NOERROR, not authoritative (no AA),"),
+        ] {
+            let found = judged(code, is_authoritative, |_, _| ());
+            assert_eq!(found, Err(Finding::WrongAnswer(said.to_owned())), "{code} {is_authoritative}");
+        }
+        for code in [ResponseCode::Refused, ResponseCode::ServFail, ResponseCode::NotAuth, ResponseCode::YXDomain] {
+            for is_authoritative in [true, false] {
+                let found = judged(code, is_authoritative, |_, _| ());
+                assert_eq!(found, Err(Finding::Useless(format!("it answers {}", mnemonic(code)))));
+            }
+        }
+        for owner in ["acme.example.com", "example.com", "com", "example.net"] {
+            let found = judged(no_error, false, |answer, _| {
+                let server = RData::NS(rdata::NS(name::parse("ns.example.net").unwrap()));
+                answer.authorities.push(Record::from_rdata(name::parse(owner).unwrap(), 60, server));
+            });
+            assert!(matches!(found, Err(Finding::Useless(_))), "{owner}: {found:?}");
+        }
+        let with_proof = |answer: &mut Message, proof: &Proof| {
+            let text = RData::TXT(rdata::TXT::new(vec![proof.value.clone()]));
+            answer.answers.push(Record::from_rdata(proof.name.clone(), 1, text));
+        };
+        assert_eq!(judged(no_error, true, with_proof), Ok(()));
+        assert!(matches!(judged(no_error, false, with_proof), Err(Finding::Useless(_))), "from a cache");
     }
 
     #[test]

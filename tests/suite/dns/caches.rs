@@ -155,7 +155,9 @@ async fn responder_asks_no_resolver_about_a_missing_delegation() {
     let other = Responder::open(settings, "other.example.com", other.path()).unwrap();
     let missing = other.locate("_acme-challenge.other.example.com").await.unwrap_err().to_string();
     assert!(
-        missing.ends_with("publish there: _acme-challenge.other.example.com. NS ns.other.example.com."),
+        missing.ends_with(
+            "(publish in the zone example.com: _acme-challenge.other.example.com. NS ns.other.example.com.)"
+        ),
         "{missing}"
     );
     assert!(CaaRecords::find(&settings.resolvers, None, "ots.phones.example.com").await.is_ok());

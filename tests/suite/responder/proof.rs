@@ -57,16 +57,16 @@ fn one_wrong_name_server_of_two_blocks_the_order() {
     let line = reason_without_a_validation(&site, &server);
     let problem =
         format!("another server answers for {APEX} at old.example.com ({OTHER}, port 53): NXDOMAIN without the proof");
-    let remedy = "remove this NS record at the parent zone example.com, or correct the address of old.example.com";
+    let remedy = format!("remove this NS record at the parent zone example.com: {APEX}. NS old.example.com.");
     assert!(line.contains("the CA is not asked to validate, because that would fail: "), "{line}");
-    assert!(line.contains(&problem) && line.contains(remedy) && line.contains("action required"), "{line}");
+    assert!(line.contains(&problem) && line.contains(&remedy) && line.contains("action required"), "{line}");
     // Not by luck: the resolver may ask the right one.
     for _ in 0..3 {
         let said = live(&site);
         assert!(said.contains(&format!("ns.phones.example.com ({SERVER}): is this server, by the proof")), "{said}");
         let [fault] = faults(&said)[..] else { panic!("{said}") };
         assert!(fault.starts_with(&format!("error: dns: {problem}")), "{said}");
-        assert!(said.contains(remedy), "{said}");
+        assert!(said.contains(&remedy), "{said}");
     }
     drop(above);
     let _above = Above::start(TWO_RECORDS);
@@ -95,6 +95,10 @@ fn silent_name_server_beside_a_proven_one_is_passed_over() {
     assert!(checked.stdout.contains("is delegated to this server"), "{checked:?}");
     let faults = faults(&checked.stdout);
     assert_eq!(faults.len(), 2, "{checked:?}");
+    for name in ["old", "gone"] {
+        let remedy = format!("remove this NS record at the parent zone example.com: {APEX}. NS {name}.example.com.");
+        assert!(faults.iter().any(|fault| fault.contains(&remedy)), "{name}: {checked:?}");
+    }
     assert!(faults.iter().any(|fault| fault.starts_with(&format!("warning: dns: {silent}"))), "{checked:?}");
 }
 
@@ -200,13 +204,15 @@ fn check_live_names_the_cause_of_a_missing_delegation() {
     let cases = [
         (
             wildcard,
-            "_acme-challenge.phones.example.com is not delegated: the name servers of example.com have no NS record",
-            "publish at the registrar: _acme-challenge.phones.example.com. NS ns.phones.example.com.",
+            "the name servers of example.com do not lead _acme-challenge.phones.example.com to the DNS responder: they have no \
+             NS record for it",
+            "publish in the zone example.com: _acme-challenge.phones.example.com. NS ns.phones.example.com.",
         ),
         (
             nowhere,
             "is delegated to ns.elsewhere.example.com, which has no address",
-            "publish: ns.elsewhere.example.com. A 192.0.2.10",
+            "_acme-challenge.phones.example.com. NS ns.elsewhere.example.com. to: _acme-challenge.phones.example.com. NS \
+             ns.phones.example.com.",
         ),
         (
             alias,
@@ -250,6 +256,12 @@ fn check_live_tells_a_closed_port_from_another_server() {
     let said = live(&site);
     assert!(said.contains("another server answers for _acme-challenge.phones.example.com"), "{said}");
     assert!(said.contains("ss -lnup sport = :53"), "{said}");
+    drop(other);
+    let other = BindConfig::new().primary("example.net", "", "").start_at(format!("{SERVER}:53").parse().unwrap());
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    assert!(fault.contains(&format!("({SERVER}) is passed over: it answers REFUSED")), "{said}");
+    assert!(fault.contains(&format!("stop the other DNS server on {SERVER}")) && !fault.contains("publish"), "{said}");
     drop(other);
 }
 
@@ -309,13 +321,156 @@ fn name_server_whose_address_leads_elsewhere_blocks() {
     let server = site.start();
     let line = reason_without_a_validation(&site, &server);
     let cause = format!(
-        "ns.phones.example.com ({REGISTRAR}) is passed over: it delegates {APEX} to other servers (correct the \
-                 address of ns.phones.example.com, publish: ns.phones.example.com. A {SERVER})"
+        "ns.phones.example.com ({REGISTRAR}) is passed over: it delegates {APEX} to other servers ({REGISTRAR} is not an \
+         address of this server by \"listen\" and \"addresses\" of \"dns\".\"responder\": replace the record \
+         ns.phones.example.com. A {REGISTRAR} (or the wildcard record that gives this address) with: ns.phones.example.com. A \
+         {SERVER})"
     );
+    let line = line.replace("\\\"", "\"");
     assert!(line.contains(&format!("because no name server of {APEX} proves to be this server: {cause}")), "{line}");
     let said = live(&site);
     assert_eq!(faults(&said).len(), 1, "{said}");
     assert!(said.contains(&format!("error: dns: ns.phones.example.com ({REGISTRAR}) is passed over")), "{said}");
+}
+
+/// Starts provost below `records`. `serve` and `check --live` name one cause, `problem`, and `remedy`.
+#[track_caller]
+fn names_one_cause(records: &str, problem: &str, remedy: &str) -> (Site, Running) {
+    let above = Above::start(records);
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = reason_without_a_validation(&site, &server).replace("\\\"", "\"");
+    assert!(line.contains(problem) && line.contains(remedy), "{line}");
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    assert!(fault.contains(problem) && fault.contains(remedy), "{said}");
+    drop(above);
+    (site, server)
+}
+
+#[test]
+fn alias_into_no_delegated_zone_needs_an_ns_record() {
+    if !is_inside("responder::proof::alias_into_no_delegated_zone_needs_an_ns_record") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let to = |target: &str| format!("*.phones A {SERVER}\n_acme-challenge.phones CNAME {target}.\n");
+    let leads = |target: &str| format!("the CNAME record of {APEX} leads to {target}, and the name servers of");
+    let replace = format!("replace the CNAME record of {APEX} with: {APEX}. NS ns.phones.example.com.");
+    let delegate =
+        |zone: &str| format!("publish in the zone example.com: {zone}. NS ns.phones.example.com.; or {replace}");
+    let cases = [
+        ("phones.acme.example.com", delegate("acme.example.com")),
+        ("typo.example.com", delegate("typo.example.com")),
+        ("a.b.elsewhere.invalid", replace.clone()),
+    ];
+    for (target, remedy) in cases {
+        let (site, server) = names_one_cause(&to(target), &leads(target), &remedy);
+        if target == "phones.acme.example.com" {
+            let _above = Above::start(&format!("{}acme NS ns.phones.example.com.\n", to(target)));
+            server.says("is delegated to this server now");
+            drop((site, server));
+        }
+    }
+}
+
+#[test]
+fn wrong_name_server_of_a_zone_elsewhere_is_named() {
+    if !is_inside("responder::proof::wrong_name_server_of_a_zone_elsewhere_is_named") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let zone = "$TTL 60\n@ SOA ns1.example.com. hostmaster.example.com. 1 1 1 1 1\n@ NS old.example.com.\n";
+    let other = BindConfig::new().primary_from("acme.example.com", zone, "");
+    let _other = other.start_at(format!("{OTHER}:53").parse().unwrap());
+    let alias = format!("*.phones A {SERVER}\n_acme-challenge.phones CNAME phones.acme.example.com.\n");
+    names_one_cause(
+        &format!("{alias}acme NS ns.phones.example.com.\nacme NS old.example.com.\nold A {OTHER}\n"),
+        &format!("another server answers for acme.example.com at old.example.com ({OTHER}, port 53): NXDOMAIN without"),
+        "remove this NS record at the parent zone example.com: acme.example.com. NS old.example.com.",
+    );
+}
+
+#[test]
+fn foreign_address_is_named_with_the_record_that_has_it() {
+    if !is_inside("responder::proof::foreign_address_is_named_with_the_record_that_has_it") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let closed = format!("{TWO_RECORDS}ns.phones A {OTHER}\n");
+    let above = Above::start(&closed);
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let record =
+        format!("the record ns.phones.example.com. A {OTHER} (or the wildcard record that gives this address)");
+    let remedy = format!(
+        "if {OTHER} is a public address of this server, add it to \"dns\".\"responder\".\"addresses\"; otherwise replace \
+         {record} with: ns.phones.example.com. A {SERVER}"
+    );
+    let problem = format!("port 53 of ns.phones.example.com ({OTHER}) does not answer");
+    let line = reason_without_a_validation(&site, &server).replace("\\\"", "\"");
+    assert!(line.contains(&problem) && line.contains(&remedy), "{line}");
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    assert!(fault.contains(&problem) && fault.contains(&remedy), "{said}");
+    drop((server, site, above));
+    let _other = other_server();
+    let answers =
+        format!("another server answers for {APEX} at ns.phones.example.com ({OTHER}, port 53): NXDOMAIN without");
+    names_one_cause(&format!("{closed}ns.phones A {SERVER}\n"), &answers, &format!("remove {record}"));
+}
+
+#[test]
+fn only_name_server_is_changed_and_not_removed() {
+    if !is_inside("responder::proof::only_name_server_is_changed_and_not_removed") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let _other = other_server();
+    let above =
+        Above::start(&format!("*.phones A {SERVER}\n_acme-challenge.phones NS old.example.com.\nold A {OTHER}\n"));
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    let server = site.start();
+    let line = reason_without_a_validation(&site, &server);
+    assert!(line.contains("change its NS record to ns.phones.example.com."), "{line}");
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    let remedy = format!(
+        "change this NS record at the parent zone example.com: {APEX}. NS old.example.com. to: {APEX}. NS ns.phones.example.com."
+    );
+    assert!(fault.contains(&remedy) && !fault.contains("remove"), "{said}");
+}
+
+#[test]
+fn exact_name_with_an_ns_record_needs_a_cname_record() {
+    if !is_inside("responder::proof::exact_name_with_an_ns_record_needs_a_cname_record") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let exact = format!("ote.phones A {SERVER}\n_acme-challenge.ote.phones NS ns.phones.example.com.\n");
+    let above = Above::start(&format!("{TWO_RECORDS}{exact}"));
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    site.constituency("ote", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+    let server = site.start();
+    let challenge = "_acme-challenge.ote.phones.example.com";
+    let problem = format!("{challenge} leads to the zone {challenge}, and this server serves only the zone {APEX}");
+    let remedy = format!(
+        "replace the NS records of {challenge} at the parent zone example.com with: {challenge}. CNAME ote.{APEX}."
+    );
+    let line = server.says(&problem);
+    assert!(line.contains(&remedy) && line.contains("action required"), "{line}");
+    let said = live(&site);
+    let [fault] = faults(&said)[..] else { panic!("{said}") };
+    assert!(fault.contains(&problem) && fault.contains(&remedy), "{said}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use super::timekeeping::{NtpServer, Offset, Zone};
 use crate::cli::{note, warn};
 use crate::config::Config;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, PhoneStanding, Phones, Registry};
+use crate::wording::is_unseen;
 
 mod dnsmasq;
 mod isc;
@@ -438,11 +439,6 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
 
 /// A note as one short line: line breaks, control characters, direction marks and invisible characters are replaced.
 fn one_line(note: &str) -> String {
-    let is_unseen = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
     let plain = note.trim().replace(is_unseen, "\u{fffd}");
     match plain.char_indices().nth(LONGEST_NOTE) {
         Some((end, _)) => format!("{}…", &plain[..end]),
