@@ -56,7 +56,7 @@ struct Delegation {
 pub(super) enum Lead {
     /// `servers`, which are those of `zone`, answer about the name.
     /// `delegation` is the last one on the way.
-    Answer { zone: Name, servers: Vec<Authority>, message: Message, delegation: Option<ParentReferral> },
+    Answer { zone: Name, servers: Vec<Authority>, message: Message, delegation: Option<Box<ParentReferral>> },
     /// A zone above delegates the zone that holds the name. Its servers were not asked, or do not answer.
     Delegation(ParentReferral),
 }
@@ -211,6 +211,7 @@ impl Lookup {
         loop {
             let (below, message) = match (first_reply(&servers, name, RecordType::NS).await, last) {
                 (Ok((_, Reply::Authoritative(message))), delegation) => {
+                    let delegation = delegation.map(Box::new);
                     return Ok(Lead::Answer { zone, servers, message, delegation });
                 }
                 (Ok((_, Reply::Referral { zone: below, message })), _) if below.num_labels() > zone.num_labels() => {

@@ -237,7 +237,7 @@ pub(super) async fn find(lookup: &Lookup, challenge: &Name, this: &ThisServer) -
                 && !delegation.zone.zone_of(domain)
                 && this.is_in(&delegation, &parent_servers)
             {
-                return Ok(Delegation::by(delegation, name, via));
+                return Ok(Delegation::by(*delegation, name, via));
             }
             let parent = soa_owner(&message, &name).filter(|parent| *parent != name).unwrap_or(zone);
             let zone = (!servers.is_empty()).then(|| name.clone());
