@@ -256,6 +256,8 @@ fn every_route_answers_each_kind_of_operator() {
         ("GET", "/events", json, none, [200, 200, 200, 401]),
         ("GET", "/phones/ote/00005e00530c", json, none, [200, 200, 200, 401]),
         ("GET", "/phones/ote/00005e0053ff", json, none, [404, 404, 404, 401]),
+        ("GET", "/audit", json, none, [200, 200, 200, 401]),
+        ("GET", "/api/audit", json, none, [200, 200, 200, 401]),
         ("GET", "/api/overview", json, none, [200, 200, 200, 401]),
         ("GET", "/api/phones", json, none, [200, 200, 200, 401]),
         ("GET", "/api/phones/ote/00005e00530c", json, none, [200, 200, 200, 401]),
@@ -289,7 +291,7 @@ fn every_route_answers_each_kind_of_operator() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 27 * 4);
+    assert_eq!(seen, 29 * 4);
     let reader = local.with_token(&prometheus);
     let refused = reader.post("/api/deny", &everywhere.parse().unwrap());
     assert_eq!(refused.json()["error"], "operator prometheus is read-only, and cannot change anything");

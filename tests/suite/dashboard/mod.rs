@@ -59,7 +59,7 @@ fn sign_in(browser: &Browser, base: &str) {
     browser.click(".sign-in button");
     eventually("to be signed in", || {
         assert_eq!(browser.texts(".outcome.bad"), Vec::<String>::new());
-        browser.texts("form.sign").contains(&"Sign out".to_owned()).then_some(())
+        browser.texts("form.sign button").contains(&"Sign out".to_owned()).then_some(())
     });
 }
 
