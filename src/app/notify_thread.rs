@@ -96,7 +96,7 @@ impl NotifyThread {
             (look.revision, look.at) = (Some(revision), Some(began));
             look.not_before = Some(clock::monotonic() + clock::monotonic().duration_since(began) * COST_FACTOR);
         }
-        // The shutdown itself is no headline.
+        // The shutdown itself is not a headline.
         if self.is_stopping() {
             return;
         }
