@@ -31,7 +31,7 @@ pub fn resolver(anchors: &[String]) -> Unbound {
     // It wants at least one.
     let unused = format!("unused.test. DS 1 13 2 {}\n", "0".repeat(64));
     std::fs::write(&file, unused + &anchors.join("\n") + "\n").unwrap();
-    Unbound::start(SocketAddr::from(([127, 0, 0, 1], 53)), &ROOT.to_string(), &file)
+    Unbound::start(SocketAddr::from(([127, 0, 0, 1], 53)), &ROOT.to_string(), &file, &[])
 }
 
 /// The delegation of `zone` to `ns1` in it, at `address`.

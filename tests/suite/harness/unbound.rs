@@ -27,8 +27,9 @@ pub fn is_here(test: &str) -> bool {
 
 impl Unbound {
     /// Starts a resolver at `address` that begins at the root server `root`, and trusts the keys in `anchor`. It
-    /// validates, minimizes names strictly, mixes their case, and takes nothing that is not proven.
-    pub fn start(address: SocketAddr, root: &str, anchor: &Path) -> Self {
+    /// validates, minimizes names strictly, mixes their case, and takes nothing that is not proven, unless the `options`,
+    /// lines of its configuration, say else.
+    pub fn start(address: SocketAddr, root: &str, anchor: &Path, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let hints = folder.path().join("hints");
         std::fs::write(&hints, format!(". 3600 NS a.root-servers.net.\na.root-servers.net. 3600 A {root}\n")).unwrap();
@@ -46,12 +47,13 @@ impl Unbound {
             "aggressive-nsec",
         ];
         let yes: String = yes.iter().map(|option| format!("  {option}: yes\n")).collect();
+        let options: String = options.iter().map(|option| format!("  {option}\n")).collect();
         let text = format!(
             "server:\n  interface: {}@{}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{}\"\n  pidfile: \"\"\n  \
              use-syslog: no\n  logfile: \"\"\n  verbosity: 1\n  do-daemonize: no\n  do-ip6: no\n  \
              do-not-query-localhost: no\n  access-control: 127.0.0.0/8 allow\n  access-control: 192.0.2.0/24 allow\n  \
              root-hints: \"{}\"\n  trust-anchor-file: \"{}\"\n  module-config: \"validator iterator\"\n  \
-             log-servfail: yes\n  log-queries: yes\n{yes}remote-control:\n  control-enable: no\n",
+             log-servfail: yes\n  log-queries: yes\n{yes}{options}remote-control:\n  control-enable: no\n",
             address.ip(),
             address.port(),
             folder.path().display(),

@@ -50,6 +50,11 @@ pub fn is_inside(test: &str) -> bool {
 impl Above {
     /// The root, which delegates `example.com`, and the registrar's server with these `records` in that zone.
     pub fn start(records: &str) -> Self {
+        Self::start_with(records, &[])
+    }
+
+    /// The same, with a resolver that has these `options`, lines of its configuration.
+    pub fn start_with(records: &str, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let zone = format!(
             "$TTL 300\n@ SOA ns1.example.com. hostmaster.example.com. 1 3600 600 86400 60\n@ NS ns1.example.com.\n\
@@ -70,7 +75,7 @@ impl Above {
         let keys: String = keys.map(|line| format!("{line}\n")).collect();
         assert!(keys.contains("257"), "{signed_root}");
         std::fs::write(&anchor, keys).unwrap();
-        let resolver = Unbound::start(RESOLVER.parse().unwrap(), ROOT, &anchor);
+        let resolver = Unbound::start(RESOLVER.parse().unwrap(), ROOT, &anchor, options);
         let soa = dig(resolver.address, &["example.com", "SOA", "+dnssec"]);
         assert!(soa.contains(" ad") && soa.contains("RRSIG"), "the parent is not validated: {soa}\n{}", resolver.log());
         Self { _root: root, _registrar: registrar, resolver, _folder: folder }
