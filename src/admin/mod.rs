@@ -18,7 +18,8 @@
 //!   `/sign-out` removes the cookie.
 //! - *Allow* and *Deny*: a form posts `mac`, `constituency` and `note` to `/allow` or `/deny`, and is redirected to
 //!   `/`. A script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
-//!   `{"error": "…"}`. Without `constituency`, the denial is server-wide.
+//!   `{"error": "…"}`. Without `constituency`, the denial is server-wide. With `macs` in place of `mac`, all of them are
+//!   changed or none, and the response names those that changed: `{"changed": true, "macs": ["…"]}`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -61,8 +62,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub struct ChangeRequest {
     pub change: AdminChange,
-    pub mac: MacAddress,
-    /// The new note of the phone, or the reason of the denial. `None` keeps the old note.
+    /// The phones, sorted and without duplicates: all are changed, or none.
+    pub macs: Vec<MacAddress>,
+    /// The new note of the phones, or the reason of the denial. `None` keeps the old notes.
     pub note: Option<String>,
     pub by: Author,
 }
@@ -134,11 +136,11 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
     fn audit(&self, constituency: Option<&ConstituencyName>, count: usize) -> Result<AuditReading, String>;
     /// Whether phones can be served now. Does not block.
     fn readiness(&self) -> Readiness;
-    /// Changes who is served. Returns whether anything changed. May block on a disk.
+    /// Changes who is served. Returns the phones that it changed, sorted. May block on a disk.
     ///
     /// # Errors
     /// Why nothing changed.
-    fn change(&self, wanted: &ChangeRequest) -> Result<bool, String>;
+    fn change(&self, wanted: &ChangeRequest) -> Result<Vec<MacAddress>, String>;
     /// The metrics, with the gauges from `snapshot`. Does not block.
     fn metrics(&self, snapshot: &Snapshot, exposition: Exposition) -> String;
 }

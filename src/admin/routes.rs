@@ -249,19 +249,31 @@ async fn change(
         Route::Form(is_allowed) => {
             let typed = |key: &str| field(body, key).unwrap_or_default();
             let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
-            let posted = ChangeBody { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
+            let posted = ChangeBody {
+                mac: Some(typed("mac")),
+                macs: None,
+                constituency: some("constituency"),
+                note: some("note"),
+            };
             match posted.apply(status, *is_allowed, author(principal, Interface::Page, peer, head)).await {
-                Ok((wanted, _)) => response::redirect(&Flash { change: wanted.change, mac: wanted.mac }.path()),
+                Ok((wanted, _)) => {
+                    let mac = wanted.macs.first().copied().unwrap_or(MacAddress::ZERO);
+                    response::redirect(&Flash { change: wanted.change, mac }.path())
+                }
                 Err((code, reason)) => response::page(code, page::render_failure("Not changed", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
-            let changed = match settings::read_body::<ChangeBody>(body) {
-                Ok(posted) => posted.apply(status, *is_allowed, author(principal, Interface::Api, peer, head)).await,
-                Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
+            let posted = match settings::read_body::<ChangeBody>(body) {
+                Ok(posted) => posted,
+                Err(reason) => return response::problem(StatusCode::BAD_REQUEST, &reason),
             };
-            match changed {
-                Ok((_, is_changed)) => response::json(StatusCode::OK, &json!({ "changed": is_changed })),
+            let is_list = posted.macs.is_some();
+            match posted.apply(status, *is_allowed, author(principal, Interface::Api, peer, head)).await {
+                Ok((_, macs)) if is_list => {
+                    response::json(StatusCode::OK, &json!({ "changed": !macs.is_empty(), "macs": macs }))
+                }
+                Ok((_, macs)) => response::json(StatusCode::OK, &json!({ "changed": !macs.is_empty() })),
                 Err((code, reason)) => response::problem(code, &reason),
             }
         }
@@ -290,28 +302,53 @@ fn field(body: &[u8], key: &str) -> Option<String> {
     form_urlencoded::parse(body).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
 }
 
-/// A request to allow or deny a phone.
+/// A request to allow or deny a phone, or several.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChangeBody {
-    mac: String,
+    mac: Option<String>,
+    macs: Option<Vec<String>>,
     constituency: Option<String>,
     note: Option<String>,
 }
 
 impl ChangeBody {
-    /// Makes the change. Returns whether anything changed. Later snapshots show it.
+    /// The phones, sorted.
+    fn phones(&self) -> Result<Vec<MacAddress>, String> {
+        let texts = match (&self.mac, &self.macs) {
+            (Some(mac), None) => std::slice::from_ref(mac),
+            (None, Some(macs)) if !macs.is_empty() => macs,
+            (None, Some(_)) => return Err("\"macs\" is empty: it lists the phones".to_owned()),
+            (Some(_), Some(_)) => return Err("use one of \"mac\" and \"macs\"".to_owned()),
+            (None, None) => return Err("missing key \"mac\", or \"macs\" for several phones".to_owned()),
+        };
+        let mut macs: Vec<MacAddress> = texts
+            .iter()
+            .map(|text| text.trim().parse())
+            .collect::<Result<_, _>>()
+            .map_err(|error: InvalidMacAddress| error.to_string())?;
+        macs.sort_unstable();
+        if let Some([mac, _]) = macs.windows(2).find(|pair| pair.first() == pair.last()) {
+            return Err(format!("{mac} occurs twice in \"macs\""));
+        }
+        if macs.contains(&MacAddress::ZERO) {
+            return Err("invalid MAC address 000000000000: no phone has it".to_owned());
+        }
+        Ok(macs)
+    }
+
+    /// Makes the change. Returns the phones that it changed. Later snapshots show it.
     async fn apply(
         self,
         status: &AdminServer,
         is_allowed: bool,
         author: Option<Author>,
-    ) -> Result<(ChangeRequest, bool), (StatusCode, String)> {
+    ) -> Result<(ChangeRequest, Vec<MacAddress>), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
         let Some(by) = author else {
             return Err((StatusCode::FORBIDDEN, "a change needs an operator".to_owned()));
         };
-        let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
+        let macs = self.phones().map_err(bad)?;
         let name = self.constituency.map(|name| name.parse()).transpose();
         let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
             (true, Some(name)) => AdminChange::Allow(name),
@@ -323,10 +360,7 @@ impl ChangeBody {
             (false, Some(name)) => AdminChange::Deny(name),
             (false, None) => AdminChange::DenyEverywhere,
         };
-        let wanted = ChangeRequest { change, mac, note: self.note, by };
-        if wanted.mac == MacAddress::ZERO {
-            return Err(bad("invalid MAC address 000000000000: no phone has it".to_owned()));
-        }
+        let wanted = ChangeRequest { change, macs, note: self.note, by };
         if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
             return Err(bad(format!("invalid note: use one line of at most {MAX_NOTE} bytes")));
         }
@@ -334,7 +368,7 @@ impl ChangeBody {
         let changed = tokio::task::spawn_blocking(move || (admin_data.change(&wanted), wanted)).await;
         status.snapshots.outdate().await;
         match changed {
-            Ok((Ok(is_changed), wanted)) => Ok((wanted, is_changed)),
+            Ok((Ok(changed), wanted)) => Ok((wanted, changed)),
             Ok((Err(reason), _)) => Err((StatusCode::CONFLICT, reason)),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

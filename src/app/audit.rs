@@ -16,7 +16,7 @@ use crate::audit::{self, AuditAction, AuditActor, AuditEntry};
 use crate::background::BackgroundThread;
 use crate::clock;
 use crate::constituency::denials::{self, DenialChanges};
-use crate::constituency::{Constituency, ConstituencyName, Listing, MacAddress, Registry};
+use crate::constituency::{Constituency, ConstituencyName, Listing, MacAddress, POLICY_FILE, Registry};
 use crate::wording::counted;
 
 /// How long after the last change of a file a command may still log it.
@@ -42,6 +42,9 @@ impl AuditWriter {
 
     /// Appends `entries`. The changes stay in force if that fails.
     pub(super) fn write(&self, entries: &[AuditEntry]) {
+        if entries.is_empty() {
+            return;
+        }
         match audit::append(&self.state, entries) {
             Ok(()) => self.failure.store(None),
             Err(error) => {
@@ -221,7 +224,7 @@ impl HeldChanges {
         }
         if let Some((_, denied, lifted)) = &self.denials {
             let unexplained = |macs: &BTreeSet<MacAddress>, is_denied| {
-                macs.iter().filter(|mac| !explained.phones.contains(&(None, **mac, is_denied))).count()
+                macs.iter().filter(|mac| !explained.has(None, **mac, is_denied)).count()
             };
             let (denied, lifted) = (unexplained(denied, true), unexplained(lifted, false));
             if denied + lifted > 0 {
@@ -236,7 +239,7 @@ impl HeldChanges {
 #[derive(Debug, Default)]
 struct Explained {
     /// Phones that became known or denied, by constituency. On the whole server: denied, or no longer.
-    phones: BTreeSet<(Option<ConstituencyName>, MacAddress, bool)>,
+    phones: BTreeMap<Option<ConstituencyName>, BTreeSet<(MacAddress, bool)>>,
     /// Constituencies that a command made.
     added: BTreeSet<ConstituencyName>,
     /// Constituencies with any line.
@@ -246,10 +249,9 @@ struct Explained {
 impl Explained {
     /// The lines since `time`, in Unix seconds. Without a readable log, nothing is explained.
     fn read(state: &Path, time: i64) -> Self {
-        let since = clock::rfc3339(time);
-        let is_recent = |entry: &AuditEntry| entry.time >= since && entry.action != AuditAction::FileChanged;
         let mut explained = Self::default();
-        for entry in audit::read_last(state, usize::MAX, &is_recent).unwrap_or_default().entries {
+        let entries = audit::read_since(state, &clock::rfc3339(time)).unwrap_or_default();
+        for entry in entries.into_iter().filter(|entry| entry.action != AuditAction::FileChanged) {
             if let Some(name) = &entry.constituency {
                 explained.touched.insert(name.clone());
                 if entry.action == AuditAction::ConstituencyAdded {
@@ -261,42 +263,59 @@ impl Explained {
                 AuditAction::Allowed | AuditAction::Pinned | AuditAction::Undenied => false,
                 _ => continue,
             };
-            explained.phones.extend(entry.mac.map(|mac| (entry.constituency, mac, is_denied)));
+            let macs = entry.all_macs().map(|mac| (mac, is_denied)).collect::<Vec<_>>();
+            explained.phones.entry(entry.constituency).or_default().extend(macs);
         }
         explained
     }
+
+    /// Whether a line says that `mac` became known or denied in `constituency`, or on the whole server.
+    fn has(&self, constituency: Option<&ConstituencyName>, mac: MacAddress, is_denied: bool) -> bool {
+        let phones = self.phones.get(&constituency.cloned());
+        phones.is_some_and(|phones| phones.contains(&(mac, is_denied)))
+    }
 }
 
-/// What changed in a policy and its lists, in counts; `None` if nothing did, or the log explains all of it.
+/// What changed in a policy and its lists: the files, and counts. `None` if nothing did, or the log explains all of it.
 fn policy_change(before: &Constituency, after: &Constituency, explained: &Explained) -> Option<String> {
     let name = &after.name;
+    let is_explained = |mac: MacAddress| {
+        let is_denied = after.listing(mac).map(|listing| listing == Listing::Denied);
+        is_denied.is_some_and(|is_denied| explained.has(Some(name), mac, is_denied))
+    };
+    let has_new_settings = !before.policy.has_settings_of(&after.policy);
+    let files: Vec<&str> = before
+        .changed_files(after)
+        .into_iter()
+        .filter(|(file, phones)| match phones.as_slice() {
+            _ if *file == POLICY_FILE && has_new_settings => true,
+            // A note or a pin; a command's line explains it.
+            [] => !explained.touched.contains(name),
+            phones => !phones.iter().all(|mac| is_explained(*mac)),
+        })
+        .map(|(file, _)| file)
+        .collect();
+    if files.is_empty() {
+        return None;
+    }
     let (mut added, mut removed, mut denied, mut undenied) = (0, 0, 0, 0);
     let mut count = |mac, was: Option<Listing>, is: Option<Listing>| {
-        let is_denied = is == Some(Listing::Denied);
-        if is.is_some() && explained.phones.contains(&(Some(name.clone()), mac, is_denied)) {
-            return;
+        if was != is && !is_explained(mac) {
+            added += usize::from(is == Some(Listing::Known));
+            denied += usize::from(is == Some(Listing::Denied));
+            removed += usize::from(was == Some(Listing::Known));
+            undenied += usize::from(was == Some(Listing::Denied));
         }
-        added += usize::from(is == Some(Listing::Known));
-        denied += usize::from(is_denied);
-        removed += usize::from(was == Some(Listing::Known));
-        undenied += usize::from(was == Some(Listing::Denied));
     };
-    for mac in after.listed_phones().filter(|mac| before.listing(*mac) != after.listing(*mac)) {
+    for mac in after.listed_phones() {
         count(mac, before.listing(mac), after.listing(mac));
     }
     for mac in before.listed_phones().filter(|mac| after.listing(*mac).is_none()) {
         count(mac, before.listing(mac), None);
     }
-    let has_new_settings = !before.policy.has_settings_of(&after.policy);
-    let has_new_lists = added + removed + denied + undenied > 0;
-    // A note or a pin; a command's line explains it.
-    let has_changed = before.policy != after.policy || before.phone_list() != after.phone_list();
-    let is_other = has_changed && !explained.touched.contains(name);
-    if !has_new_settings && !has_new_lists && !is_other {
-        return None;
-    }
     let settings = if has_new_settings { ", settings changed" } else { "" };
-    Some(format!("{added} added, {removed} removed, {denied} denied, {undenied} undenied{settings}"))
+    let files = files.join(", ");
+    Some(format!("{files}: {added} added, {removed} removed, {denied} denied, {undenied} undenied{settings}"))
 }
 
 #[cfg(test)]
@@ -355,9 +374,10 @@ mod tests {
         let before = registry(&json!({ "phones": { A: "secret place" }, "denied": [C] }), &[]);
         let after = registry(&json!({ "phones": { B: "secret place" }, "denied": [A], "plain_http": true }), &[]);
         let detail = logged(Some(&before), Some(&after), &[]);
-        assert_eq!(detail, ["1 added, 1 removed, 1 denied, 1 undenied, settings changed"]);
+        assert_eq!(detail, ["constituency.json: 1 added, 1 removed, 1 denied, 1 undenied, settings changed"]);
         let files = registry(&json!({ "phones": { A: "" }, "denied": [C] }), &[B]);
-        assert_eq!(logged(Some(&before), Some(&files), &[]), ["1 added, 0 removed, 0 denied, 0 undenied"]);
+        let detail = logged(Some(&before), Some(&files), &[]);
+        assert_eq!(detail, ["constituency.json, <mac>.cfg: 1 added, 0 removed, 0 denied, 0 undenied"]);
         assert_eq!(logged(None, Some(&before), &[]), ["folder added, 1 known phone"]);
         assert_eq!(logged(Some(&before), None, &[]), ["folder removed"]);
         assert_eq!(logged(Some(&before), Some(&before), &[]), [""; 0]);
@@ -371,11 +391,13 @@ mod tests {
         assert_eq!(logged(Some(&before), Some(&allowed), std::slice::from_ref(&line)), [""; 0]);
         // A hand edit at the same time is.
         let both = registry(&json!({ "phones": { A: "", B: "hall", C: "" } }), &[]);
-        assert_eq!(logged(Some(&before), Some(&both), &[line]), ["1 added, 0 removed, 0 denied, 0 undenied"]);
+        let by_hand = "constituency.json: 1 added, 0 removed, 0 denied, 0 undenied";
+        assert_eq!(logged(Some(&before), Some(&both), &[line]), [by_hand]);
         // A new note, by a command and by hand.
         let noted = registry(&json!({ "phones": { A: "kitchen" } }), &[]);
         assert_eq!(logged(Some(&before), Some(&noted), &[command(AuditAction::Allowed, Some(A))]), [""; 0]);
-        assert_eq!(logged(Some(&before), Some(&noted), &[]), ["0 added, 0 removed, 0 denied, 0 undenied"]);
+        let noted = logged(Some(&before), Some(&noted), &[]);
+        assert_eq!(noted, ["constituency.json: 0 added, 0 removed, 0 denied, 0 undenied"]);
         assert_eq!(logged(None, Some(&before), &[command(AuditAction::ConstituencyAdded, None)]), [""; 0]);
     }
 

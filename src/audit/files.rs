@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 10 << 20;
 const KEPT: usize = 5;
 /// The longest line that is read, in bytes. A line of provost is far shorter.
 const MAX_LINE: u64 = 16 << 10;
-/// How much [`read_last`] reads from the end of each file, in bytes.
+/// How much [`read_last`] reads from the end of each file, and [`read_since`] at first, in bytes.
 const TAIL: u64 = 256 << 10;
 
 /// What was read.
@@ -146,6 +146,48 @@ pub fn read_last(state: &Path, count: usize, is_wanted: &dyn Fn(&AuditEntry) -> 
     Ok(reading)
 }
 
+/// The entries since `time`, in RFC 3339. The cost grows with these entries, not with the log.
+///
+/// # Errors
+/// If a file cannot be read. A file that is missing is none.
+pub fn read_since(state: &Path, time: &str) -> io::Result<Vec<AuditEntry>> {
+    let Some(folder) = folder(state)? else { return Ok(Vec::new()) };
+    let mut newest_first = Vec::new();
+    for name in [FILE.to_owned()].into_iter().chain((1..=KEPT).map(rotated)) {
+        let Some(file) = open(&folder, &name)? else { break };
+        let (entries, has_older) = tail_since(&file, time)?;
+        newest_first.push(entries);
+        if has_older {
+            break;
+        }
+    }
+    Ok(newest_first.into_iter().rev().flatten().collect())
+}
+
+/// The entries of `file` since `time`, and whether it has older ones: of a tail that is doubled until it begins with an
+/// older one.
+fn tail_since(mut file: &File, time: &str) -> io::Result<(Vec<AuditEntry>, bool)> {
+    let size = file.metadata()?.len();
+    let mut tail = TAIL;
+    loop {
+        let start = size.saturating_sub(tail);
+        file.seek(SeekFrom::Start(start))?;
+        let mut reader = BufReader::new(file);
+        if start > 0 {
+            // The rest of a line.
+            reader.skip_until(b'\n')?;
+        }
+        let mut entries = Vec::new();
+        read_lines(reader, |entry| entries.push(entry))?;
+        let has_older = entries.first().is_some_and(|first: &AuditEntry| first.time.as_str() < time);
+        if has_older || start == 0 {
+            entries.retain(|entry| entry.time.as_str() >= time);
+            return Ok((entries, has_older));
+        }
+        tail *= 2;
+    }
+}
+
 fn folder(state: &Path) -> io::Result<Option<FolderHandle>> {
     match FolderHandle::open(state) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -264,6 +306,24 @@ mod tests {
         assert!((500..3000).contains(&reading.entries.len()), "{}", reading.entries.len());
         assert_eq!(numbers(&reading).last(), Some(&"9999"));
         assert!(reading.damaged.is_empty());
+    }
+
+    #[test]
+    fn entries_since_a_time_are_read_however_many_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |time, number| AuditEntry { time: crate::clock::rfc3339(time), ..entry(number) };
+        let since = |time| -> Vec<AuditEntry> { read_since(folder.path(), &crate::clock::rfc3339(time)).unwrap() };
+        assert_eq!(since(0), []);
+        let old: Vec<AuditEntry> = (0..3000).map(|number| at(1_795_552_000, number)).collect();
+        let new: Vec<AuditEntry> = (3000..9000).map(|number| at(1_795_552_267, number)).collect();
+        append(folder.path(), &old).unwrap();
+        // Over two files, each longer than a tail.
+        append(folder.path(), &new[..3000]).unwrap();
+        append_within(folder.path(), &new[3000..], 1).unwrap();
+        assert!(folder.path().join(rotated(1)).metadata().unwrap().len() > 2 * TAIL);
+        assert_eq!(since(1_795_552_267), new);
+        assert_eq!(since(1_795_552_000).len(), 9000);
+        assert_eq!(since(1_795_552_268), []);
     }
 
     #[test]

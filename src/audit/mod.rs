@@ -2,7 +2,8 @@
 //!
 //! 1. [`AuditAction`] names every change that provost makes for an operator.
 //! 2. [`AuditEntry`] is one line. It holds no secret: no password, no key, no content of a file.
-//! 3. [`append`] writes lines, and rotates the file. [`read`] reads the lines of all files, [`read_last`] the last ones.
+//! 3. [`append`] writes lines, and rotates the file. [`read`] reads the lines of all files, [`read_last`] the last ones, and
+//!    [`read_since`] those since a time.
 //!
 //! The line is written after the change. A change that cannot be logged stays in force: a lost phone must be denied on a
 //! full disk too. Its author sees the failure.
@@ -15,11 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::wording::counted;
 
-pub use files::{AuditReading, FILE, append, read, read_last};
+pub use files::{AuditReading, FILE, append, read, read_last, read_since};
 
 /// The longest text in an entry, in characters.
 const MAX_TEXT: usize = 200;
+/// The most phones in an entry: a line is read only up to a length.
+const MAX_PHONES: usize = 400;
+/// The most phones that a line for people names.
+const SHOWN_PHONES: usize = 3;
 
 /// A change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +178,9 @@ pub struct AuditEntry {
     pub constituency: Option<ConstituencyName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// The phones, if the change was of several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<MacAddress>,
     /// What else identifies the change, such as a fingerprint, a serial number, or the counts of a changed file.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -182,7 +191,15 @@ impl AuditEntry {
     #[must_use]
     pub fn new(time: i64, action: AuditAction, actor: AuditActor) -> Self {
         let actor = actor.cleaned();
-        Self { time: rfc3339(time), action, actor, constituency: None, mac: None, detail: String::new() }
+        Self {
+            time: rfc3339(time),
+            action,
+            actor,
+            constituency: None,
+            mac: None,
+            macs: Vec::new(),
+            detail: String::new(),
+        }
     }
 
     /// The same, in this constituency.
@@ -199,6 +216,40 @@ impl AuditEntry {
         self
     }
 
+    /// The same for all of `macs`: one entry for up to [`MAX_PHONES`].
+    #[must_use]
+    pub fn phones(self, macs: &[MacAddress]) -> Vec<Self> {
+        if let [mac] = macs {
+            return vec![self.phone(*mac)];
+        }
+        let parts = macs.chunks(MAX_PHONES);
+        let count = parts.len();
+        let entry = |(number, part): (usize, &[MacAddress])| {
+            let entry = Self { macs: part.to_vec(), ..self.clone() };
+            if count > 1 { entry.detail(format_args!("part {} of {count}", number + 1)) } else { entry }
+        };
+        parts.enumerate().map(entry).collect()
+    }
+
+    /// The phones that it is about.
+    pub fn all_macs(&self) -> impl Iterator<Item = MacAddress> {
+        self.mac.iter().chain(&self.macs).copied()
+    }
+
+    /// The phones, for people; `None` if it is about none.
+    #[must_use]
+    pub fn phones_text(&self) -> Option<String> {
+        if self.macs.is_empty() {
+            return self.mac.map(|mac| mac.to_string());
+        }
+        let shown: Vec<String> = self.macs.iter().take(SHOWN_PHONES).map(ToString::to_string).collect();
+        let more = match self.macs.len().saturating_sub(SHOWN_PHONES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("{} ({}{more})", counted(self.macs.len(), "phone"), shown.join(", ")))
+    }
+
     /// The same, with this detail.
     #[must_use]
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
@@ -210,7 +261,7 @@ impl AuditEntry {
 /// The line for people.
 impl fmt::Display for AuditEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { time, action, actor, constituency, mac, detail } = self;
+        let Self { time, action, actor, constituency, mac: _, macs: _, detail } = self;
         let by = match actor.by {
             AuditSource::Page => "page",
             AuditSource::Api => "API",
@@ -218,7 +269,7 @@ impl fmt::Display for AuditEntry {
             AuditSource::File => "file",
         };
         write!(f, "{time} {}", action.words())?;
-        mac.iter().try_for_each(|mac| write!(f, " {mac}"))?;
+        self.phones_text().iter().try_for_each(|phones| write!(f, " {phones}"))?;
         match (constituency, action) {
             (Some(name), AuditAction::ConstituencyAdded) => write!(f, " {name}")?,
             (Some(name), _) => write!(f, " in {name}")?,
@@ -240,4 +291,32 @@ impl fmt::Display for AuditEntry {
 /// A text without control characters, and of bounded length.
 fn harmless(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> AuditEntry {
+        let actor = AuditActor { by: AuditSource::Command, who: "root".to_owned(), ..AuditActor::file() };
+        AuditEntry::new(1_795_552_267, AuditAction::Allowed, actor).of(&"ote".parse().unwrap())
+    }
+
+    fn macs(count: u64) -> Vec<MacAddress> {
+        (0..count).map(|number| "00005e005300".parse::<MacAddress>().unwrap().plus(number)).collect()
+    }
+
+    #[test]
+    fn entry_names_one_phone_or_the_first_of_several() {
+        let shown = |count| entry().phones(&macs(count)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let line = |phones: &str| vec![format!("2026-11-24T20:31:07Z allowed {phones} in ote, by root (command)")];
+        assert_eq!(shown(0), [""; 0]);
+        assert_eq!(shown(1), line("00005e005300"));
+        assert_eq!(shown(2), line("2 phones (00005e005300, 00005e005301)"));
+        assert_eq!(shown(5), line("5 phones (00005e005300, 00005e005301, 00005e005302 and 2 more)"));
+        let parts = entry().phones(&macs(801));
+        let sizes: Vec<usize> = parts.iter().map(|part| part.macs.len()).collect();
+        assert_eq!((sizes, parts[2].detail.as_str()), (vec![400, 400, 1], "part 3 of 3"));
+        assert_eq!(parts.iter().flat_map(AuditEntry::all_macs).collect::<Vec<_>>(), macs(801));
+    }
 }

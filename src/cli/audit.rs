@@ -14,7 +14,7 @@ use super::{ConfigArg, code, escaped_json, note, print_foreign, print_line, repl
 use crate::audit::{self, AuditAction, AuditActor, AuditEntry, AuditSource};
 use crate::clock;
 use crate::config::Config;
-use crate::constituency::ConstituencyName;
+use crate::constituency::{ConstituencyName, MacAddress};
 use crate::files::read_regular;
 
 /// What `provost audit` takes.
@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Only changes in this constituency, and those of the whole server.
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
+    /// Only changes of this phone.
+    #[arg(long, value_name = "MAC")]
+    phone: Option<MacAddress>,
     /// Only changes since then: an age such as 30d or 12h, or a time such as 2026-11-30T08:00:00Z.
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<Since>,
@@ -62,6 +65,7 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
     let since = since.map(|since| clock::rfc3339(since.max(0)));
     let is_wanted = |entry: &AuditEntry| {
         since.as_ref().is_none_or(|since| entry.time >= *since)
+            && args.phone.is_none_or(|phone| entry.all_macs().any(|mac| mac == phone))
             && args.constituency.as_ref().is_none_or(|name| entry.constituency.as_ref().is_none_or(|own| own == name))
     };
     let reading = audit::read(&config.state, &is_wanted)

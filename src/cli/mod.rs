@@ -18,6 +18,7 @@ use crate::constituency::scan::Scanner;
 use crate::constituency::{Registry, ServerDenials};
 use crate::wording::is_unseen;
 
+mod allow_from;
 mod audit;
 pub mod boot_table;
 mod ca;
@@ -35,6 +36,7 @@ mod parameters;
 mod passwords;
 pub mod phone;
 mod phone_log;
+mod phone_set;
 mod phones;
 mod pins;
 mod policy;
@@ -91,11 +93,11 @@ enum Command {
     Phones(phones::Args),
     /// Show the requests of one phone and the responses.
     PhoneLog(phone_log::Args),
-    /// Put a phone on a constituency's list, within a second.
+    /// Put phones on a constituency's list, within a second.
     Allow(policy::AllowArgs),
-    /// Deny a phone on the whole server or in one constituency, within a second.
+    /// Deny phones on the whole server or in one constituency, within a second.
     Deny(policy::DenyArgs),
-    /// Lift the denial of a phone on the whole server.
+    /// Lift the denial of phones on the whole server.
     Undeny(policy::UndenyArgs),
     /// Add, list and remove operators of the status page, and replace their tokens.
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 use anyhow::{Context, ensure};
 
 use super::audit::{entry, record};
+use super::phone_set::print_each;
 use super::print_line;
 use crate::audit::AuditAction;
 use crate::clock;
@@ -38,18 +39,18 @@ fn uses_passwords(config: &Config, constituency: &ConstituencyName) -> Option<bo
     found.map(|found| found.policy.tls.client_auth == ClientAuth::Digest)
 }
 
-/// Whether `mac` has a password; `None` if `client_auth` asks for none.
-pub(super) fn has_one(
+/// Those of `macs` that have no password; none if `client_auth` asks for none.
+pub(super) fn missing_of(
     config: &Config,
     constituency: &ConstituencyName,
-    mac: MacAddress,
+    macs: &[MacAddress],
     client_auth: ClientAuth,
-) -> Result<Option<bool>, PasswordsError> {
+) -> Result<Vec<MacAddress>, PasswordsError> {
     if client_auth != ClientAuth::Digest {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let stored = passwords::stored(&config.state, constituency)?;
-    Ok(Some(stored.phones.contains_key(&mac)))
+    Ok(macs.iter().filter(|mac| !stored.phones.contains_key(mac)).copied().collect())
 }
 
 /// The digest realm of the passwords: the constituency's full name.
@@ -80,12 +81,11 @@ impl NewPassword {
     }
 }
 
-/// Removes the password of a phone.
-pub(super) fn remove_of(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
-    if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
-        print_line(&format_args!("removed the password of {mac} for {constituency}"));
-        record(&config.state, &[entry(AuditAction::PasswordRemoved).of(constituency).phone(mac)]);
-    }
+/// Removes the passwords of phones.
+pub(super) fn remove_of(config: &Config, constituency: &ConstituencyName, macs: &[MacAddress]) -> anyhow::Result<()> {
+    let removed = passwords::remove(&config.state, constituency, macs, &super::waiting)?;
+    print_each(&removed, |mac| format!("removed the password of {mac} for {constituency}"));
+    record(&config.state, &entry(AuditAction::PasswordRemoved).of(constituency).phones(&removed));
     Ok(())
 }
 

@@ -224,48 +224,58 @@ impl DenialsFile {
     }
 }
 
-/// Denies `mac` on the whole server; returns whether that changed anything. An empty note keeps the existing one. If
-/// the lock is held by another command, `notify` gets a message.
+/// Denies `phones` on the whole server, all or none; returns those for which that changed anything, sorted. An empty note
+/// keeps the existing one. If the lock is held by another command, `notify` gets a message.
 ///
 /// # Errors
 /// If this fails. Then nothing is changed.
-pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, notify: &dyn Fn(&str)) -> Result<bool, DenialsError> {
-    mac.check_phone().map_err(|error| DenialsError::Invalid(error.to_string()))?;
-    if denial.note.len() > MAX_NOTE || denial.note.chars().any(char::is_control) {
-        return Err(DenialsError::Invalid(format!("the note must be one line of at most {MAX_NOTE} bytes")));
+pub fn deny(state: &Path, phones: DeniedPhones, notify: &dyn Fn(&str)) -> Result<Vec<MacAddress>, DenialsError> {
+    for (mac, denial) in &phones {
+        mac.check_phone().map_err(|error| DenialsError::Invalid(error.to_string()))?;
+        if denial.note.len() > MAX_NOTE || denial.note.chars().any(char::is_control) {
+            return Err(DenialsError::Invalid(format!("the note must be one line of at most {MAX_NOTE} bytes")));
+        }
     }
     state::private_folder(state).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })?;
-    change(state, notify, |phones| match phones.get(&mac) {
-        Some(before) if denial.note.is_empty() || denial.note == before.note => false,
-        _ => {
-            phones.insert(mac, denial);
-            true
+    let mut denied = Vec::new();
+    change(state, notify, |all| {
+        for (mac, denial) in phones {
+            match all.get(&mac) {
+                Some(before) if denial.note.is_empty() || denial.note == before.note => {}
+                _ => {
+                    all.insert(mac, denial);
+                    denied.push(mac);
+                }
+            }
         }
-    })
+        !denied.is_empty()
+    })?;
+    Ok(denied)
 }
 
-/// Lifts the denial of `mac` and returns it. If the lock is held by another command, `notify` gets a message.
+/// Lifts the denials of `macs`, all or none, and returns them. If the lock is held by another command, `notify` gets a
+/// message.
 ///
 /// # Errors
 /// If this fails. Then nothing is changed.
-pub fn lift(state: &Path, mac: MacAddress, notify: &dyn Fn(&str)) -> Result<Option<ServerDenial>, DenialsError> {
+pub fn lift(state: &Path, macs: &[MacAddress], notify: &dyn Fn(&str)) -> Result<DeniedPhones, DenialsError> {
+    let mut lifted = DeniedPhones::new();
     if read(state)?.is_none() {
-        return Ok(None);
+        return Ok(lifted);
     }
-    let mut lifted = None;
-    change(state, notify, |phones| {
-        lifted = phones.remove(&mac);
-        lifted.is_some()
+    change(state, notify, |all| {
+        lifted.extend(macs.iter().filter_map(|mac| all.remove_entry(mac)));
+        !lifted.is_empty()
     })?;
     Ok(lifted)
 }
 
-/// Applies `change` to the stored denials, and writes them if it returns `true`. Returns the result of `change`.
+/// Applies `change` to the stored denials, and writes them if it returns `true`.
 fn change(
     state: &Path,
     notify: &dyn Fn(&str),
     change: impl FnOnce(&mut DeniedPhones) -> bool,
-) -> Result<bool, DenialsError> {
+) -> Result<(), DenialsError> {
     let folder = folder_of(state)?;
     let path = state.join(FILE);
     // Lock the state directory, not the file, which each change replaces.
@@ -275,13 +285,16 @@ fn change(
         Read::Absent | Read::Same => DeniedPhones::new(),
     };
     if !change(&mut phones) {
-        return Ok(false);
+        return Ok(());
     }
     let unwritable = |source| DenialsError::Unwritable { path: path.clone(), source };
     let mut text = serde_json::to_vec_pretty(&phones).map_err(|error| unwritable(error.into()))?;
     text.push(b'\n');
-    state::write_private(&path, &text).map_err(unwritable)?;
-    Ok(true)
+    // The server would not start with a file that it does not read.
+    policy_file::check_size(&text).map_err(|_| {
+        DenialsError::Invalid(format!("{FILE} would be too large; deny these phones in their constituencies"))
+    })?;
+    state::write_private(&path, &text).map_err(unwritable)
 }
 
 /// The result of reading the file.
@@ -334,6 +347,14 @@ mod tests {
         ServerDenial { by: "alice".to_owned(), at: Some(1_796_076_845), note: note.to_owned() }
     }
 
+    fn deny_one(state: &Path, mac: MacAddress, denial: ServerDenial) -> Result<bool, DenialsError> {
+        Ok(deny(state, DeniedPhones::from([(mac, denial)]), &quiet)? == [mac])
+    }
+
+    fn lift_one(state: &Path) -> Result<Option<ServerDenial>, DenialsError> {
+        Ok(lift(state, &[mac()], &quiet)?.remove(&mac()))
+    }
+
     fn quiet(message: &str) {
         panic!("{message}");
     }
@@ -342,28 +363,48 @@ mod tests {
     fn denial_is_written_updated_and_lifted() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        assert_eq!(lift(&state, mac(), &quiet).unwrap(), None);
+        assert_eq!(lift_one(&state).unwrap(), None);
         assert!(!state.exists(), "lifting makes nothing");
-        assert!(deny(&state, mac(), denial("stolen"), &quiet).unwrap());
+        assert!(deny_one(&state, mac(), denial("stolen")).unwrap());
         let file = state.join(FILE);
         let text = "{\n  \"00005e00530c\": {\n    \"by\": \"alice\",\n    \"at\": \"2026-11-30T22:14:05Z\",\n    \"note\": \"stolen\"\n  }\n}\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let before = FileStamp::of(&file);
         // An equal or empty note does not rewrite the file; another note does.
-        assert!(
-            !deny(&state, mac(), denial("stolen"), &quiet).unwrap()
-                && !deny(&state, mac(), denial(""), &quiet).unwrap()
-        );
+        assert!(!deny_one(&state, mac(), denial("stolen")).unwrap() && !deny_one(&state, mac(), denial("")).unwrap());
         assert_eq!(FileStamp::of(&file), before);
-        assert!(deny(&state, mac(), denial("sold"), &quiet).unwrap());
+        assert!(deny_one(&state, mac(), denial("sold")).unwrap());
         assert_eq!(ServerDenials::read(&state).unwrap().get(mac()), Some(denial("sold")));
-        assert_eq!(lift(&state, mac(), &quiet).unwrap(), Some(denial("sold")));
-        assert_eq!(lift(&state, mac(), &quiet).unwrap(), None);
+        assert_eq!(lift_one(&state).unwrap(), Some(denial("sold")));
+        assert_eq!(lift_one(&state).unwrap(), None);
         for (mac, note) in [("000000000000", ""), ("ffffffffffff", ""), ("00005e00530c", "two\nlines")] {
-            let refused = deny(&state, mac.parse().unwrap(), denial(note), &quiet);
+            let refused = deny_one(&state, mac.parse().unwrap(), denial(note));
             assert!(matches!(refused, Err(DenialsError::Invalid(_))), "{mac} {note:?}");
         }
+    }
+
+    #[test]
+    fn several_phones_are_denied_and_lifted_by_one_write() {
+        let state = tempfile::tempdir().unwrap();
+        let [one, two, three]: [MacAddress; 3] =
+            ["00005e005301", "00005e005302", "00005e005303"].map(|mac| mac.parse().unwrap());
+        assert!(deny_one(state.path(), two, denial("lost")).unwrap());
+        let all = |note: &str| DeniedPhones::from([one, two, three].map(|mac| (mac, denial(note))));
+        assert_eq!(deny(state.path(), all(""), &quiet).unwrap(), [one, three]);
+        assert_eq!(deny(state.path(), all(""), &quiet).unwrap(), []);
+        assert_eq!(ServerDenials::read(state.path()).unwrap().get(two), Some(denial("lost")));
+        let before = FileStamp::of(&state.path().join(FILE));
+        let bad = DeniedPhones::from([(mac(), denial("")), ("ffffffffffff".parse().unwrap(), denial(""))]);
+        assert!(matches!(deny(state.path(), bad, &quiet), Err(DenialsError::Invalid(_))));
+        let many: DeniedPhones =
+            (0..40_000).map(|number| (mac().plus(number), denial(&"x".repeat(MAX_NOTE)))).collect();
+        let error = deny(state.path(), many, &quiet).unwrap_err().to_string();
+        assert!(error.contains("denied.json would be too large"), "{error}");
+        assert_eq!(FileStamp::of(&state.path().join(FILE)), before, "nothing was written");
+        let lifted = lift(state.path(), &[mac(), one, two], &quiet).unwrap();
+        assert_eq!(lifted.into_keys().collect::<Vec<_>>(), [one, two]);
+        assert_eq!(ServerDenials::read(state.path()).unwrap().phones().len(), 1);
     }
 
     #[test]
@@ -382,9 +423,7 @@ mod tests {
             state::write_private(&file, text.as_bytes()).unwrap();
             let read = ServerDenials::read(state.path()).unwrap_err().to_string();
             assert!(read.contains(error) && read.contains("denied.json"), "{text}: {read}");
-            for tried in
-                [deny(state.path(), mac(), denial(""), &quiet).map(drop), lift(state.path(), mac(), &quiet).map(drop)]
-            {
+            for tried in [deny_one(state.path(), mac(), denial("")).map(drop), lift_one(state.path()).map(drop)] {
                 assert!(matches!(tried, Err(DenialsError::File(_))), "{text}");
             }
             assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
@@ -405,7 +444,7 @@ mod tests {
         let at = |milliseconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds);
         let denials = followed.denials();
         assert_eq!(followed.refresh(at(0)), DenialChanges::default());
-        deny(path, mac(), denial("stolen"), &quiet).unwrap();
+        deny_one(path, mac(), denial("stolen")).unwrap();
         let changes = followed.refresh(at(1));
         assert_eq!((changes.denied.len(), changes.lifted.len(), denials.has(mac())), (1, 0, true));
         let generation = denials.generation();

@@ -1,4 +1,4 @@
-//! The part of a policy that the edit of one phone can concern. Pure.
+//! The part of a policy that the edit of some phones can concern. Pure.
 //!
 //! A list may have a million phones, and an edit that keeps the spelling of a JSON text costs much memory per entry. So
 //! the excerpt has one stand-in for each run of other entries. After the edit, the runs are put back as they were.
@@ -48,18 +48,24 @@ struct Entry {
 }
 
 impl<'a> Excerpt<'a> {
-    /// The excerpt of the policy `text` for an edit of the phone `mac`. An invalid text stays whole.
-    pub(super) fn of(text: &'a str, mac: MacAddress) -> Self {
-        Self::shorten(text, mac).unwrap_or(Self { text: Cow::Borrowed(text), runs: Vec::new() })
+    /// The excerpt of the policy `text` for an edit of the phones `macs`, which are sorted. An invalid text stays whole.
+    pub(super) fn of(text: &'a str, macs: &[MacAddress]) -> Self {
+        Self::shorten(text, macs).unwrap_or(Self { text: Cow::Borrowed(text), runs: Vec::new() })
     }
 
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    fn shorten(text: &'a str, mac: MacAddress) -> Option<Self> {
-        let prefix = unused_prefix(text, mac)?;
-        let found = Lists { text, scanner: Scanner::new(text, &STRICT), mac, prefix }.runs().ok()?;
+    fn shorten(text: &'a str, macs: &[MacAddress]) -> Option<Self> {
+        let prefix = unused_prefix(text, macs)?;
+        let mut found = Vec::new();
+        Lists::of(text)
+            .visit(|lists, list| {
+                found.extend(lists.runs(list, macs, prefix)?);
+                Ok(())
+            })
+            .ok()?;
         let (mut short, mut runs, mut at) = (String::new(), Vec::new(), 0);
         for (number, (list, span)) in found.into_iter().enumerate() {
             let stand_in = format!("\"{prefix:08x}{:04x}\"", u16::try_from(number).ok()?);
@@ -89,6 +95,73 @@ impl<'a> Excerpt<'a> {
     }
 }
 
+/// The policy `text` without the elements of `denied` that are in `macs`, which are sorted. `None` if it is not JSON.
+pub(super) fn without_denials(text: &str, macs: &[MacAddress]) -> Option<String> {
+    let mut cuts = Vec::new();
+    Lists::of(text)
+        .visit(|lists, list| {
+            let start = lists.scanner.token_end();
+            let mut remaining = Remaining { macs, cuts: Vec::new(), first_removed: None, last: None };
+            let (mut is_end, mut is_first) = (false, true);
+            while !is_end {
+                if let Some(entry) = lists.entry(list, &mut is_end, is_first)? {
+                    remaining.take(&entry);
+                }
+                is_first = false;
+            }
+            if list == List::Denied {
+                cuts.extend(remaining.finish(start..lists.scanner.token_start()));
+            }
+            Ok(())
+        })
+        .ok()?;
+    let (mut rest, mut at) = (String::with_capacity(text.len()), 0);
+    for cut in cuts {
+        rest.push_str(text.get(at..cut.start)?);
+        at = cut.end;
+    }
+    rest.push_str(text.get(at..)?);
+    Some(rest)
+}
+
+/// The cuts that remove elements from a list, each with the comma and the white space on one side.
+struct Remaining<'a> {
+    macs: &'a [MacAddress],
+    cuts: Vec<Range<usize>>,
+    /// The start of the removed elements before the first one that stays.
+    first_removed: Option<usize>,
+    /// The end of the last element, once one stays.
+    last: Option<usize>,
+}
+
+impl Remaining<'_> {
+    fn take(&mut self, entry: &Entry) {
+        let Range { start, end } = entry.span;
+        let is_removed = entry.mac.is_some_and(|mac| self.macs.binary_search(&mac).is_ok());
+        match (is_removed, self.last) {
+            (true, None) => {
+                self.first_removed.get_or_insert(start);
+            }
+            (true, Some(before)) => {
+                self.cuts.push(before..end);
+                self.last = Some(end);
+            }
+            (false, before) => {
+                let first = self.first_removed.filter(|_| before.is_none());
+                self.cuts.extend(first.map(|first| first..start));
+                self.last = Some(end);
+            }
+        }
+    }
+
+    /// The cuts of a list whose `content` lies between the brackets.
+    fn finish(mut self, content: Range<usize>) -> Vec<Range<usize>> {
+        let is_emptied = self.last.is_none() && self.first_removed.is_some();
+        self.cuts.extend(is_emptied.then_some(content));
+        self.cuts
+    }
+}
+
 /// RFC 8259 and nothing else, as the policy itself is parsed.
 const STRICT: ScannerOptions = ScannerOptions {
     allow_single_quoted_strings: false,
@@ -99,10 +172,12 @@ const STRICT: ScannerOptions = ScannerOptions {
     allow_extended_string_escapes: false,
 };
 
-/// The first four octets of the stand-ins, which neither the text nor `mac` has.
-fn unused_prefix(text: &str, mac: MacAddress) -> Option<u32> {
+/// The first four octets of the stand-ins, which neither the text nor `macs` have.
+fn unused_prefix(text: &str, macs: &[MacAddress]) -> Option<u32> {
+    let is_unused =
+        |prefix: &u32| !macs.iter().any(|mac| prefix_of(*mac) == *prefix) && !text.contains(&format!("{prefix:08x}"));
     // Locally administered addresses, which phones do not have.
-    (0x02e1_1d00..0x02e1_1d10).find(|prefix| prefix_of(mac) != *prefix && !text.contains(&format!("{prefix:08x}")))
+    (0x02e1_1d00..0x02e1_1d10).find(is_unused)
 }
 
 fn prefix_of(mac: MacAddress) -> u32 {
@@ -113,18 +188,20 @@ fn prefix_of(mac: MacAddress) -> u32 {
 /// The text is not JSON. So the policy is invalid.
 struct NotJson;
 
-/// Finds the entries to leave out.
+/// Finds the lists of a policy, and their entries.
 struct Lists<'a> {
     text: &'a str,
     scanner: Scanner<'a>,
-    mac: MacAddress,
-    prefix: u32,
 }
 
 impl<'a> Lists<'a> {
-    /// The runs of all lists.
-    fn runs(mut self) -> Result<Vec<(List, Range<usize>)>, NotJson> {
-        let (mut runs, mut depth) = (Vec::new(), 0_usize);
+    fn of(text: &'a str) -> Self {
+        Self { text, scanner: Scanner::new(text, &STRICT) }
+    }
+
+    /// Calls `visit` behind the opening bracket of each list. It reads up to the closing one.
+    fn visit(mut self, mut visit: impl FnMut(&mut Self, List) -> Result<(), NotJson>) -> Result<(), NotJson> {
+        let mut depth = 0_usize;
         let (mut string, mut key): (Option<Cow<'a, str>>, Option<Cow<'a, str>>) = (None, None);
         while let Some(token) = self.token()? {
             let list = match (&token, depth, key.as_deref()) {
@@ -133,7 +210,7 @@ impl<'a> Lists<'a> {
                 _ => None,
             };
             if let Some(list) = list {
-                runs.extend(self.list(list)?);
+                visit(&mut self, list)?;
                 continue;
             }
             match (token, depth) {
@@ -145,7 +222,7 @@ impl<'a> Lists<'a> {
                 _ => {}
             }
         }
-        Ok(runs)
+        Ok(())
     }
 
     /// The next token. JSON has no comments.
@@ -156,8 +233,14 @@ impl<'a> Lists<'a> {
         }
     }
 
-    /// The runs of a list, whose opening bracket was read.
-    fn list(&mut self, list: List) -> Result<Vec<(List, Range<usize>)>, NotJson> {
+    /// The runs of a list, whose opening bracket was read, without the entries of `concerned`.
+    fn runs(
+        &mut self,
+        list: List,
+        concerned: &[MacAddress],
+        prefix: u32,
+    ) -> Result<Vec<(List, Range<usize>)>, NotJson> {
+        let is_concerned = |mac: Option<MacAddress>| mac.is_some_and(|mac| concerned.binary_search(&mac).is_ok());
         let (mut runs, mut macs) = (Vec::new(), Vec::new());
         let mut run: Option<Range<usize>> = None;
         // The first and the last entry stay: their white space is that of a new entry. So an entry is left out when the
@@ -168,7 +251,7 @@ impl<'a> Lists<'a> {
             let next = if is_end { None } else { self.entry(list, &mut is_end, number == 0)? };
             macs.extend(next.as_ref().and_then(|entry| entry.mac));
             if let (Some(entry), Some(_)) = (&last, &next) {
-                let can_go = number > 1 && entry.is_plain && entry.mac != Some(self.mac);
+                let can_go = number > 1 && entry.is_plain && !is_concerned(entry.mac);
                 run = match run.take() {
                     Some(run) if can_go && self.is_blank(run.end..entry.span.start, b',') => {
                         Some(run.start..entry.span.end)
@@ -186,7 +269,7 @@ impl<'a> Lists<'a> {
             }
         }
         runs.extend(run.map(|run| (list, run)));
-        let is_taken = |mac: &MacAddress| prefix_of(*mac) == self.prefix || *mac == MacAddress::ZERO;
+        let is_taken = |mac: &MacAddress| prefix_of(*mac) == prefix || *mac == MacAddress::ZERO;
         macs.sort_unstable();
         let is_unusual = macs.iter().any(is_taken) || macs.windows(2).any(|pair| pair.first() == pair.last());
         Ok(if is_unusual { Vec::new() } else { runs })
@@ -274,7 +357,7 @@ mod tests {
         for concerned in [mac(50), mac(DENIED + 50), mac(1 << 30)] {
             let lengths = [100, 10_000].map(|count| {
                 let text = policy(count);
-                let excerpt = Excerpt::of(&text, concerned);
+                let excerpt = Excerpt::of(&text, &[concerned]);
                 assert_eq!(excerpt.expand(excerpt.as_str()).as_ref(), Some(&text));
                 excerpt.as_str().len()
             });
@@ -289,7 +372,7 @@ mod tests {
             format!("{{\"phones\": {{\"00005e005301\": \"\", {entry}, \"00005e005302\": \"\"}}, \"denied\": []}}")
         };
         let plain = around("\"00005e005303\": \"a\"");
-        assert!(!Excerpt::of(&plain, mac(99)).as_str().contains("00005e005303"));
+        assert!(!Excerpt::of(&plain, &[mac(99)]).as_str().contains("00005e005303"));
         for entry in [
             // The concerned phone itself, in another spelling.
             "\"00:00:5E:00:53:63\": \"\"",
@@ -309,7 +392,7 @@ mod tests {
             "\"02:e1:1d:00:00:00\": \"a\"",
         ] {
             let text = around(entry);
-            assert_eq!(Excerpt::of(&text, mac(99)).as_str(), text);
+            assert_eq!(Excerpt::of(&text, &[mac(99)]).as_str(), text);
         }
     }
 }

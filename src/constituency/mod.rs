@@ -34,7 +34,7 @@ pub use folder::{Folder, OpenFolders};
 pub use listed_phones::ListedPhones;
 pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
-pub use phone_list::{PHONES_FILE, PhoneList};
+pub use phone_list::{PHONES_FILE, PhoneFile, PhoneList};
 pub use phones::{Phones, Pins};
 pub use policy::{
     CertificateNames, ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy,

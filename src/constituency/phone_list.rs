@@ -11,6 +11,7 @@ use std::path::Path;
 
 use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
 
+use super::edit::{AllowedPhone, PhoneEffect};
 use super::policy_file::UnreadablePolicy;
 use super::{MacAddress, NotAPhone};
 use crate::settings::SettingsError;
@@ -24,6 +25,8 @@ const MAC: &str = "mac";
 const NOTE: &str = "note";
 /// The longest first line, in bytes.
 const MAX_HEADER: u64 = 64 << 10;
+/// The largest list that is read, in bytes: a million phones of 67 bytes each.
+pub(super) const MAX_LIST_BYTES: u64 = 64 << 20;
 /// What Excel and others write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -35,6 +38,9 @@ pub struct PhoneList {
     ends: Box<[u32]>,
     notes: Box<str>,
 }
+
+/// A list in the same format that a command reads, with the lines of its phones.
+pub struct PhoneFile(Rows);
 
 /// Why a list is not read.
 #[derive(Debug)]
@@ -123,29 +129,79 @@ impl PhoneList {
     }
 }
 
-/// The change that puts `mac` on the list `text`, or changes its note; `None` if there is nothing to change. All other
-/// bytes stay.
-pub(super) fn allow(text: &[u8], mac: MacAddress, note: Option<&str>) -> Result<Option<Splice>, ListError> {
+impl PhoneFile {
+    /// Reads a list. `name` names it in errors.
+    ///
+    /// # Errors
+    /// The line that is invalid, and why; or that the list cannot be read.
+    pub fn read(file: impl Read, name: &Path) -> Result<Self, SettingsError> {
+        Self::read_within(file, name, MAX_LIST_BYTES)
+    }
+
+    fn read_within(file: impl Read, name: &Path, limit: u64) -> Result<Self, SettingsError> {
+        let mut file = file.take(limit + 1);
+        let rows = Rows::read(&mut file);
+        if file.limit() == 0 {
+            return Err(SettingsError::of_file(name, too_large()));
+        }
+        let rows = rows.map_err(|error| error.in_file(name))?;
+        let invalid = rows.phones.iter().filter_map(|row| Some((row.line, row.mac.check_phone().err()?)));
+        match invalid.min_by_key(|(line, _)| *line) {
+            None => Ok(Self(rows)),
+            Some((line, reason)) => Err(ListError::Line(line, reason.to_string()).in_file(name)),
+        }
+    }
+
+    /// The phones, sorted. One without a note keeps the note that it has.
+    pub fn phones(&self) -> impl Iterator<Item = AllowedPhone<'_>> {
+        let note = |row: &Row| self.0.notes.get(row.note()).filter(|note| !note.is_empty());
+        self.0.phones.iter().map(move |row| AllowedPhone { mac: row.mac, note: note(row) })
+    }
+
+    /// The number of the line that names `mac`.
+    #[must_use]
+    pub fn line(&self, mac: MacAddress) -> Option<usize> {
+        let at = self.0.phones.binary_search_by_key(&mac, |row| row.mac).ok()?;
+        Some(self.0.phones.get(at)?.line)
+    }
+}
+
+/// The changes that put `phones` on the list `text`, or change their notes, by offset; and the effect on each phone. All
+/// other bytes stay.
+pub(super) fn allow(text: &[u8], phones: &[AllowedPhone<'_>]) -> Result<(Vec<Splice>, Vec<PhoneEffect>), ListError> {
     let Rows { phones: rows, notes, columns } = Rows::read(text)?;
     let in_header = |reason: &str| ListError::Line(1, reason.to_owned());
-    let note = note.map(str::trim);
-    if note.is_some_and(|note| note.contains(['\n', '\r'])) {
-        return Err(in_header("a note is one line"));
-    }
-    if note.is_some_and(|note| !note.is_empty()) && columns.note.is_none() {
-        return Err(in_header("no column \"note\"; add it, or allow the phone without a note"));
-    }
-    let Ok(at) = rows.binary_search_by_key(&mac, |row| row.mac) else {
-        return columns.append(text, mac, note.unwrap_or_default()).map(Some);
-    };
-    let Some(row) = rows.get(at) else { return Ok(None) };
-    match (note, columns.note) {
-        (Some(note), Some(column)) if notes.get(row.note()) != Some(note) => {
-            let end = text.len().min(row.end as usize);
-            columns.replace(text, row.line, end, column, note).map(Some)
+    let (mut added, mut changed, mut effects) = (Vec::new(), Vec::new(), Vec::with_capacity(phones.len()));
+    for AllowedPhone { mac, note } in phones {
+        let note = note.map(str::trim);
+        if note.is_some_and(|note| note.contains(['\n', '\r'])) {
+            return Err(in_header("a note is one line"));
         }
-        _ => Ok(None),
+        if note.is_some_and(|note| !note.is_empty()) && columns.note.is_none() {
+            return Err(in_header("no column \"note\"; add it, or allow the phone without a note"));
+        }
+        let row = rows.binary_search_by_key(mac, |row| row.mac).ok().and_then(|at| rows.get(at));
+        let before = row.and_then(|row| notes.get(row.note())).unwrap_or_default();
+        effects.push(match (row, note, columns.note) {
+            (None, _, _) => {
+                added.push((*mac, note.unwrap_or_default()));
+                PhoneEffect::Added
+            }
+            (Some(row), Some(note), Some(column)) if before != note => {
+                let end = text.len().min(row.end as usize);
+                changed.push(columns.replace(text, row.line, end, column, note)?);
+                PhoneEffect::Noted { before: before.to_owned() }
+            }
+            _ => PhoneEffect::Unchanged,
+        });
     }
+    changed.sort_by_key(|change| change.splice.at.start);
+    columns.check_others(text, &changed)?;
+    let mut splices: Vec<Splice> = changed.into_iter().map(|change| change.splice).collect();
+    if !added.is_empty() {
+        splices.push(columns.append(text, &added)?);
+    }
+    Ok((splices, effects))
 }
 
 impl ListError {
@@ -177,11 +233,23 @@ impl From<UnreadablePolicy> for ListError {
     }
 }
 
+pub(super) fn too_large() -> UnreadablePolicy {
+    UnreadablePolicy::TooLarge { limit: MAX_LIST_BYTES, remedy: "remove columns that provost does not read" }
+}
+
 /// The phones of a list, sorted and without duplicates.
 struct Rows {
     phones: Vec<Row>,
     notes: String,
     columns: Columns,
+}
+
+/// A change of the note in a line.
+struct NoteChange {
+    number: usize,
+    /// The line, without its end.
+    line: Range<usize>,
+    splice: Splice,
 }
 
 struct Row {
@@ -328,26 +396,36 @@ impl Columns {
         Ok(Some((mac, note)))
     }
 
-    /// The change that adds a line for `mac` to the list `text`.
-    fn append(&self, text: &[u8], mac: MacAddress, note: &str) -> Result<Splice, ListError> {
-        let mac = mac.to_string();
-        let fields = (0..self.count).map(|number| match number {
-            _ if number == self.mac => mac.as_str(),
-            _ if Some(number) == self.note => note,
-            _ => "",
-        });
-        let line = self.line(fields)?;
+    /// The change that adds a line for each of `phones`, with its note, to the list `text`.
+    fn append(&self, text: &[u8], phones: &[(MacAddress, &str)]) -> Result<Splice, ListError> {
+        let line_end = if self.line_end == b"\r\n" { Terminator::CRLF } else { Terminator::Any(b'\n') };
+        let mut writer = WriterBuilder::new().delimiter(self.separator).terminator(line_end).from_writer(Vec::new());
+        for (mac, note) in phones {
+            let mac = mac.to_string();
+            writer.write_record((0..self.count).map(|number| match number {
+                _ if number == self.mac => mac.as_str(),
+                _ if Some(number) == self.note => note,
+                _ => "",
+            }))?;
+        }
+        let mut with = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
         // A last line without a line end stays one.
-        let with = if text.ends_with(b"\n") {
-            [line.as_slice(), self.line_end].concat()
-        } else {
-            [self.line_end, line.as_slice()].concat()
-        };
+        if !text.ends_with(b"\n") {
+            with.truncate(with.len().saturating_sub(self.line_end.len()));
+            with.splice(0..0, self.line_end.iter().copied());
+        }
         Ok(Splice { at: text.len()..text.len(), with })
     }
 
     /// The change of the field `column` in the line that ends at `end`.
-    fn replace(&self, text: &[u8], number: usize, end: usize, column: usize, value: &str) -> Result<Splice, ListError> {
+    fn replace(
+        &self,
+        text: &[u8],
+        number: usize,
+        end: usize,
+        column: usize,
+        value: &str,
+    ) -> Result<NoteChange, ListError> {
         let before = text.get(..end).unwrap_or_default();
         let before = before.strip_suffix(b"\n").unwrap_or(before);
         let before = before.strip_suffix(b"\r").unwrap_or(before);
@@ -363,23 +441,45 @@ impl Columns {
                 (line.len()..line.len(), [missing, value].concat())
             }
         };
-        // All other fields must still be the same.
-        let [head, tail] = [line.get(..span.start), line.get(span.end..)].map(Option::unwrap_or_default);
-        let edited = self.fields(&[head, &with, tail].concat());
-        let is_other = |number: &usize| *number != column;
-        let others = |record: &ByteRecord| -> Vec<Vec<u8>> {
-            let numbers = (0..record.len().max(column)).filter(is_other);
-            numbers.map(|number| record.get(number).unwrap_or_default().to_vec()).collect()
-        };
-        if others(&edited) != others(&self.fields(line)) {
-            return Err(ListError::Line(number, "its note cannot be changed; change it in an editor".to_owned()));
+        let splice = Splice { at: start + span.start..start + span.end, with };
+        Ok(NoteChange { number, line: start..before.len(), splice })
+    }
+
+    /// Checks that in the lines of `changes`, all fields but the notes stay the same: a quote within a field may change the
+    /// meaning of the others.
+    fn check_others(&self, text: &[u8], changes: &[NoteChange]) -> Result<(), ListError> {
+        let part = |span: Range<usize>| text.get(span).unwrap_or_default();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for NoteChange { line, splice, .. } in changes {
+            before.extend_from_slice(part(line.clone()));
+            after.extend_from_slice(part(line.start..splice.at.start));
+            after.extend_from_slice(&splice.with);
+            after.extend_from_slice(part(splice.at.end..line.end));
+            before.push(b'\n');
+            after.push(b'\n');
         }
-        Ok(Splice { at: start + span.start..start + span.end, with })
+        let (mut readers, mut records) =
+            ([before, after].map(|lines| self.reader(io::Cursor::new(lines))), [(); 2].map(|()| ByteRecord::new()));
+        for NoteChange { number, .. } in changes {
+            let mut are_read = true;
+            for (reader, record) in readers.iter_mut().zip(&mut records) {
+                are_read &= reader.read_byte_record(record)?;
+            }
+            let [before, after] = &records;
+            let count = before.len().max(after.len());
+            let mut others = (0..count).filter(|column| Some(*column) != self.note);
+            if !are_read
+                || !others.all(|column| before.get(column).unwrap_or_default() == after.get(column).unwrap_or_default())
+            {
+                return Err(ListError::Line(*number, "its note cannot be changed; change it in an editor".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// A line of `fields`, with quotes where they are needed, without a line end.
     fn line<'a>(&self, fields: impl Iterator<Item = &'a str>) -> Result<Vec<u8>, ListError> {
-        let mut writer = WriterBuilder::new().delimiter(self.separator).from_writer(Vec::new());
+        let mut writer = WriterBuilder::new().delimiter(self.separator).buffer_capacity(256).from_writer(Vec::new());
         writer.write_record(fields)?;
         let mut line = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
         line.pop();
@@ -433,14 +533,19 @@ mod tests {
     }
 
     fn edited(text: &str, note: Option<&str>) -> String {
-        match allow(text.as_bytes(), mac("00005e00530c"), note).unwrap() {
-            None => text.to_owned(),
-            Some(Splice { at, with }) => {
-                let mut bytes = text.as_bytes().to_vec();
-                bytes.splice(at, with);
-                String::from_utf8(bytes).unwrap()
-            }
+        all_edited(text, &[("00005e00530c", note)]).0
+    }
+
+    /// The list with these phones and notes, and the effect on each.
+    fn all_edited(text: &str, phones: &[(&str, Option<&str>)]) -> (String, Vec<PhoneEffect>) {
+        let phones: Vec<_> = phones.iter().map(|(phone, note)| AllowedPhone { mac: mac(phone), note: *note }).collect();
+        let (splices, effects) = allow(text.as_bytes(), &phones).unwrap();
+        assert!(splices.is_sorted_by_key(|splice| splice.at.start));
+        let mut bytes = text.as_bytes().to_vec();
+        for Splice { at, with } in splices.into_iter().rev() {
+            bytes.splice(at, with);
         }
+        (String::from_utf8(bytes).unwrap(), effects)
     }
 
     #[test]
@@ -537,9 +642,58 @@ mod tests {
     }
 
     #[test]
+    fn several_phones_are_added_and_noted_at_once() {
+        let before = "mac;x;note\r\n00005e005303;\"a;b\";old\r\n00:00:5E:00:53:01;c\r\n00005e005302;d;same";
+        let phones = [
+            ("00005e005301", Some("one;")),
+            ("00005e005302", Some("same")),
+            ("00005e005303", Some("three")),
+            ("00005e005304", None),
+            ("00005e005305", Some("five")),
+        ];
+        let after = "mac;x;note\r\n00005e005303;\"a;b\";three\r\n00:00:5E:00:53:01;c;\"one;\"\r\n00005e005302;d;same\r\n00005e005304;;\r\n00005e005305;;five";
+        let noted = |before: &str| PhoneEffect::Noted { before: before.to_owned() };
+        let effects = [noted(""), PhoneEffect::Unchanged, noted("old"), PhoneEffect::Added, PhoneEffect::Added];
+        assert_eq!(all_edited(before, &phones), (after.to_owned(), effects.to_vec()));
+        assert_eq!(all_edited(after, &phones), (after.to_owned(), vec![PhoneEffect::Unchanged; 5]));
+    }
+
+    #[test]
+    fn note_change_that_would_change_another_field_is_refused() {
+        // Not in quotes, so the quote stands for itself. A quoted note before it stays one.
+        let text = "note,mac,x\na,00005e005301,b\nc,00005e005302,d\n";
+        let phones = [AllowedPhone { mac: mac("00005e005301"), note: Some("e\"f") }];
+        assert_eq!(allow(text.as_bytes(), &phones).unwrap().1, [PhoneEffect::Noted { before: "a".to_owned() }]);
+        let columns = Columns::parse(b"note,mac,x").unwrap();
+        let bad = NoteChange { number: 2, line: 11..27, splice: Splice { at: 11..12, with: b"\"e".to_vec() } };
+        let error =
+            columns.check_others(text.as_bytes(), &[bad]).unwrap_err().in_file(PHONES_FILE.as_ref()).to_string();
+        assert!(error.contains("2: its note cannot be changed"), "{error}");
+    }
+
+    #[test]
+    fn file_of_a_command_is_checked_and_its_empty_notes_are_none() {
+        let read = |text: &str| PhoneFile::read(text.as_bytes(), "new.csv".as_ref());
+        let file = read("\u{feff}note;mac\r\n;00005e005302\r\n\r\nhall;00:00:5E:00:53:01\r\n").unwrap();
+        let phones: Vec<_> = file.phones().map(|phone| (phone.mac.to_string(), phone.note)).collect();
+        assert_eq!(phones, [("00005e005301".to_owned(), Some("hall")), ("00005e005302".to_owned(), None)]);
+        assert_eq!([1, 2, 3].map(|number| file.line(mac("00005e005300").plus(number))), [Some(4), Some(2), None]);
+        let error = |text: &str| read(text).err().unwrap().to_string();
+        assert!(
+            error("mac\n00005e005301\nffffffffffff\n010000000000\n")
+                .starts_with("new.csv:3: ffffffffffff is a multicast")
+        );
+        assert!(error("mac\n00005e005301\n00005E005301\n").starts_with("new.csv:3: 00005e005301 is listed twice"));
+        let lines = b"mac\n".chain(io::repeat(b'\n'));
+        let error = PhoneFile::read_within(lines, "new.csv".as_ref(), 100).err().unwrap().to_string();
+        assert!(error.starts_with("new.csv: is larger than 64 MiB"), "{error}");
+    }
+
+    #[test]
     fn allow_that_the_list_cannot_hold_is_refused() {
         let error = |text: &str, note| {
-            let refused = allow(text.as_bytes(), mac("00005e00530c"), Some(note)).unwrap_err();
+            let phone = AllowedPhone { mac: mac("00005e00530c"), note: Some(note) };
+            let refused = allow(text.as_bytes(), &[phone]).unwrap_err();
             refused.in_file(PHONES_FILE.as_ref()).to_string()
         };
         assert!(error("mac,site\n", "Lobby").contains("1: no column \"note\"; add it"));

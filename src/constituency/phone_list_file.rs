@@ -10,13 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::absence::Absence;
-use super::phone_list::{ListError, PHONES_FILE, PhoneList};
+use super::phone_list::{ListError, MAX_LIST_BYTES, PHONES_FILE, PhoneList, too_large};
 use super::policy_file::{self, OpenPolicy, UnreadablePolicy};
 use crate::files::FileStamp;
 use crate::settings::SettingsError;
 
-/// The largest list that is read, in bytes: a million phones of 67 bytes each.
-pub(super) const MAX_LIST_BYTES: u64 = 64 << 20;
 /// How long a changed file must stay the same before it is read.
 const WRITTEN_AFTER: Duration = Duration::from_millis(200);
 
@@ -175,8 +173,7 @@ impl PhoneListSource {
 pub(super) fn open(folder: BorrowedFd<'_>) -> Result<Option<OpenPolicy>, UnreadablePolicy> {
     let opened = policy_file::open(folder, PHONES_FILE.as_ref())?;
     if opened.as_ref().is_some_and(|opened| opened.size > MAX_LIST_BYTES) {
-        let remedy = "remove columns that provost does not read";
-        return Err(UnreadablePolicy::TooLarge { limit: MAX_LIST_BYTES, remedy });
+        return Err(too_large());
     }
     Ok(opened)
 }

@@ -32,6 +32,16 @@ pub(super) struct PhonesInput {
     pub(super) pins: Pins,
 }
 
+impl Phones {
+    /// The listed phones with their notes; `None` with `"any"`.
+    pub(super) fn listed(&self) -> Option<&BTreeMap<MacAddress, String>> {
+        match self {
+            Self::Any => None,
+            Self::Listed(listed) => Some(listed),
+        }
+    }
+}
+
 impl PhonesInput {
     /// Rejects `"any"` and pins with `"client_auth": "digest"`: each phone has its own password, which replaces the
     /// certificate.

@@ -132,6 +132,14 @@ impl UploadLimits {
 }
 
 impl Policy {
+    /// The phones that this policy lists, or denies, and `other` does not.
+    pub(super) fn changed_phones<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = MacAddress> + 'a {
+        let (mine, theirs) = (self.phones.listed(), other.phones.listed());
+        let is_new = move |mac: &&MacAddress| !theirs.is_some_and(|theirs| theirs.contains_key(*mac));
+        let known = mine.into_iter().flat_map(|mine| mine.keys()).filter(is_new);
+        known.chain(self.denied.difference(&other.denied)).copied()
+    }
+
     /// Whether `other` differs at most in its lists: known phones, pins and denials.
     #[must_use]
     pub fn has_settings_of(&self, other: &Self) -> bool {

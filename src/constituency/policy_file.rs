@@ -214,11 +214,20 @@ fn read(
     let mut bytes = Vec::new();
     file.take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes).map_err(UnreadablePolicy::Io)?;
     if bytes.len() as u64 > MAX_POLICY_BYTES {
-        let remedy = "phones.csv beside it may list a million phones";
-        return Err(UnreadablePolicy::TooLarge { limit: MAX_POLICY_BYTES, remedy });
+        return Err(too_large());
     }
     let text = String::from_utf8(bytes).map_err(|_| UnreadablePolicy::NotText)?;
     Ok(ReadingState::Text(text, stamp.settled(now)))
+}
+
+fn too_large() -> UnreadablePolicy {
+    let remedy = "phones.csv beside it may list a million phones";
+    UnreadablePolicy::TooLarge { limit: MAX_POLICY_BYTES, remedy }
+}
+
+/// Checks that a file of `text` would be read.
+pub(super) fn check_size(text: &[u8]) -> Result<(), UnreadablePolicy> {
+    if text.len() as u64 > MAX_POLICY_BYTES { Err(too_large()) } else { Ok(()) }
 }
 
 /// Opens the policy file `name` in `folder`; `None` if there is none.

@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use super::folder::Folder;
 use super::{
-    ConstituencyName, Fingerprint, ListedPhones, MacAddress, PhoneList, Phones, Policy, ServerDenial, ServerDenials,
+    ConstituencyName, Fingerprint, ListedPhones, MacAddress, PHONES_FILE, POLICY_FILE, PhoneList, Phones, Policy,
+    ServerDenial, ServerDenials,
 };
+
+/// The files by which phones without an entry in a list are known.
+const OWN_FILES: &str = "<mac>.cfg";
 
 /// All constituencies that are served, as of one scan.
 #[derive(Debug, Default)]
@@ -232,10 +236,7 @@ impl Constituency {
 
     /// Whether the policy or `phones.csv` names `mac`, or it has a file of its own.
     fn names(&self, mac: MacAddress) -> bool {
-        let is_in_policy = match &self.policy.phones {
-            Phones::Any => false,
-            Phones::Listed(listed) => listed.contains_key(&mac),
-        };
+        let is_in_policy = self.policy.phones.listed().is_some_and(|listed| listed.contains_key(&mac));
         is_in_policy || self.list.contains(mac) || self.with_own_file.contains(&mac)
     }
 
@@ -247,10 +248,7 @@ impl Constituency {
 
     /// All phones that any list of this constituency names, without duplicates.
     pub fn listed_phones(&self) -> impl Iterator<Item = MacAddress> {
-        let in_policy = match &self.policy.phones {
-            Phones::Any => None,
-            Phones::Listed(listed) => Some(listed),
-        };
+        let in_policy = self.policy.phones.listed();
         let is_in_policy = move |mac: &MacAddress| in_policy.is_some_and(|listed| listed.contains_key(mac));
         let in_list = self.list.phones().filter(move |mac| !is_in_policy(mac));
         let with_own_file = self.with_own_file.iter().copied();
@@ -266,10 +264,7 @@ impl Constituency {
 
     /// The phones that a list other than `phones.csv` names; some more than once.
     fn outside_phone_list(&self) -> impl Iterator<Item = MacAddress> {
-        let in_policy = match &self.policy.phones {
-            Phones::Any => None,
-            Phones::Listed(listed) => Some(listed),
-        };
+        let in_policy = self.policy.phones.listed();
         let in_policy = in_policy.into_iter().flat_map(|listed| listed.keys());
         in_policy.chain(self.with_own_file.iter()).chain(&self.policy.denied).copied()
     }
@@ -278,6 +273,25 @@ impl Constituency {
     #[must_use]
     pub fn phone_list(&self) -> &Arc<PhoneList> {
         &self.list
+    }
+
+    /// The files that say something else in the state `other`, each with the phones that it lists, or denies, in one of the
+    /// two states only.
+    #[must_use]
+    pub fn changed_files(&self, other: &Self) -> Vec<(&'static str, Vec<MacAddress>)> {
+        let mut changed = Vec::new();
+        if self.policy != other.policy {
+            let mut phones: Vec<_> = self.policy.changed_phones(&other.policy).collect();
+            phones.extend(other.policy.changed_phones(&self.policy));
+            changed.push((POLICY_FILE, phones));
+        }
+        if self.list != other.list {
+            changed.push((PHONES_FILE, self.list.difference(&other.list).collect()));
+        }
+        if self.with_own_file != other.with_own_file {
+            changed.push((OWN_FILES, self.with_own_file.symmetric_difference(&other.with_own_file).copied().collect()));
+        }
+        changed
     }
 
     /// The server-wide denial of `mac`, if there is one.

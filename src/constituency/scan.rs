@@ -60,6 +60,7 @@ pub struct Scanner {
     next_generation: u64,
     denials: Arc<ServerDenials>,
     last_good: Option<LastGood>,
+    left_out: Option<ConstituencyName>,
     /// The faults of the last scan that are not of one constituency's policy or files.
     faults: Vec<Fault>,
     /// Whether the folders have not been scanned yet, so that stored policies from before the start apply.
@@ -85,6 +86,8 @@ struct CachedConstituency {
     recall_error: Option<LoadError>,
     /// The phones that the removed policy denied.
     lost_denials: BTreeSet<MacAddress>,
+    /// The files whose names differ from those of the policy files only in the case of letters.
+    miscased: Vec<String>,
     faults: Vec<Fault>,
 }
 
@@ -105,6 +108,7 @@ impl Scanner {
             next_generation: 0,
             denials: Arc::default(),
             last_good: None,
+            left_out: None,
             faults: Vec::new(),
             is_first: true,
             is_incomplete: false,
@@ -127,6 +131,12 @@ impl Scanner {
     pub fn with_last_good(mut self, last_good: LastGood) -> Self {
         self.last_good = Some(last_good);
         self
+    }
+
+    /// Leaves the constituency `name` out.
+    #[must_use]
+    pub fn without(self, name: ConstituencyName) -> Self {
+        Self { left_out: Some(name), ..self }
     }
 
     /// Limits the number of folders that are kept open.
@@ -324,6 +334,7 @@ impl Scanner {
                 continue;
             }
             match (kind_of(&root, &entry), name.parse::<ConstituencyName>()) {
+                (FileType::Directory, Ok(name)) if self.left_out.as_ref() == Some(&name) => {}
                 (FileType::Directory, Ok(name)) => {
                     names.insert(name);
                 }
@@ -540,14 +551,16 @@ impl CachedConstituency {
         let known = self.current.as_ref().map(|current| Arc::clone(&current.with_own_file)).unwrap_or_default();
         if self.source.policy().is_none() {
             self.listing = None;
+            self.miscased.clear();
             return (known, Ok(()));
         }
         if self.listing == Some(stamp) {
             return (known, Ok(()));
         }
-        match own_files(handle) {
-            Ok(found) => {
+        match list_files(handle) {
+            Ok((found, miscased)) => {
                 self.listing = stamp.settled(now);
+                self.miscased = miscased;
                 (if found == *known { known } else { Arc::new(found) }, Ok(()))
             }
             Err(errno) => {
@@ -620,6 +633,13 @@ impl CachedConstituency {
         if let Some(policy) = self.source.policy() {
             let warnings = contradictions(name, policy, self.phones.list());
             self.faults.extend(warnings.into_iter().map(|message| warning(name, message)));
+            self.faults.extend(self.miscased.iter().map(|file| {
+                let right = file.to_ascii_lowercase();
+                let message = format!(
+                    "{file} is neither read nor served, because of its upper-case letters; rename it to {right}, or remove it"
+                );
+                warning(name, message)
+            }));
         }
         let lost: Vec<&MacAddress> = self.lost_denials.iter().filter(|mac| !denials.has(**mac)).collect();
         if !lost.is_empty() {
@@ -696,12 +716,17 @@ fn is_folder_in_place(root: &OwnedFd, name: &ConstituencyName, stat: &Stat) -> b
     now.is_ok_and(|now| identity(&now) == identity(stat))
 }
 
-/// The phones that have a `<mac>.cfg`: a regular file directly in the folder.
-fn own_files(folder: &OwnedFd) -> Result<HashSet<MacAddress>, Errno> {
-    let mut macs = HashSet::new();
+/// The phones that have a `<mac>.cfg`, a regular file directly in the folder; and the files whose names differ from those of
+/// the policy files only in the case of letters, sorted.
+fn list_files(folder: &OwnedFd) -> Result<(HashSet<MacAddress>, Vec<String>), Errno> {
+    let (mut macs, mut miscased) = (HashSet::new(), Vec::new());
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
+        let is_miscased = |file: &str| name.eq_ignore_ascii_case(file.as_bytes()) && name != file.as_bytes();
+        if [POLICY_FILE, PHONES_FILE].into_iter().any(is_miscased) && kind_of(folder, &entry) != FileType::Directory {
+            miscased.push(entry.file_name().to_string_lossy().into_owned());
+        }
         if let Some(mac) = name.strip_suffix(b".cfg").and_then(MacAddress::from_hex)
             && mac != MacAddress::ZERO
             && kind_of(folder, &entry) == FileType::RegularFile
@@ -709,7 +734,8 @@ fn own_files(folder: &OwnedFd) -> Result<HashSet<MacAddress>, Errno> {
             macs.insert(mac);
         }
     }
-    Ok(macs)
+    miscased.sort();
+    Ok((macs, miscased))
 }
 
 fn kind_of(folder: &OwnedFd, entry: &rustix::fs::DirEntry) -> FileType {

@@ -204,17 +204,21 @@ fn hand_edit_is_recorded_and_a_command_is_not_recorded_twice() {
     let second = eventually("the hand edit", || audit(&site, &[]).into_iter().find(of_ote));
     assert_eq!(
         (&second["by"], &second["detail"]),
-        (&json!("file"), &json!("1 added, 1 removed, 0 denied, 0 undenied"))
+        (&json!("file"), &json!("constituency.json: 1 added, 1 removed, 0 denied, 0 undenied"))
     );
+    site.file("ote/phones.csv", "mac,note\n00005e0053ab,secret\n");
+    let of_phones_csv = |entry: &Value| of_ote(entry) && entry["detail"].as_str().unwrap().starts_with("phones.csv: ");
+    let third = eventually("the list", || audit(&site, &[]).into_iter().find(of_phones_csv));
+    assert_eq!(third["detail"], "phones.csv: 1 added, 0 removed, 0 denied, 0 undenied");
     std::fs::write(site.path("state/denied.json"), "{}").unwrap();
     let of_list = |entry: &Value| is_file(entry) && entry["constituency"].is_null();
-    let third = eventually("the lifted denial", || audit(&site, &[]).into_iter().find(of_list));
-    assert_eq!(third["detail"], "denied.json: 0 denied, 1 lifted");
+    let fourth = eventually("the lifted denial", || audit(&site, &[]).into_iter().find(of_list));
+    assert_eq!(fourth["detail"], "denied.json: 0 denied, 1 lifted");
     let files = audit(&site, &[]).into_iter().filter(is_file).count();
-    assert_eq!(files, 3, "{:?}", audit(&site, &[]));
+    assert_eq!(files, 4, "{:?}", audit(&site, &[]));
     assert_eq!(audit(&site, &["--constituency", "home"]).len(), 3, "and those of the whole server");
     assert!(audit(&site, &["--since", "2100-01-01T00:00:00Z"]).is_empty());
-    assert_eq!(audit(&site, &["--since", "1h"]).len(), 5);
+    assert_eq!(audit(&site, &["--since", "1h"]).len(), 6);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod acme_e2e;
 mod archive;
 mod atomic_deploy;
 mod audit;
+mod bulk;
 mod certificates;
 mod check;
 mod check_as_a_phone;

@@ -12,7 +12,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::Site;
 use crate::harness::socket::Socket;
 use crate::harness::tool::{Ended, provost, run};
-use crate::harness::{STRANGER, VVX500, eventually, not_run, within_a_second};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run, within_a_second};
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
 
@@ -243,6 +243,8 @@ fn every_route_answers_each_kind_of_operator() {
     let (phone, none) = (wanted().to_string(), "");
     let posted = format!("mac={STRANGER}&constituency=ote");
     let everywhere = json!({ "mac": VVX500 }).to_string();
+    let several = json!({ "macs": [STRANGER, VVX550], "constituency": "ote" }).to_string();
+    let several_everywhere = json!({ "macs": [STRANGER, VVX550] }).to_string();
     // For the token file, an operator, a read-only operator, and without a token.
     let routes = [
         ("GET", "/healthz", json, none, [200, 200, 200, 200]),
@@ -269,6 +271,10 @@ fn every_route_answers_each_kind_of_operator() {
         ("POST", "/api/allow", json, &phone, [200, 200, 403, 401]),
         ("POST", "/api/deny", json, &phone, [200, 200, 403, 401]),
         ("POST", "/api/deny", json, &everywhere, [200, 200, 403, 401]),
+        ("POST", "/api/allow", json, &several, [200, 200, 403, 401]),
+        ("POST", "/api/deny", json, &several, [200, 200, 403, 401]),
+        ("POST", "/api/deny", json, &several_everywhere, [200, 200, 403, 401]),
+        ("POST", "/api/allow", json, &several, [409, 409, 403, 401]),
         ("POST", "/", json, none, [405, 405, 403, 401]),
         ("PUT", "/", json, none, [405, 405, 403, 401]),
         ("DELETE", "/api/phones", json, none, [405, 405, 403, 401]),
@@ -291,7 +297,7 @@ fn every_route_answers_each_kind_of_operator() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 29 * 4);
+    assert_eq!(seen, 33 * 4);
     let reader = local.with_token(&prometheus);
     let refused = reader.post("/api/deny", &everywhere.parse().unwrap());
     assert_eq!(refused.json()["error"], "operator prometheus is read-only, and cannot change anything");

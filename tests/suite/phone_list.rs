@@ -166,6 +166,31 @@ fn list_without_effect_is_reported() {
     }
 }
 
+#[test]
+fn list_with_upper_case_letters_in_its_name_is_reported() {
+    let site = Site::with_ote();
+    site.file("ote/PHONES.CSV", format!("mac\n{STRANGER}\n"));
+    let server = site.start();
+    let warned =
+        |name: &str| format!("{name} is neither read nor served, because of its upper-case letters; rename it to ");
+    server.says(&format!("ote: {}phones.csv, or remove it", warned("PHONES.CSV")));
+    assert_eq!(status(&server, STRANGER), 403);
+    let checked = good(&site, &["check"]);
+    assert!(checked.contains(&format!("warning: ote: {}phones.csv", warned("PHONES.CSV"))), "{checked}");
+    fs::rename(site.served("ote/PHONES.CSV"), site.served(LIST)).unwrap();
+    becomes(&server, STRANGER, 200);
+    server.says("ote: resolved: PHONES.CSV is neither");
+    // Beside the list, and a policy of such a name.
+    for name in ["Phones.csv", "Constituency.json"] {
+        site.file(&format!("ote/{name}"), "{}");
+        server.says(&format!("ote: {}", warned(name)));
+    }
+    let checked = good(&site, &["check"]);
+    assert_eq!(checked.matches(" is neither read nor served").count(), 2, "{checked}");
+    assert!(!checked.contains(" phones.csv is neither"), "{checked}");
+    assert_eq!([VVX500, STRANGER].map(|mac| status(&server, mac)), [200, 200]);
+}
+
 /// Names of policy files and of their copies.
 const POLICY_FILES: [&str; 14] = [
     "constituency.json",

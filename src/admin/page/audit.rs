@@ -35,12 +35,12 @@ pub(super) fn section(overview: &Overview, reading: &AuditReading) -> Markup {
 }
 
 fn row(entry: &AuditEntry) -> Markup {
-    let AuditEntry { time, action, actor, constituency, mac, detail } = entry;
+    let AuditEntry { time, action, actor, constituency, mac: _, macs: _, detail } = entry;
     html! {
         tr {
             th scope="row" {
                 (action.words())
-                @if let Some(mac) = mac { " " span class="mac" { (mac) } }
+                @if let Some(phones) = entry.phones_text() { " " span class="mac" { (phones) } }
                 @if let Some(name) = constituency { " in " (name) }
                 @if !detail.is_empty() { span class="detail" { (foreign(detail)) } }
             }

@@ -29,8 +29,8 @@ use crate::clock::{self, rfc3339};
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit_file::EditResult;
 use crate::constituency::{
-    ClientAuth, Constituency, ConstituencyName, Fault, Phones, ServerDenial, ServerDenials, Severity, denials, edit,
-    edit_file,
+    ClientAuth, Constituency, ConstituencyName, Fault, MacAddress, Phones, ServerDenial, ServerDenials, Severity,
+    denials, edit, edit_file,
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
@@ -40,7 +40,7 @@ use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::site::Site;
-use crate::wording::counted_were;
+use crate::wording::{counted, counted_were};
 use certificates::{from_acme, from_files, from_local_ca};
 use phones::is_well_today;
 
@@ -171,24 +171,30 @@ impl AdminData for LiveAdminData {
             .map_err(|error| format!("cannot read the audit log in {}: {error}", self.state.display()))
     }
 
-    fn change(&self, wanted: &ChangeRequest) -> Result<bool, String> {
-        let mac = wanted.mac;
-        let is_changed = match &wanted.change {
+    fn change(&self, wanted: &ChangeRequest) -> Result<Vec<MacAddress>, String> {
+        let changed = match &wanted.change {
             AdminChange::Allow(name) => {
-                if let Some(denial) = self.denials.get(mac) {
-                    let why = denial.explained();
-                    return Err(format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}"));
+                let denied = self.denials.phones();
+                let denied = wanted.macs.iter().filter_map(|mac| Some((mac, denied.get(mac)?.explained())));
+                let reasons: Vec<String> = denied
+                    .map(|(mac, why)| {
+                        format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}")
+                    })
+                    .collect();
+                if !reasons.is_empty() {
+                    return Err(reasons.join("; "));
                 }
-                let change = edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() };
-                self.change_policy(name, change, wanted)?
+                let note = wanted.note.as_deref();
+                let phones: Vec<_> = wanted.macs.iter().map(|mac| edit::AllowedPhone { mac: *mac, note }).collect();
+                self.change_policy(name, edit::PolicyChange::Allow(&phones), wanted)?
             }
-            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny { mac }, wanted)?,
+            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny(&wanted.macs), wanted)?,
             AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
         };
-        if is_changed {
+        if !changed.is_empty() {
             self.wait_until_in_force(&wanted.change);
         }
-        Ok(is_changed)
+        Ok(changed)
     }
 }
 
@@ -198,41 +204,47 @@ impl LiveAdminData {
         name: &ConstituencyName,
         change: edit::PolicyChange<'_>,
         wanted: &ChangeRequest,
-    ) -> Result<bool, String> {
+    ) -> Result<Vec<MacAddress>, String> {
         let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
-        let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
-        let edited = changed.map_err(|error| error.to_string())?;
-        let is_changed = edited.result == EditResult::Now;
-        if is_changed {
-            let entry = |action| entry(wanted, action).of(name);
-            let done = match wanted.change {
-                AdminChange::Allow(_) => AuditAction::Allowed,
-                AdminChange::Deny(_) | AdminChange::DenyEverywhere => AuditAction::Denied,
-            };
-            let unpinned = edited.pin_before.filter(|_| edited.pin.is_none());
-            let unpinned = unpinned.map(|pin| entry(AuditAction::Unpinned).detail(pin));
-            self.audit.write(&std::iter::once(entry(done)).chain(unpinned).collect::<Vec<_>>());
-        }
-        match edited.result {
-            EditResult::NoClientAuth => Err(format!(
+        let edit = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
+        let edit = edit.map_err(|error| error.to_string())?;
+        if edit.result == EditResult::NoClientAuth {
+            return Err(format!(
                 "{name} does not authenticate clients (\"client_auth\": \"none\"), so it cannot deny a phone"
-            )),
-            _ => Ok(is_changed),
+            ));
         }
+        let changed: Vec<MacAddress> = edit.changed().collect();
+        let entry = |action| entry(wanted, action).of(name);
+        let done = match wanted.change {
+            AdminChange::Allow(_) => AuditAction::Allowed,
+            AdminChange::Deny(_) | AdminChange::DenyEverywhere => AuditAction::Denied,
+        };
+        let unpinned = changed.iter().filter(|mac| !edit.pins.contains_key(mac)).filter_map(|mac| {
+            let pin = edit.pins_before.get(mac)?;
+            Some(entry(AuditAction::Unpinned).phone(*mac).detail(pin))
+        });
+        self.audit.write(&entry(done).phones(&changed).into_iter().chain(unpinned).collect::<Vec<_>>());
+        Ok(changed)
     }
 
-    fn deny_everywhere(&self, wanted: &ChangeRequest) -> Result<bool, String> {
-        let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
+    fn deny_everywhere(&self, wanted: &ChangeRequest) -> Result<Vec<MacAddress>, String> {
+        let at = Some(clock::unix_seconds(clock::now()));
         let denial = ServerDenial { by: wanted.by.to_string(), at, note: wanted.note.clone().unwrap_or_default() };
-        let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
-        let (removed, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
-        let denied = is_changed.then(|| entry(wanted, AuditAction::Denied));
-        let removed = removed.iter().map(|name| entry(wanted, AuditAction::PasswordRemoved).of(name));
+        let all = wanted.macs.iter().map(|mac| (*mac, denial.clone())).collect();
+        let changed = denials::deny(&self.state, all, &log_wait).map_err(|error| error.to_string())?;
+        let (removed, errors) = passwords::remove_everywhere(&self.state, &wanted.macs, &log_wait);
+        let denied = entry(wanted, AuditAction::Denied).phones(&changed);
+        let removed =
+            removed.iter().flat_map(|(name, macs)| entry(wanted, AuditAction::PasswordRemoved).of(name).phones(macs));
         self.audit.write(&denied.into_iter().chain(removed).collect::<Vec<_>>());
-        match errors.first() {
-            None => Ok(is_changed),
-            Some(error) => Err(format!("{mac} is denied everywhere, but cannot remove its password: {error}")),
+        match (errors.first(), wanted.macs.as_slice()) {
+            (None, _) => Ok(changed),
+            (Some(error), [mac]) => Err(format!("{mac} is denied everywhere, but cannot remove its password: {error}")),
+            (Some(error), macs) => Err(format!(
+                "{} are denied everywhere, but cannot remove their passwords: {error}",
+                counted(macs.len(), "phone")
+            )),
         }
     }
 
@@ -400,7 +412,7 @@ fn entry(wanted: &ChangeRequest, action: AuditAction) -> AuditEntry {
         Interface::Api => AuditSource::Api,
     };
     let actor = AuditActor { by, who: operator, claimed_user: None, from: Some(from), claimed_from };
-    AuditEntry::new(clock::unix_seconds(clock::now()), action, actor).phone(wanted.mac)
+    AuditEntry::new(clock::unix_seconds(clock::now()), action, actor)
 }
 
 /// Logs that a change waits for another one.

@@ -283,7 +283,7 @@ mod tests {
         let state = folder.path().join("state");
         std::fs::create_dir(&state).unwrap();
         let denial = ServerDenial { by: "a test".to_owned(), at: None, note: String::new() };
-        denials::deny(&state, mac(2), denial, &|_| ()).unwrap();
+        denials::deny(&state, [(mac(2), denial)].into(), &|_| ()).unwrap();
         let denials = Arc::new(ServerDenials::read(&state).unwrap());
         let listed: serde_json::Map<String, serde_json::Value> =
             (0..6).map(|number| (mac(number).to_string(), format!("Room {number}").into())).collect();

@@ -322,7 +322,7 @@ mod tests {
     fn passwords_for_another_realm_are_rejected() {
         let stage = Stage::new();
         let ha1 = Ha1::of(USER, "ote.old.example", "open sesame");
-        passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap(), &|_| ()).unwrap();
+        passwords::remove(stage.state.path(), &stage.name, &[USER.parse().unwrap()], &|_| ()).unwrap();
         passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1, &|_| ())
             .unwrap();
         assert!(stage.authenticator.passwords().refresh().is_empty());

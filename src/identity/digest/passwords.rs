@@ -194,30 +194,32 @@ pub fn set(
     })
 }
 
-/// Removes a phone's password; returns whether it had one.
+/// Removes the passwords of phones by one write; returns the phones that had one.
 ///
 /// # Errors
-/// If this fails. Then the password is still valid.
+/// If this fails. Then the passwords are still valid.
 pub fn remove(
     state: &Path,
     constituency: &ConstituencyName,
-    mac: MacAddress,
+    macs: &[MacAddress],
     notify: &dyn Fn(&str),
-) -> Result<bool, PasswordsError> {
+) -> Result<Vec<MacAddress>, PasswordsError> {
     let folder = state.join(FOLDER);
     if !exists(&path(&folder, constituency))? {
-        return Ok(false);
+        return Ok(Vec::new());
     }
-    change(&folder, constituency, notify, |all| Ok(all.phones.remove(&mac).is_some()))
+    change(&folder, constituency, notify, |all| {
+        Ok(macs.iter().filter(|mac| all.phones.remove(mac).is_some()).copied().collect())
+    })
 }
 
-/// Removes a phone's passwords for all constituencies, including removed ones. Returns the names of those where it had
-/// one, and the errors of those where it may still have one.
+/// Removes phones' passwords for all constituencies, including removed ones. Returns the phones that had one there, and the
+/// errors of those constituencies where they may still have one.
 pub fn remove_everywhere(
     state: &Path,
-    mac: MacAddress,
+    macs: &[MacAddress],
     notify: &dyn Fn(&str),
-) -> (Vec<ConstituencyName>, Vec<PasswordsError>) {
+) -> (Vec<(ConstituencyName, Vec<MacAddress>)>, Vec<PasswordsError>) {
     let folder = state.join(FOLDER);
     let names = match files(&folder) {
         Ok(files) => files.into_keys(),
@@ -225,11 +227,11 @@ pub fn remove_everywhere(
     };
     let (mut removed, mut errors) = (Vec::new(), Vec::new());
     for name in names {
-        // Do not rewrite a file that does not contain the phone.
-        let may_hold_it = read(&folder, &name).map_or(true, |all| all.phones.contains_key(&mac));
-        match if may_hold_it { remove(state, &name, mac, notify) } else { Ok(false) } {
-            Ok(true) => removed.push(name),
-            Ok(false) => {}
+        // Do not rewrite a file that contains none of the phones.
+        let may_hold_one = read(&folder, &name).map_or(true, |all| macs.iter().any(|mac| all.phones.contains_key(mac)));
+        match if may_hold_one { remove(state, &name, macs, notify) } else { Ok(Vec::new()) } {
+            Ok(of) if of.is_empty() => {}
+            Ok(of) => removed.push((name, of)),
             Err(error) => errors.push(error),
         }
     }
@@ -249,21 +251,21 @@ pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<Constitue
     read(&folder, constituency)
 }
 
-fn change(
+fn change<T>(
     folder: &Path,
     constituency: &ConstituencyName,
     notify: &dyn Fn(&str),
-    change: impl FnOnce(&mut ConstituencyPasswords) -> Result<bool, String>,
-) -> Result<bool, PasswordsError> {
+    change: impl FnOnce(&mut ConstituencyPasswords) -> Result<T, String>,
+) -> Result<T, PasswordsError> {
     // Serializes with other commands that change passwords.
     let opened = FolderHandle::open(folder).map_err(failed(folder))?;
     let _lock = opened.lock(folder, notify).map_err(|error| failed(folder)(io::Error::other(error)))?;
     let path = path(folder, constituency);
     let mut all = if exists(&path)? { read(folder, constituency)? } else { ConstituencyPasswords::default() };
-    let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
+    let changed = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
     let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(&path)(error.into()))?;
     state::write_private(&path, &text).map_err(failed(&path))?;
-    Ok(was_there)
+    Ok(changed)
 }
 
 fn read(folder: &Path, constituency: &ConstituencyName) -> Result<ConstituencyPasswords, PasswordsError> {
@@ -350,7 +352,8 @@ mod tests {
         assert!(passwords.of(&ote).is_some());
         state::write_private(&file, &good).unwrap();
         assert!(
-            remove(state.path(), &ote, mac, &|_| ()).unwrap() && !remove(state.path(), &ote, mac, &|_| ()).unwrap()
+            remove(state.path(), &ote, &[mac], &|_| ()).unwrap() == [mac]
+                && remove(state.path(), &ote, &[mac], &|_| ()).unwrap().is_empty()
         );
         assert!(passwords.refresh().is_empty());
         assert!(passwords.of(&ote).unwrap().phones.is_empty());
@@ -387,7 +390,7 @@ mod tests {
         let ha1 = |password: &str| Ha1::of("00005e00530c", "ote.example", password);
         set(state.path(), &ote, "ote.example", mac, ha1("one"), &|_| ()).unwrap();
         assert!(passwords.refresh().is_empty());
-        remove(state.path(), &ote, mac, &|_| ()).unwrap();
+        remove(state.path(), &ote, &[mac], &|_| ()).unwrap();
         // A disk error, which a test cannot cause.
         let failing = |reason: &'static str| {
             move |folder: &Path, _: &ConstituencyName| Err(failed(folder)(io::Error::other(reason)))
@@ -405,7 +408,7 @@ mod tests {
     fn removal_everywhere_spares_other_phones() {
         let state = tempfile::tempdir().unwrap();
         let [mac, other]: [MacAddress; 2] = ["00005e00530c", "00005e0053c7"].map(|mac| mac.parse().unwrap());
-        let (none, failed) = remove_everywhere(state.path(), mac, &|_| ());
+        let (none, failed) = remove_everywhere(state.path(), &[mac], &|_| ());
         assert!(none.is_empty() && failed.is_empty());
         let ha1 = || Ha1::of("x", "y", "z");
         for (constituency, mac) in [("a", mac), ("a", other), ("b", other), ("gone", mac)] {
@@ -413,8 +416,8 @@ mod tests {
         }
         let untouched = FileStamp::of(&state.path().join("digest/b.json"));
         state::write_private(&state.path().join("digest/broken.json"), b"{").unwrap();
-        let (removed, failed) = remove_everywhere(state.path(), mac, &|_| ());
-        assert_eq!(removed, [name("a"), name("gone")]);
+        let (removed, failed) = remove_everywhere(state.path(), &[mac], &|_| ());
+        assert_eq!(removed, [(name("a"), vec![mac]), (name("gone"), vec![mac])]);
         assert!(matches!(&failed[..], [one] if one.to_string().contains("broken.json")), "{failed:?}");
         let has = |constituency, mac| stored(state.path(), &name(constituency)).unwrap().phones.contains_key(&mac);
         assert!(has("a", other) && has("b", other) && !has("a", mac) && !has("gone", mac));

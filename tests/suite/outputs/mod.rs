@@ -445,6 +445,7 @@ fn exit_codes() -> Vec<String> {
     let site = Site::with_ote();
     site.write_config();
     std::fs::write(site.path("bad.json"), "{}").unwrap();
+    std::fs::write(site.path("list.csv"), "mac,note\n00005e0053c8,hall\n00005e0053c9,attic\n").unwrap();
     site.constituency("pw", &json!({ "client_auth": "digest", "phones": {} }));
     FACTORY.device(VVX500).write(&site.path(""), "phone");
     Identity::self_signed(&device_params(VVX500)).write(&site.path(""), "other");
@@ -479,6 +480,15 @@ fn exit_codes() -> Vec<String> {
         "allow 00005e0053c7 --constituency ote",
         "undeny 00005e0053c7",
         "undeny 00005e0053c7",
+        "allow --from list.csv --constituency ote",
+        "allow --from list.csv --constituency ote --dry-run",
+        "allow --from list.csv --constituency ote --yes",
+        "allow --from list.csv --constituency ote",
+        "allow --from absent.csv --constituency ote --yes",
+        "allow --constituency ote",
+        "deny 00005e0053c8 00005e0053c9",
+        "undeny --from list.csv",
+        "undeny --from list.csv",
         "operator list",
         "operator add berta",
         "operator add berta",

@@ -82,6 +82,8 @@ pub fn changes(operators: &Operators) -> Vec<String> {
         ("/api/deny", json!({ "mac": STRANGER, "constituency": "own", "note": "hall" })),
         ("/api/deny", json!({ "mac": DENIED, "note": "again" })),
         ("/api/deny", json!({ "mac": "nonsense" })),
+        ("/api/allow", json!({ "macs": [STRANGER, VVX500], "constituency": "own" })),
+        ("/api/deny", json!({ "macs": [STRANGER, VVX500], "constituency": "own" })),
     ];
     for (path, body) in bodies {
         let answer = operators.post(path, &body);
