@@ -322,10 +322,11 @@ impl Renewer {
         let useless = |reason: String| AcmeFailure::action_required(reason).with_kind(FailureKind::Refused);
         let chain = chains.get(index).ok_or_else(|| useless("the CA sent no certificate".to_owned()))?;
         let key = under_way.key.serialize_pem();
+        let (directory, order) = (&under_way.record.directory, under_way.order.url());
         let unusable = |error| {
             useless(format!(
-                "the certificate from the CA is not used: {error}; the next attempt orders another one; if this recurs, ask \
-                 the CA, or name another one in \"directory\""
+                "the certificate from the CA is not used: {error} (order {order} at {directory}); the next attempt orders another \
+                 one; if this recurs, ask the CA, or name another one in \"directory\""
             ))
         };
         let checked = check(chain, &key).map_err(unusable)?;
@@ -476,7 +477,7 @@ fn overdrawn(limit: Limit, wait: i64) -> AcmeFailure {
         Limit::ExactOrders => "orders for exact names",
         Limit::ExactCertificates => "certificates for exact names",
     };
-    AcmeFailure::retry(format!("local rate limit for {what} reached, which is below the CA's"))
+    AcmeFailure::retry(format!("provost's own rate limit for {what} is reached, not the CA's, which is higher"))
         .after(Some(wait))
         .with_kind(FailureKind::OwnRateLimit)
 }
@@ -491,4 +492,29 @@ fn request(lineage: &Lineage, names: &[String], key: &KeyPair) -> Result<Vec<u8>
         params.distinguished_name.push(DnType::CommonName, name.as_str());
     }
     Ok(params.serialize_request(key)?.der().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_rate_limit_is_not_said_to_be_the_cas() {
+        let limits = [
+            Limit::Accounts,
+            Limit::Orders,
+            Limit::Validations,
+            Limit::DailyValidations,
+            Limit::Certificates,
+            Limit::WantedCertificates,
+            Limit::ExactOrders,
+            Limit::ExactCertificates,
+        ];
+        for limit in limits {
+            let failure = overdrawn(limit, 60);
+            assert_eq!((failure.retry, failure.kind), (Retry::After(60), FailureKind::OwnRateLimit));
+            assert!(failure.message.starts_with("provost's own rate limit for "), "{failure}");
+            assert!(failure.message.ends_with(" is reached, not the CA's, which is higher"), "{failure}");
+        }
+    }
 }

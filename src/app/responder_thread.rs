@@ -260,7 +260,8 @@ fn unavailable(address: SocketAddr, error: &io::Error) -> String {
         _ => sockets::hint(error),
     };
     format!(
-        "the DNS responder cannot listen on {address}: {error}{hint}; it is tried again every {} s",
+        "the DNS responder cannot listen on {address}: {error}{hint}; the port is tried every {} s, and a renewal follows as \
+         soon as it is free",
         RETRY_INTERVAL.as_secs()
     )
 }

@@ -15,6 +15,7 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::UtcTime;
 
+use super::escaped_json;
 use super::journal::{self, JournalFormat};
 use crate::app::ANNOUNCEMENT;
 use crate::background::{BackgroundThread, LineQueue};
@@ -41,9 +42,13 @@ pub(super) struct Diagnostics {
 pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     let journal = journal::connect();
     let is_journal = journal.is_some();
+    let is_json = format == LogFormat::Json;
     let write = move |line: &[u8]| match &journal {
         Some(journal) => journal::send(journal, line),
-        // Errors are ignored: standard error may be closed.
+        // JSON may hold letters that reorder others. Errors are ignored: standard error may be closed.
+        None if is_json && !line.is_ascii() => {
+            drop(io::stderr().write_all(escaped_json(&String::from_utf8_lossy(line)).as_bytes()));
+        }
         None => drop(io::stderr().write_all(line)),
     };
     let (lines, writer) = LineQueue::start("diagnostics", MAX_WAITING, write, |lost| {

@@ -30,8 +30,15 @@ struct MetaFields {
 impl DirectoryMeta {
     pub(super) async fn fetch(http: &AcmeHttp, directory: &str) -> Result<Self, AcmeFailure> {
         let text = http.get(directory).await?;
-        serde_json::from_slice(&text)
-            .map_err(|error| AcmeFailure::retry(format!("{directory} is not an ACME directory: {error}")))
+        serde_json::from_slice(&text).map_err(|error| {
+            let is_page = text.trim_ascii_start().starts_with(b"<");
+            let found = if is_page { "a web page".to_owned() } else { error.to_string() };
+            AcmeFailure::retry(format!(
+                "{directory} is not an ACME directory ({found}); correct \"directory\" (Let's Encrypt: \
+                 https://acme-v02.api.letsencrypt.org/directory), or see whether a proxy or a portal on the way answers in its \
+                 place (`curl -v {directory}`)"
+            ))
+        })
     }
 
     /// The URL of the terms of service.

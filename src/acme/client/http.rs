@@ -1,6 +1,7 @@
 //! HTTPS to a CA: one connection per request, timeouts, bounded bodies. Keeps the status and headers of the last
 //! response.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -34,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Long, because a CA may issue the certificate before it responds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 const MAX_BODY: usize = 1 << 20;
+/// What to do where the network may be the cause.
+const ON_THE_WAY: &str = "if this recurs, see the CA's status page, and whether a firewall or a proxy on the way interferes \
+                          (`curl -v` with this URL)";
 const OUR_NAME: &str = concat!("provost/", env!("CARGO_PKG_VERSION"));
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -102,7 +106,7 @@ impl AcmeHttp {
             Ok(answered) => answered.map_err(|error| failed(&explain(error)))?,
             Err(_) => {
                 let limit = self.answer_timeout.as_secs();
-                return Err(failed(&format_args!("the CA did not answer within {limit} s")));
+                return Err(failed(&format_args!("the CA did not answer within {limit} s; {ON_THE_WAY}")));
             }
         };
         self.record(ResponseHeaders {
@@ -178,9 +182,13 @@ impl HttpClient for HttpPort {
     }
 }
 
-/// Explains TLS errors. For an unknown issuer it hints at `directory_root`, since a private CA has its own root.
+/// Explains a closed connection, and TLS errors. For an unknown issuer it hints at `directory_root`, since a private CA has its
+/// own root.
 fn explain(error: BoxError) -> BoxError {
-    let Some(tls) = find_tls_error(&*error) else { return error };
+    let Some(tls) = find_tls_error(&*error) else {
+        let text = if is_closed(&*error) { "the CA closed the connection before its answer was complete" } else { "" };
+        return if text.is_empty() { error } else { format!("{text}; {ON_THE_WAY}").into() };
+    };
     let hint = match tls {
         rustls::Error::InvalidCertificate(
             rustls::CertificateError::UnknownIssuer | rustls::CertificateError::Other(_),
@@ -190,14 +198,29 @@ fn explain(error: BoxError) -> BoxError {
     format!("{}{hint}", tls_error(tls)).into()
 }
 
+/// Whether the other end closed the connection, as an error of hyper, or of a socket.
+fn is_closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let is_closed_http = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        is_closed_http
+            || matches!(kind, Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+    })
+}
+
 /// Explains a redirect.
 fn redirect(parts: &http::response::Parts) -> String {
-    let target = parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()).unwrap_or("no URL");
-    format!(
-        "the CA redirects (HTTP {}) to {target}, and ACME has no redirects; if the CA has moved, write the URL of its new \
-         directory to \"directory\"; else ask the CA, or see what a proxy on the way does",
-        parts.status.as_u16()
-    )
+    let status = parts.status.as_u16();
+    match parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()) {
+        Some(target) => format!(
+            "the CA redirects (HTTP {status}) to {target}, and ACME has no redirects; if the CA has moved, write the URL of its \
+             new directory to \"directory\"; else ask the CA, or see what a proxy on the way does"
+        ),
+        None => format!(
+            "the answer is a redirect (HTTP {status}) that names no URL (Location), and ACME has no redirects; check that the \
+             \"directory\" is the URL of an ACME CA; {ON_THE_WAY}"
+        ),
+    }
 }
 
 /// Connects to the first address of `host` that answers.
@@ -305,6 +328,17 @@ mod tests {
         let http = AcmeHttp { answer_timeout: Duration::from_secs(1), ..AcmeHttp::new(None).unwrap() };
         let failure = http.get(&url).await.unwrap_err();
         assert!(failure.message.starts_with(&format!("{url}: the CA did not answer within 1 s")), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn connection_that_the_ca_closes_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/dir", listener.local_addr().unwrap());
+        let closing = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let failure = AcmeHttp::new(None).unwrap().get(&url).await.unwrap_err();
+        closing.join().unwrap();
+        let start = format!("{url}: the CA closed the connection before its answer was complete; ");
+        assert!(failure.message.starts_with(&start) && failure.message.ends_with(ON_THE_WAY), "{failure}");
     }
 
     #[test]

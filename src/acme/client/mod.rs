@@ -144,7 +144,7 @@ impl AcmeCa {
     async fn open_known(&self) -> Result<bool, AcmeFailure> {
         self.set_account(None);
         let Some(registered) = self.accounts.registered()? else {
-            self.http.get(self.url()).await.map(drop)?;
+            DirectoryMeta::fetch(&self.http, self.url()).await.map(drop)?;
             return Ok(false);
         };
         let builder = Account::builder_with_http(Box::new(HttpPort(Arc::clone(&self.http))));

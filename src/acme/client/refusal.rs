@@ -37,6 +37,11 @@ pub(super) fn explain(error: &Error, seen: &ResponseHeaders) -> AcmeFailure {
         )),
         // No problem document: the response comes from a proxy, or the CA has an outage.
         _ if seen.status >= 400 => of_status(at_url(format!("the CA answered {}", seen.status)), seen.status, seen),
+        Error::Json(_) if seen.body.trim_ascii_start().starts_with(b"<") => AcmeFailure::retry(at_url(
+            "the answer is a web page, and not what ACME requires; see whether a proxy or a portal on the way answers in the CA's \
+             place (`curl -v` with this URL)"
+                .to_owned(),
+        )),
         Error::Json(error) => AcmeFailure::retry(at_url(format!("the CA's answer is not what ACME requires: {error}"))),
         // Our HTTP client has named the URL.
         Error::Other(source) => AcmeFailure::retry(source.to_string()),
@@ -182,6 +187,16 @@ mod tests {
         let html = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
         let failure = explain(&html, &seen(503, Some(120)));
         assert_eq!((failure.retry, failure.message.as_str()), (Retry::After(120), "the CA answered 503"));
+    }
+
+    #[test]
+    fn web_page_in_place_of_an_answer_is_named() {
+        let json = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
+        let seen =
+            ResponseHeaders { url: "https://ca.example/dir".to_owned(), body: "\n<html>".into(), ..seen(200, None) };
+        let failure = explain(&json, &seen);
+        assert!(failure.message.starts_with("https://ca.example/dir: the answer is a web page"), "{failure}");
+        assert!(failure.message.contains("a proxy or a portal") && !failure.message.contains("line 1"), "{failure}");
     }
 
     #[test]

@@ -89,6 +89,65 @@ fn redirect_of_the_ca_is_named_with_its_target() {
 }
 
 #[test]
+fn answer_that_is_not_the_cas_says_what_to_change() {
+    let test = "acme_e2e::ca_states::answer_that_is_not_the_cas_says_what_to_change";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
+    let long = "x".repeat(2 << 20);
+    let rows = [
+        (
+            "302 Found\r\n\r\n".to_owned(),
+            "a redirect (HTTP 302) that names no URL (Location)",
+            "\"directory\" is the URL of",
+        ),
+        (
+            "200 OK\r\nContent-Type: text/html\r\n\r\n\n<html>sign in</html>".to_owned(),
+            "/dir is not an ACME directory (a web page)",
+            "a proxy or a portal on the way answers in its place (`curl -v https://",
+        ),
+        (
+            format!("200 OK\r\n\r\n{long}"),
+            "/dir: its answer is longer than the answers of ACME (1048576 bytes)",
+            "check that the \"directory\" is the URL of an ACME CA",
+        ),
+    ];
+    ca.answers("/dir", &rows[0].0);
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)").replace("\\\"", "\"");
+    assert!(line.contains(rows[0].1) && line.contains(rows[0].2) && !line.contains("no URL;"), "{line}");
+    for (answer, problem, remedy) in &rows[1..] {
+        ca.answers("/dir", answer);
+        let said = public.certificate(&["renew", "--now"]);
+        assert!(said.code == 1 && said.stdout.contains(problem) && said.stdout.contains(remedy), "{said:?}");
+    }
+    assert_eq!(ca.refusals_left(), 0);
+    public.renew();
+}
+
+#[test]
+fn bidirectional_marks_of_a_ca_reach_neither_log_nor_status() {
+    let test = "acme_e2e::ca_states::bidirectional_marks_of_a_ca_reach_neither_log_nor_status";
+    let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
+    let hostile = problem("malformed", "try \u{202e}later\u{2066} \u{1b}[2J");
+    ca.refuses("/order-plz", &hostile, &[]);
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    assert!(line.contains("later"), "{line}");
+    ca.refuses("/order-plz", &hostile, &[]);
+    let renewed = public.certificate(&["renew", "--now"]);
+    let outputs = [
+        server.stderr().join(" "),
+        renewed.stdout,
+        public.certificate(&["status"]).stdout,
+        public.certificate(&["status", "--json"]).stdout,
+        tool::provost(&public.site.path("."), &["check"]).stdout,
+    ];
+    for output in outputs {
+        assert!(output.contains("later"), "{output}");
+        assert!(!output.contains(['\u{202e}', '\u{2066}', '\u{1b}']), "{output:?}");
+    }
+}
+
+#[test]
 fn garbage_in_place_of_a_certificate_is_named() {
     let test = "acme_e2e::ca_states::garbage_in_place_of_a_certificate_is_named";
     let Some((_bind, public, ca)) = with_ari_proxy(test, true) else { return };
@@ -110,6 +169,10 @@ fn garbage_in_place_of_a_certificate_is_named() {
         let remedy =
             "the next attempt orders another one; if this recurs, ask the CA, or name another one in \"directory\"";
         assert!(said.code == 1 && said.stdout.contains(reason) && said.stdout.contains(remedy), "{said:?}");
+        assert!(
+            said.stdout.contains(&format!(" at {})", ca.directory())) && said.stdout.contains("(order https://"),
+            "{said:?}"
+        );
     }
     assert_eq!(ca.refusals_left(), 0);
     public.renew();
