@@ -40,6 +40,17 @@ pub fn counted_were<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &s
     format!("{} {verb}", counted(count, noun))
 }
 
+/// A duration as text: in days, below two days in hours, below an hour in minutes, below a minute in seconds.
+#[must_use]
+pub fn span(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// Finds the rustls error that an error of an HTTP library or a socket wraps.
 ///
 /// `source()` of an `io::Error` skips the error that it wraps, so this opens it explicitly.
@@ -182,6 +193,23 @@ mod tests {
             (counted_were(1, "line"), counted_were(3, "line")),
             ("1 line was".to_owned(), "3 lines were".to_owned())
         );
+    }
+
+    #[test]
+    fn duration_is_given_in_its_largest_fitting_unit() {
+        let rows = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h"),
+            (172_799, "47 h"),
+            (172_800, "2 days"),
+        ];
+        for (seconds, text) in rows {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(span(103_517_818), "1198 days");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use run::RenewalCommand;
 pub use schedule::RenewalWindow;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
 pub use status::{AcmeStatus, AttemptCounts, CertificateStatus, HeldStatus, StatusBoard};
-pub use stored::{StoredCertificate, stored_certificates};
+pub use stored::{FailedAttempt, StoredCertificate, stored_certificates};
 pub use system_env::SystemEnv;
 
 use journal::ChallengeJournal;

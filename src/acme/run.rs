@@ -9,11 +9,12 @@ use tokio::time::sleep;
 
 use super::failure::AcmeFailure;
 use super::schedule::RenewalWindow;
-use super::scheduler::Task;
+use super::scheduler::{Task, next_attempt};
 use super::status::AcmeStatus;
 use super::{Lineage, RenewalRequest, Renewer};
 use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;
+use crate::wording::span;
 
 /// The longest sleep of the loop, in seconds. The wall clock may jump, and the machine may suspend: the loop rereads the
 /// clock at least this often.
@@ -194,12 +195,14 @@ impl Renewer {
             let next = self.attempt_time(&lineage, now);
             let message = match (request, self.askable_from(&lineage, now)) {
                 (RenewalRequest::Renew, _) if next <= now => continue,
-                (RenewalRequest::Renew, _) => format!("failed: rate-limited; next attempt in {} s", next - now),
+                (RenewalRequest::Renew, _) => {
+                    format!("failed: {}; {}", self.limited_by(&lineage, now), next_attempt(next, now))
+                }
                 (RenewalRequest::AskCa, Some(from)) if from <= now => continue,
                 (RenewalRequest::AskCa, Some(from)) => {
                     format!(
-                        "not due by the last known renewal window (ARI); rate-limited by the CA for {} s",
-                        from - now
+                        "not due by the last known renewal window (ARI); the CA asked to wait (Retry-After) for another {}",
+                        span(from - now)
                     )
                 }
                 (RenewalRequest::AskCa, None) => {

@@ -15,8 +15,8 @@ use super::status::{AcmeStatus, CertificateStatus, HeldStatus};
 use super::store::StoredLineage;
 use super::{Lineage, RenewalRequest, Renewer};
 use crate::certificate::Validity;
-use crate::clock::rfc3339;
-use crate::wording::counted;
+use crate::clock::{rfc3339, utc_minute};
+use crate::wording::{counted, span};
 
 /// How many seconds clocks may differ without a warning.
 const TOLERATED_SKEW: i64 = MINUTE;
@@ -143,6 +143,18 @@ impl Renewer {
         Some(recheck.max(askable_from))
     }
 
+    /// What forbids an attempt for `lineage` now, other than the backoff.
+    pub(super) fn limited_by(&self, lineage: &Lineage, now: i64) -> &'static str {
+        let directory = self.parts.cas[self.choose_ca(lineage, now).0].directory();
+        if self.blocked_until(directory, now) > now {
+            "the CA asked to wait (Retry-After)"
+        } else if lineage.constituency().is_none() || self.affordable(lineage, directory, now) > now {
+            "provost's own rate limit is reached, not the CA's"
+        } else {
+            "a rate limit for these names is reached"
+        }
+    }
+
     /// Until when the CA's Retry-After forbids requests.
     fn blocked_until(&self, directory: &str, now: i64) -> i64 {
         self.memory.at(directory).retry_after.map_or(0, |deadline| deadline.end(now))
@@ -210,7 +222,7 @@ impl Renewer {
         match result {
             Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: random, ..OrderAttempts::default() },
             Err(AcmeFailure { kind: FailureKind::OwnRateLimit, retry: Retry::After(seconds), message }) => {
-                waits = Some(format!("{message}; waiting {seconds} s"));
+                waits = Some(format!("{message}; {}", next_attempt(now.saturating_add(seconds), now)));
             }
             Err(failure) => {
                 if attempts.failures == 0 {
@@ -262,16 +274,16 @@ impl Renewer {
     }
 
     fn report_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
-        let wait = (self.attempt_time(lineage, now) - now).max(0);
+        let next = next_attempt(self.attempt_time(lineage, now), now);
         let hint = if failure.retry == Retry::ActionRequired { "; action required" } else { "" };
-        self.board.report_step(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
+        self.board.report_step(lineage, &format!("failed: {failure}{hint}; {next}"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {
             Some(days) => format!("the one in use has {} left", counted(days, "day")),
             None if lineage.constituency().is_some() => "phones get the wildcard certificate meanwhile".to_owned(),
             None => "there is none yet".to_owned(),
         };
-        tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; next attempt in {wait} s");
+        tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; {next}");
     }
 
     /// Stores the state. A failed write is only logged, since the next one includes it; rate limits have writes of
@@ -377,11 +389,18 @@ impl Renewer {
             directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
             failures: attempts.failures.max(u32::from(is_faulty)),
+            // A fault of this machine is one of now, and not of the last attempt.
+            last_failure: attempts.last_failure.filter(|_| !is_faulty),
             last_error: fault.or_else(|| attempts.last_error.clone()),
             action_required: attempts.action_required || is_faulty,
             last_success: attempts.last_success,
         }
     }
+}
+
+/// When the next attempt is made, as text.
+pub(super) fn next_attempt(at: i64, now: i64) -> String {
+    format!("next attempt in {} ({})", span((at - now).max(0)), utc_minute(at.max(now)))
 }
 
 /// When and why a certificate for `names` is due, regardless of pauses and limits; `None`: at once, it is missing.

@@ -50,6 +50,9 @@ pub struct CertificateStatus {
     pub window: Option<RenewalWindow>,
     /// Failures in a row.
     pub failures: u32,
+    /// When the last failed attempt was.
+    #[serde(default)]
+    pub last_failure: Option<i64>,
     /// The reason of the last failure.
     pub last_error: Option<String>,
     /// Whether an operator must change something.

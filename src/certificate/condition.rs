@@ -15,9 +15,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
+use crate::wording::span;
 
 const HOUR: i64 = 3600;
-const DAY: i64 = 24 * HOUR;
 /// How long a planned renewal may be overdue without a warning.
 const GRACE: i64 = 48 * HOUR;
 
@@ -240,6 +240,29 @@ impl Condition {
         }
     }
 
+    /// Why the last renewal failed, if that is part of the condition.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Missing { failure } | Self::WrongNames { failure, .. } | Self::RenewalOverdue { failure, .. } => {
+                failure.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    /// The same condition with another text for that reason.
+    #[must_use]
+    pub fn with_failure(mut self, text: &str) -> Self {
+        if let Self::Missing { failure } | Self::WrongNames { failure, .. } | Self::RenewalOverdue { failure, .. } =
+            &mut self
+            && failure.is_some()
+        {
+            *failure = Some(text.to_owned());
+        }
+        self
+    }
+
     /// The problem as text; `None` if there is none.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -307,21 +330,13 @@ impl fmt::Display for Condition {
     }
 }
 
-/// A duration as text: in days, below two days in hours, below an hour in minutes.
-fn span(seconds: i64) -> String {
-    match seconds {
-        ..HOUR => format!("{} min", seconds / 60),
-        HOUR..172_800 => format!("{} h", seconds / HOUR),
-        _ => format!("{} days", seconds / DAY),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    const DAY: i64 = 24 * HOUR;
     const LIFETIMES: [i64; 4] = [90 * DAY, 47 * DAY, 6 * DAY, 397 * DAY];
 
     fn lasting(lifetime: i64) -> Validity {

@@ -18,4 +18,4 @@ pub use file_pair::{CertificateFiles, FilePair};
 pub use files::{FilesError, FilesSource, Refreshed};
 pub use live::{ConstituencyCertificates, LiveCertificates};
 pub use local::LocalCa;
-pub use pair::{PairError, ServerCertificate};
+pub use pair::{LeafFacts, PairError, ServerCertificate};

@@ -78,14 +78,10 @@ impl ServerCertificate {
         Ok(Self { key: Arc::new(certified), secret, names, not_before, not_after, intermediates })
     }
 
-    /// Whether this certificate is for the host `name` (RFC 6125 §6.4.3: a wildcard stands for one label).
+    /// Whether this certificate is for the host `name`.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
-        let parent = name.split_once('.').map(|(_, parent)| parent);
-        self.names.iter().any(|covered| match covered.strip_prefix("*.") {
-            Some(base) => parent == Some(base),
-            None => covered == name,
-        })
+        covers(&self.names, name)
     }
 
     /// The form that rustls uses.
@@ -132,6 +128,45 @@ impl ServerCertificate {
     pub fn algorithm(&self) -> SignatureAlgorithm {
         self.key.key.algorithm()
     }
+}
+
+/// What tells a server's own certificate from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// Its dNSNames, in lower case.
+    pub names: Vec<String>,
+    /// Its key: the `SubjectPublicKeyInfo`, DER.
+    pub public_key: Vec<u8>,
+}
+
+impl LeafFacts {
+    /// Those of the certificate `leaf`; `None` if it is malformed.
+    #[must_use]
+    pub fn of(leaf: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+        Some(Self { names: dns_names(&parsed), public_key: parsed.public_key().raw.to_vec() })
+    }
+
+    /// Whether it is for the host `name`.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        covers(&self.names, name)
+    }
+
+    /// For whom it is: `for a.example, b.example`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.names.is_empty() { "without a host name".to_owned() } else { format!("for {}", self.names.join(", ")) }
+    }
+}
+
+/// Whether one of `names` is for the host `name` (RFC 6125 §6.4.3: a wildcard stands for one label).
+fn covers(names: &[String], name: &str) -> bool {
+    let parent = name.split_once('.').map(|(_, parent)| parent);
+    names.iter().any(|covered| match covered.strip_prefix("*.") {
+        Some(base) => parent == Some(base),
+        None => covered == name,
+    })
 }
 
 /// The intermediates among `issuers` that begin after the server's own certificate, or end before it.

@@ -23,12 +23,12 @@ use crate::ca::KeyKind;
 use crate::certificate::{
     CertificateFiles, Condition, ConditionLevel, FilesSource, LiveCertificates, ServerCertificate,
 };
-use crate::clock;
+use crate::clock::{self, utc_minute};
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
 use crate::dns::{RecordLocation, Responder};
 use crate::state;
-use crate::wording::counted;
+use crate::wording::{counted, span};
 
 /// The server's certificates: their condition, and those that provost obtains by itself.
 #[derive(Debug, clap::Subcommand)]
@@ -313,20 +313,36 @@ fn print(status: &AcmeStatus, is_running: bool) {
                 print_foreign(&format_args!("  obtained at:  {}", held.directory));
             }
         }
-        print_condition(&certificate.condition(status.now));
+        // Its reason follows with the attempt.
+        let condition = certificate.condition(status.now);
+        let is_dated = certificate.last_failure.is_some() && condition.failure().is_some();
+        print_condition(&if is_dated { condition.with_failure("see the last attempt") } else { condition });
         if let Some(window) = &certificate.window {
             print_foreign(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
         }
         if let Some(step) = &certificate.step {
             print_foreign(&format_args!("  right now:    {step}"));
         }
-        let next =
-            if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
-        print_foreign(&format_args!("  next attempt: {next}, at {}", certificate.directory));
         if let Some(error) = &certificate.last_error {
             let hint = if certificate.action_required { " (action required)" } else { "" };
-            print_foreign(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
+            let at =
+                certificate.last_failure.map_or_else(|| "failed".to_owned(), |at| format!("{} failed", utc_minute(at)));
+            let earlier =
+                status.certificates.iter().take_while(|other| other.lineage() != certificate.lineage()).find(|other| {
+                    other.last_error.as_ref() == Some(error) && other.action_required == certificate.action_required
+                });
+            let reason = match earlier {
+                Some(other) => format!("for the same reason as {}", other.lineage()),
+                None => format!("{error}{hint}"),
+            };
+            let count = counted(certificate.failures, "failure");
+            print_foreign(&format_args!("  last attempt: {at}: {reason}; {count} in a row"));
         }
+        let next = match certificate.next_attempt - status.now {
+            ..=0 => "now".to_owned(),
+            wait => format!("{} (in {})", utc_minute(certificate.next_attempt), span(wait)),
+        };
+        print_foreign(&format_args!("  next attempt: {next}, at {}", certificate.directory));
     }
     match status.leftover_records {
         0 => {}
