@@ -31,13 +31,15 @@ pub(super) enum Reply {
 pub(super) enum NoReply {
     /// It did not answer. It may be starting, or the network may be broken.
     Silent(String),
-    /// It does not serve the zone, or cannot be reached from here at all. Resolvers pass over such a server at once.
+    /// It does not serve the zone. Resolvers mostly pass over such a server at once.
     Useless(String),
+    /// It has no address, or cannot be reached from here at all.
+    Unreachable(String),
 }
 
 impl NoReply {
     pub(super) fn reason(&self) -> &str {
-        let (Self::Silent(reason) | Self::Useless(reason)) = self;
+        let (Self::Silent(reason) | Self::Useless(reason) | Self::Unreachable(reason)) = self;
         reason
     }
 }
@@ -61,11 +63,11 @@ impl Authority {
 
     /// Asks for the records of `kind` that `name` has.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Reply, NoReply> {
-        let address = self.address.clone().map_err(NoReply::Useless)?;
+        let address = self.address.clone().map_err(NoReply::Unreachable)?;
         let question = Question::to_authority(name, kind);
         match question.ask(address).await {
             Ok(answer) => judge(answer, question.name()).map_err(NoReply::Useless),
-            Err(NoAnswer::NoRoute(reason)) => Err(NoReply::Useless(reason)),
+            Err(NoAnswer::NoRoute(reason)) => Err(NoReply::Unreachable(reason)),
             Err(NoAnswer::Silent(reason) | NoAnswer::Truncated(reason)) => Err(NoReply::Silent(reason)),
         }
     }

@@ -11,6 +11,10 @@ use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
 use crate::clock::rfc3339;
 
+/// What a silent or refusing name server does to validations, although resolvers pass over it.
+pub(super) const MAY_TIME_OUT: &str = "; resolvers pass over it, but validations fail at times because of it: a resolver that mixes the case \
+                            of names (Unbound's use-caps-for-id) may ask it alone until the CA's time is up";
+
 /// Why the records could not be located, changed or seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
@@ -18,7 +22,7 @@ pub enum DnsError {
     Setting(String),
     #[error("no resolver says which {kind} records {name} has: {}; others can be named in \"dns\".\"resolvers\"{}", .reasons.join("; "), servfail_note(.name, .reasons))]
     Resolve { name: String, kind: String, reasons: Vec<String> },
-    #[error("the CNAME records of {} lead nowhere: {}", .chain.first().map_or("the challenge", String::as_str), .chain.join(" → "))]
+    #[error("the CNAME records of {} lead nowhere: {}; {}", .chain.first().map_or("the challenge", String::as_str), .chain.join(" → "), chain_remedy(.chain))]
     CnameChain { chain: Vec<String> },
     #[error(
         "no zone was found that holds {name}: is the domain registered and delegated? If the resolvers cannot see it, name the zone in \"dns\".\"zone\" or other resolvers in \"dns\".\"resolvers\""
@@ -318,6 +322,18 @@ fn bad_time(ours: i64, theirs: Option<i64>) -> String {
         None => {
             format!("BADTIME, the clocks are more than {FUDGE_S} s apart; here it is {here}: set the one that is wrong")
         }
+    }
+}
+
+/// The record to change in CNAME records that lead back to one of their names, or are too many.
+fn chain_remedy(chain: &[String]) -> String {
+    let (Some(first), Some(last)) = (chain.first(), chain.last()) else { return String::new() };
+    let print = format!("`provost print dns-records` prints what {first} needs");
+    match chain.iter().take(chain.len() - 1).rev().collect::<Vec<_>>()[..] {
+        [owner, ..] if chain.iter().filter(|name| *name == last).count() > 1 => {
+            format!("this is a ring: remove the CNAME record of {owner}; {print}")
+        }
+        _ => format!("these are more than CAs follow: let {first} lead to the last name at once; {print}"),
     }
 }
 

@@ -13,7 +13,7 @@
 //! A success is trusted only if the primary signed it. [`DnsError`] says what failed, where, why, and what to change.
 //! [`responder`] is the other way: it serves the zone itself. [`DnsMethod`] has the settings of both.
 //! [`UpdateGrant`] is the configuration that permits our key these updates and no others. [`probe`] tests the whole
-//! flow. [`wildcard_addresses`] and [`CaaRecords`] query what the public sees of a domain.
+//! flow. [`phone_addresses`] and [`CaaRecords`] query what the public sees of a domain.
 
 mod authority;
 mod caa;
@@ -57,7 +57,7 @@ pub use self::settings::DnsSettings;
 pub use self::stored_key::TsigKeyProblem;
 pub use self::tsig_key::{TsigKey, TsigKeyError};
 pub use self::update::Refusal;
-pub use self::wildcard::{addresses, wildcard_addresses};
+pub use self::wildcard::{HostAddresses, PhoneAddresses, phone_addresses};
 
 use self::lookup::Lookup;
 use self::propagation::{Goal, Sought};

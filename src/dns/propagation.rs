@@ -1,7 +1,7 @@
 //! Waits until every address of every authoritative server has the values, or no longer has them.
 //!
 //! A server that answers without the values blocks, since a CA may ask it. A server that does not serve the zone, or that
-//! this machine cannot reach, is passed over, as resolvers pass over it. A silent server is waited for a limited time, once
+//! this machine cannot reach, is passed over, as resolvers mostly pass over it. A silent server is waited for a limited time, once
 //! the others agree. Several servers may share an address, and one of them may lag. So each is asked again and again over
 //! the settling time, from a new port each time, and one answer without the values starts that anew.
 
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::authority::{Authority, NoReply, Reply};
-use super::failure::DnsError;
+use super::failure::{DnsError, MAY_TIME_OUT};
 use super::lookup::ZoneServers;
 use super::name;
 
@@ -65,8 +65,10 @@ enum AuthorityAnswer {
     Differs(String),
     /// It did not answer.
     Silent(String),
-    /// It does not serve the zone, or cannot be reached from here.
+    /// It does not serve the zone.
     Useless(String),
+    /// It cannot be reached from here.
+    Unreachable(String),
 }
 
 /// What is known of one server.
@@ -106,6 +108,7 @@ impl Authority {
             }
             Err(NoReply::Silent(reason)) => AuthorityAnswer::Silent(reason),
             Err(NoReply::Useless(reason)) => AuthorityAnswer::Useless(reason),
+            Err(NoReply::Unreachable(reason)) => AuthorityAnswer::Unreachable(reason),
         }
     }
 }
@@ -213,7 +216,7 @@ pub(super) async fn wait(
     for (authority, server) in authorities.iter().zip(&servers) {
         if server.answer != AuthorityAnswer::Agrees {
             say(format!("{}: went on without it", authority.label));
-            remarks.push(line(&authority.label, sought.goal, &server.answer));
+            remarks.push(remark(&authority.label, sought.goal, &server.answer));
         }
     }
     remarks.extend(mismatch);
@@ -229,7 +232,7 @@ pub(super) async fn disagreements(zone_servers: ZoneServers, sought: Sought) -> 
         let sought = Arc::clone(&sought);
         queries.spawn(async move {
             let answer = server.query(&sought).await;
-            (answer != AuthorityAnswer::Agrees).then(|| line(&server.label, sought.goal, &answer))
+            (answer != AuthorityAnswer::Agrees).then(|| remark(&server.label, sought.goal, &answer))
         });
     }
     let mut lines: Vec<String> = queries.join_all().await.into_iter().flatten().collect();
@@ -263,8 +266,17 @@ fn line(label: &str, goal: Goal, answer: &AuthorityAnswer) -> String {
         (AuthorityAnswer::Differs(what), Goal::Published) => format!("{label}: {what} yet"),
         (AuthorityAnswer::Differs(what), Goal::Removed) => format!("{label}: {what} still"),
         (AuthorityAnswer::Silent(reason), _) => format!("{label}: does not answer: {reason}"),
-        (AuthorityAnswer::Useless(reason), _) => format!("{label}: passed over: {reason}"),
+        (AuthorityAnswer::Useless(reason) | AuthorityAnswer::Unreachable(reason), _) => {
+            format!("{label}: passed over: {reason}")
+        }
     }
+}
+
+/// The same, with what a server that does not help does to validations.
+fn remark(label: &str, goal: Goal, answer: &AuthorityAnswer) -> String {
+    let costs_time = matches!(answer, AuthorityAnswer::Silent(_) | AuthorityAnswer::Useless(_));
+    let note = if costs_time && goal == Goal::Published { MAY_TIME_OUT } else { "" };
+    format!("{}{note}", line(label, goal, answer))
 }
 
 /// The error that names the servers that lag behind, with the zone's serials as explanation.
@@ -277,7 +289,10 @@ async fn failure(
 ) -> DnsError {
     let zone = name::text(&sought.zone);
     let each = || authorities.iter().zip(servers).enumerate();
-    let says_nothing = |it: &AuthorityAnswer| matches!(it, AuthorityAnswer::Silent(_) | AuthorityAnswer::Useless(_));
+    let says_nothing = |it: &AuthorityAnswer| {
+        use AuthorityAnswer::{Silent, Unreachable, Useless};
+        matches!(it, Silent(_) | Useless(_) | Unreachable(_))
+    };
     if servers.iter().all(|server| says_nothing(&server.answer)) {
         let silent = each().map(|(_, (authority, server))| line(&authority.label, sought.goal, &server.answer));
         return DnsError::AuthoritiesSilent { zone, silent: silent.chain(mismatch).collect() };
@@ -297,7 +312,9 @@ async fn failure(
             }
             AuthorityAnswer::Differs(what) => what.clone(),
             AuthorityAnswer::Silent(reason) => format!("does not answer ({reason})"),
-            AuthorityAnswer::Useless(reason) => format!("is passed over ({reason})"),
+            AuthorityAnswer::Useless(reason) | AuthorityAnswer::Unreachable(reason) => {
+                format!("is passed over ({reason})")
+            }
         };
         let serial = serial(index).map_or_else(String::new, |serial| format!(", serial {serial}"));
         Some(format!("{} {what}{serial}", authority.label))

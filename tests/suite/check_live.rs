@@ -9,6 +9,7 @@ use crate::harness::directory::Directory;
 use crate::harness::internet::{self, at, root, zone_file};
 use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behavior, Pebble};
+use crate::harness::relay::{Relay, Tcp, Udp};
 use crate::harness::site::{Lines, Site};
 use crate::harness::tool::{self, Ended, provost};
 use crate::harness::unbound;
@@ -33,6 +34,8 @@ fn site(bind: &Bind, directory: &Directory) -> Site {
     let mut site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     let server = bind.address.to_string();
+    // The addresses of `RECORDS`; the check does not bind them.
+    site.config["listen"] = json!(["192.0.2.10:443", "192.0.2.11:443", "[2001:db8::10]:443"]);
     site.config["certificate"] = json!({ "acme": {
         "directory": directory.url,
         "directory_root": directory.root_file(),
@@ -142,7 +145,9 @@ fn live_check_advises_caa_records_bound_to_the_account() {
     let ca = Directory::leading_to(&json!({ "caaIdentities": ["ca.example"] }), &pebble.links());
     let mut site = site(&bind, &ca);
     acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
+    let public = std::mem::replace(&mut site.config["listen"], json!(["127.0.0.1:0"]));
     let server = site.start();
+    site.config["listen"] = public;
     server.says("a new certificate is in use");
     // The order is removed from the state before the records are.
     eventually("the end of the renewal", || {
@@ -165,6 +170,41 @@ fn live_check_advises_caa_records_bound_to_the_account() {
     assert!(!ended.stdout.contains("note: "), "{}", ended.stdout);
     assert_eq!(files_of(&site), before, "nothing is left in the state directory");
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
+}
+
+#[test]
+fn repaired_dns_after_a_failed_attempt_is_said_with_its_time() {
+    let test = "check_live::repaired_dns_after_a_failed_attempt_is_said_with_its_time";
+    if !bind::is_here(test) || !Pebble::is_here(test) {
+        return;
+    }
+    let bind = primary("", POLICY);
+    let pebble = Pebble::start(Behavior::default(), bind.address);
+    let ca = Directory::leading_to(&json!({ "caaIdentities": ["ca.example"] }), &pebble.links());
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
+    acme(&mut site)["dns"]["zone"] = json!("example.net");
+    let public = std::mem::replace(&mut site.config["listen"], json!(["127.0.0.1:0"]));
+    let server = site.start();
+    server.says("no new certificate (ecdsa-p256)");
+    site.config["listen"] = public;
+    let failed = "error: certificate: the ecdsa-p256 certificate could not be obtained: ";
+    let ended = provost(&site.path("."), &["check"]);
+    let line = ended.stdout.lines().find(|line| line.starts_with(failed)).unwrap_or_else(|| panic!("{ended:?}"));
+    assert!(line.contains(" (attempt of 2") && line.contains(" UTC; next attempt "), "{line}");
+    assert!(!line.contains("renew --now"), "{line}");
+    // The operator corrects the setting; the server runs with the old one.
+    acme(&mut site)["dns"].as_object_mut().unwrap().remove("zone");
+    let ended = finds(&site, &[(failed, "`provost certificate renew --now` tries again at once")]);
+    assert!(ended.stdout.contains("the way of the challenge is right now"), "{}", ended.stdout);
+    let status = provost(&site.path("."), &["certificate", "status"]).stdout;
+    assert!(
+        status.contains("  last attempt: 2")
+            && status.contains(" UTC failed: ")
+            && status.contains("1 failure in a row"),
+        "{status}"
+    );
+    assert!(status.contains("  next attempt: 2") && status.contains(" UTC (in "), "{status}");
 }
 
 /// The content of the state directory, without the files that a server rewrites.
@@ -298,8 +338,9 @@ fn live_check_reports_every_problem_in_one_run() {
     let mut site = site(&bind, &ca);
     ca.stop();
     let url = &ca.url;
-    let none = "error: dns: *.phones.example.com has no address, so phones cannot find their constituency; publish, with this \
-                server's public address: *.phones.example.com. A ADDRESS (AAAA for IPv6)";
+    let none = "error: dns: *.phones.example.com has no address, so phones cannot find their constituency; publish: \
+                *.phones.example.com. A 192.0.2.10 and *.phones.example.com. A 192.0.2.11 and *.phones.example.com. AAAA \
+                2001:db8::10";
     let refused = "error: dns: the DNS primary ";
     let missing = format!(
         "REFUSED, signed with the key provost., so the key is valid there; likely causes: (1) its policy does not permit this \
@@ -461,6 +502,39 @@ fn live_check_without_acme_only_resolves_addresses() {
     }
     drop(bind);
     finds(&site, &[note, ("error: dns: no resolver says which", "it refuses the connection")]);
+}
+
+#[test]
+fn address_in_front_of_the_server_is_proven_by_its_certificate() {
+    let test = "check_live::address_in_front_of_the_server_is_proven_by_its_certificate";
+    if !bind::is_here(test) || !namespace::is_inside(test, &["192.0.2.10"]) {
+        return;
+    }
+    let _bind =
+        BindConfig::new().primary("example.com", "*.phones A 192.0.2.10", "").start_at("127.0.0.1:53".parse().unwrap());
+    let mut site = Site::with_ote();
+    namespace::resolve_through("127.0.0.1", &site.path("."));
+    site.config["listen"] = json!(["127.0.0.1:443"]);
+    let server = site.start();
+    let unproven =
+        "note: dns: *.phones.example.com leads phones to 192.0.2.10; whether that is this server was not proven";
+    let command = "`openssl s_client -connect 192.0.2.10:443 -servername ote.phones.example.com`";
+    finds(&site, &[(unproven, command)]);
+    // A load balancer that passes TLS on.
+    let here = server.address();
+    let relay = Relay::start_at("192.0.2.10:443".parse().unwrap(), Udp::Closed, Tcp::Passed(vec![here]));
+    let ended = finds(&site, &[("*.phones.example.com: resolves to 192.0.2.10", "")]);
+    assert!(!ended.stdout.contains("leads phones"), "{}", ended.stdout);
+    drop((relay, server));
+    // This machine has the address, and provost listens on all of them.
+    site.config["listen"] = json!(["0.0.0.0:443"]);
+    let ended = finds(&site, &[("*.phones.example.com: resolves to 192.0.2.10", "")]);
+    assert!(!ended.stdout.contains("leads phones"), "{}", ended.stdout);
+    // It knows its public address, and another one is published.
+    site.config["listen"] = json!(["198.51.100.7:443"]);
+    let leads = "*.phones.example.com leads phones to 192.0.2.10, which is not an address of this server by \"listen\"";
+    let change = "change the A record of *.phones.example.com to 198.51.100.7";
+    finds(&site, &[(&format!("warning: dns: {leads}"), change)]);
 }
 
 #[test]

@@ -3,80 +3,96 @@
 //!
 //! It changes only one thing: it publishes a probe record, and removes it afterwards, also when interrupted.
 
+use std::collections::BTreeSet;
+
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, print_line, replace_controls};
+use super::{CERTIFICATE, DNS, Finding, FindingLevel, Progress, phone_names};
 use crate::acme::client::AcmeCa;
 use crate::acme::client::directory_meta::DirectoryMeta;
 use crate::acme::{AcmeFailure, AcmeSettings, FailureKind};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::responder::{DelegationProblem, inspect_delegation};
-use crate::dns::{
-    CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, address_records, addresses, probe,
-    wildcard_addresses,
-};
+use crate::constituency::Registry;
+use crate::dns::responder::{DelegationProblem, DelegationReport, WildcardFaults, inspect_delegation};
+use crate::dns::{CaaRecords, Dns, DnsError, DnsMethod, DnsSettings, Issuer, ResponderDns, address_records, probe};
+
+/// What the queries have shown.
+#[derive(Debug, Default)]
+pub(super) struct LiveResult {
+    /// The hosts, without `*.`, whose challenges a CA would find.
+    pub(super) good_challenges: BTreeSet<String>,
+    /// Whether neither DNS nor a CA has an error.
+    pub(super) is_good: bool,
+}
 
 /// Runs the queries that apply to `config`.
-pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {
+pub(super) async fn check(
+    config: &Config,
+    registry: &Registry,
+    progress: Progress,
+    findings: &mut Vec<Finding>,
+) -> LiveResult {
+    let mut result = LiveResult::default();
     if config.is_local() {
         findings.push(Finding::new(
             FindingLevel::Note,
             DNS,
             "local mode needs neither DNS nor a CA; --live checked nothing",
         ));
-        return;
+        return result;
     }
     let CertificateSource::Acme(settings) = &config.certificate else {
-        check_wildcard(&config.domain, None, progress, findings).await;
+        phone_names::check(config, registry, &WildcardFaults::default(), progress, findings).await;
         let message = "certificates do not come from ACME, so --live checked only addresses";
         findings.push(Finding::new(FindingLevel::Note, CERTIFICATE, message));
-        return;
+        return result;
     };
-    check_wildcard(&config.domain, Some(&settings.dns), progress, findings).await;
+    let domain = &config.domain;
+    let delegation = match &settings.dns {
+        DnsMethod::Update(_) => DelegationReport::default(),
+        DnsMethod::Responder(dns) => check_delegation(domain, dns, config, progress, findings, &mut result).await,
+    };
+    phone_names::check(config, registry, delegation.wildcard_faults(), progress, findings).await;
     check_cas(config, settings, progress, findings).await;
     match &settings.dns {
-        DnsMethod::Update(dns) if check_hidden(&config.domain, dns, findings).await => {}
-        DnsMethod::Update(dns) => check_primary(&config.domain, dns, progress, findings).await,
-        DnsMethod::Responder(dns) => check_delegation(&config.domain, dns, config, progress, findings).await,
+        DnsMethod::Update(dns) if check_hidden(domain, dns, findings).await => {}
+        DnsMethod::Update(dns) => check_primary(domain, dns, progress, findings, &mut result).await,
+        DnsMethod::Responder(_) => {}
     }
     for (_, names) in exact_names(config).iter() {
         for name in names {
-            check_exact(name, config, settings, progress, findings).await;
+            check_exact(name, config, settings, progress, findings, &mut result).await;
         }
     }
+    let is_live = |it: &Finding| it.level == FindingLevel::Error && [DNS, CERTIFICATE].contains(&it.subject.as_str());
+    result.is_good = !findings.iter().any(is_live);
+    result
 }
 
-/// Checks whether an exact name resolves, whether the CAs may issue for it, and whether its challenge can be published.
+/// Checks whether the CAs may issue for an exact name, and whether its challenge can be published.
 async fn check_exact(
     name: &str,
     config: &Config,
     settings: &AcmeSettings,
     progress: Progress,
     findings: &mut Vec<Finding>,
+    result: &mut LiveResult,
 ) {
-    match addresses(settings.dns.resolvers(), settings.dns.update(), name).await {
-        Ok(none) if none.is_empty() => {
-            let message = format!(
-                "{name} has no address, so phones cannot find it: a record below it, such as its challenge, hides the \
-                 wildcard's"
-            );
-            findings.push(Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(name)));
-        }
-        Ok(_) => {}
-        Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
-    }
     check_exact_caa(name, config, settings, findings).await;
     let update = match &settings.dns {
         DnsMethod::Update(update) => update,
-        DnsMethod::Responder(dns) => return check_delegation(name, dns, config, progress, findings).await,
+        DnsMethod::Responder(dns) => {
+            check_delegation(name, dns, config, progress, findings, result).await;
+            return;
+        }
     };
     // Errors in its files were reported before.
     let Ok(dns) = Dns::open(update) else { return };
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
-        Ok(()) => check_primary(name, update, progress, findings).await,
+        Ok(()) => check_primary(name, update, progress, findings, result).await,
     }
 }
 
@@ -96,29 +112,6 @@ async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, f
             let remedy = format!("to allow it, publish: {}", caa.recommended_exact(&issuer));
             findings.push(Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(remedy));
         }
-    }
-}
-
-fn publish_address(name: &str) -> String {
-    format!("publish, with this server's public address: {name}. A ADDRESS (AAAA for IPv6)")
-}
-
-/// Checks whether an arbitrary name below the domain resolves. Only an outside observer could tell whether the address
-/// leads here.
-async fn check_wildcard(domain: &str, method: Option<&DnsMethod>, progress: Progress, findings: &mut Vec<Finding>) {
-    match wildcard_addresses(method.map_or(&[], DnsMethod::resolvers), method.and_then(DnsMethod::update), domain).await
-    {
-        Ok(addresses) if addresses.is_empty() => {
-            let message = format!("*.{domain} has no address, so phones cannot find their constituency");
-            findings.push(
-                Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(&format!("*.{domain}"))),
-            );
-        }
-        Ok(addresses) => {
-            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            progress.print(&format!("*.{domain}: resolves to {}", addresses.join(", ")));
-        }
-        Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
 }
 
@@ -230,7 +223,13 @@ fn check_caa(
 }
 
 /// Checks whether the primary lets us publish a record, and whether every authoritative server returns it.
-async fn check_primary(domain: &str, settings: &DnsSettings, progress: Progress, findings: &mut Vec<Finding>) {
+async fn check_primary(
+    domain: &str,
+    settings: &DnsSettings,
+    progress: Progress,
+    findings: &mut Vec<Finding>,
+    result: &mut LiveResult,
+) {
     // Errors in its files were reported before.
     let Ok(dns) = Dns::open(settings) else { return };
     let error = |error: DnsError| Finding::new(FindingLevel::Error, DNS, error);
@@ -238,6 +237,9 @@ async fn check_primary(domain: &str, settings: &DnsSettings, progress: Progress,
     match probe(&dns, &challenge, &|line| progress.print(&line), interrupted()).await {
         Err(nowhere) => findings.push(error(nowhere)),
         Ok(probe) => {
+            if probe.seen.is_ok() && probe.gone.is_ok() {
+                result.good_challenges.insert(domain.to_owned());
+            }
             match probe.seen {
                 Ok(silent) => findings.extend(silent.iter().map(|who| Finding::new(FindingLevel::Warning, DNS, who))),
                 Err(unseen) => findings.push(error(unseen)),
@@ -255,7 +257,8 @@ async fn check_delegation(
     config: &Config,
     progress: Progress,
     findings: &mut Vec<Finding>,
-) {
+    result: &mut LiveResult,
+) -> DelegationReport {
     let finding = |level: FindingLevel, it: DelegationProblem| {
         let finding = Finding::new(level, DNS, it.problem);
         match it.remedy {
@@ -265,7 +268,10 @@ async fn check_delegation(
     };
     let report = match inspect_delegation(settings, &config.domain, host, &config.state).await {
         Ok(report) => report,
-        Err(problem) => return findings.push(finding(FindingLevel::Error, problem)),
+        Err(problem) => {
+            findings.push(finding(FindingLevel::Error, problem));
+            return DelegationReport::default();
+        }
     };
     for server in &report.proven {
         progress.print(&format!("{server}: is this server, by the proof that only it can give"));
@@ -273,26 +279,11 @@ async fn check_delegation(
     let errors = report.errors();
     if let Some(zone) = report.zone.as_ref().filter(|_| errors.is_empty()) {
         progress.print(&format!("_acme-challenge.{host}: the zone {zone} is delegated to this server"));
+        result.good_challenges.insert(host.to_owned());
     }
     findings.extend(errors.into_iter().map(|it| finding(FindingLevel::Error, it)));
     findings.extend(report.warnings().into_iter().map(|it| finding(FindingLevel::Warning, it)));
-}
-
-/// The output for progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    Stdout,
-    /// Used if standard output carries JSON.
-    Stderr,
-}
-
-impl Progress {
-    fn print(self, line: &str) {
-        match self {
-            Self::Stdout => print_line(&replace_controls(line)),
-            Self::Stderr => note(&replace_controls(line)),
-        }
-    }
+    report
 }
 
 /// Completes on SIGINT, SIGTERM or SIGHUP. From the first call on, these signals no longer end the process by

@@ -13,14 +13,18 @@ mod live;
 mod master_configs;
 mod operators;
 mod overlay;
+mod phone_names;
 mod plain_http;
 mod reach;
 mod served_view;
 mod service;
+mod stored;
 mod strays;
 mod vendors;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,8 +34,8 @@ use serde_json::{Value, json};
 
 use super::passwords;
 use super::{ConfigArg, USAGE, note, print_json, print_line, replace_controls, runtime, trust};
+use crate::acme::AcmeSettings;
 use crate::acme::client::AcmeCa;
-use crate::acme::{AcmeSettings, stored_certificates};
 use crate::admin::operators::token_file;
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
@@ -41,8 +45,8 @@ use crate::certificate::{self, CertificateFiles, Condition, FilesError, FilesSou
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
-use crate::dns::{Dns, DnsSettings, TsigKey};
-use crate::identity::digest::passwords::stored;
+use crate::dns::{Dns, DnsSettings, ResponderDns, TsigKey};
+use crate::identity::digest::passwords::stored as stored_passwords;
 use crate::identity::trust::RevocationList;
 use crate::notify::check_program;
 use crate::phone_history::{HistoryReader, ReadError};
@@ -50,7 +54,7 @@ use crate::serve::site::Site;
 use crate::settings::SettingsError;
 use crate::wording::counted;
 
-use live::Progress;
+use live::LiveResult;
 use reach::{Remedies, Unreachable};
 use service::ServiceUser;
 
@@ -142,6 +146,23 @@ impl FindingLevel {
     }
 }
 
+/// The output for the progress of `--live`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Stdout,
+    /// Used if standard output carries JSON.
+    Stderr,
+}
+
+impl Progress {
+    fn print(self, line: &str) {
+        match self {
+            Self::Stdout => print_line(&replace_controls(line)),
+            Self::Stderr => note(&replace_controls(line)),
+        }
+    }
+}
+
 /// Runs all checks and prints the findings. Warnings alone give exit code 0.
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = match config.find() {
@@ -162,7 +183,13 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let denials = Arc::new(denials::read(&config, &mut findings));
     let site = trust::site_of(&config, Arc::clone(&denials))?;
     check_configuration(&config, &site, &mut findings);
-    check_certificates(&config, &site, &unreachable, &mut findings);
+    let live = if args.live {
+        let progress = if args.json { Progress::Stderr } else { Progress::Stdout };
+        runtime()?.block_on(live::check(&config, site.registry(), progress, &mut findings))
+    } else {
+        LiveResult::default()
+    };
+    check_certificates(&config, &site, &unreachable, &live, &mut findings);
     check_trust(&config, &site, &mut findings);
     for fault in site.registry().faults() {
         let level = if fault.severity == Severity::Error { FindingLevel::Error } else { FindingLevel::Warning };
@@ -175,10 +202,6 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     denials::check(&config, &denials, site.registry(), &mut findings);
     strays::check(&config, site.registry(), &mut findings);
     plain_http::check(&config, &site, &mut findings);
-    if args.live {
-        let progress = if args.json { Progress::Stderr } else { Progress::Stdout };
-        runtime()?.block_on(live::check(&config, progress, &mut findings));
-    }
     findings.sort();
     findings.dedup();
     for finding in &findings {
@@ -267,14 +290,20 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     }));
 }
 
-fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, findings: &mut Vec<Finding>) {
+fn check_certificates(
+    config: &Config,
+    site: &Site,
+    unreachable: &Unreachable,
+    live: &LiveResult,
+    findings: &mut Vec<Finding>,
+) {
     match &config.certificate {
         CertificateSource::Files(pairs) => {
             let live = check_files(config, pairs, unreachable, findings);
             legacy_tls::check_files(config, site, live, findings);
         }
         CertificateSource::Acme(settings) => {
-            check_acme(config, settings, findings);
+            check_acme(config, settings, live, findings);
             legacy_tls::check_acme(config, site, settings, findings);
         }
         // Its keys are RSA.
@@ -283,8 +312,20 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
 }
 
 /// Checks the files that ACME needs.
-fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
-    check_stored(config, settings, findings);
+fn check_acme(config: &Config, settings: &AcmeSettings, live: &LiveResult, findings: &mut Vec<Finding>) {
+    stored::check(config, settings, live, findings);
+    if let Some(ResponderDns { responder, .. }) = settings.dns.responder() {
+        // With "addresses", something in front of this machine forwards anyway.
+        let level = if responder.addresses.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
+        let ports: BTreeSet<SocketAddr> =
+            responder.public_addresses().into_iter().filter_map(|address| responder.other_port(address)).collect();
+        findings.extend(ports.into_iter().map(|listen| {
+            let message = format!("the DNS responder listens on {listen}, and resolvers ask port 53");
+            // The system chooses port 0 anew at each start.
+            let forward = if listen.port() == 0 { "" } else { ", or forward port 53 (UDP and TCP) to it" };
+            Finding::new(level, DNS, message).with_remedy(format!("listen on port 53{forward}"))
+        }));
+    }
     if let Some(update) = settings.dns.update() {
         match Dns::open(update) {
             Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
@@ -309,33 +350,6 @@ fn check_secret(key: &TsigKey, settings: &DnsSettings) -> Option<Finding> {
         file.display()
     );
     Some(Finding::new(FindingLevel::Warning, DNS, message).with_remedy(remedy).in_file(file, None))
-}
-
-/// Checks the certificates obtained so far.
-fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
-    let now = clock::unix_seconds(clock::now());
-    let stored = stored_certificates(&config.state, &config.domain, &settings.keys, &exact_names(config), now);
-    let stored = match stored {
-        Ok(stored) => stored,
-        Err(error) => {
-            let message = format!("cannot read the certificates in {}: {error}", config.state.display());
-            return findings.push(Finding::new(FindingLevel::Warning, CERTIFICATE, message));
-        }
-    };
-    for certificate in stored {
-        let (lineage, condition) = (&certificate.lineage, &certificate.condition);
-        if let Some(constituency) = lineage.constituency().filter(|_| !certificate.is_for_names) {
-            let message = format!(
-                "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones get the wildcard \
-                 certificate; provost serve orders it, and provost certificate status shows what prevents it",
-                certificate.names.join(", ")
-            );
-            findings.push(Finding::new(FindingLevel::Warning, constituency, message));
-        }
-        if let Some(level) = FindingLevel::of(condition) {
-            findings.push(Finding::new(level, CERTIFICATE, format!("the {lineage} certificate {condition}")));
-        }
-    }
 }
 
 /// Checks the certificate files. Returns the certificates that the server would present.
@@ -438,7 +452,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 
 /// A running server keeps the last good passwords in memory; a restarted one has none.
 fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
-    if let Err(error) = stored(&config.state, &constituency.name) {
+    if let Err(error) = stored_passwords(&config.state, &constituency.name) {
         let finding = Finding::new(
             FindingLevel::Error,
             &constituency.name,

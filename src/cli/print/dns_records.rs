@@ -75,7 +75,9 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
     if addresses.is_empty() {
         records.comment("Replace ADDRESS by the public address of this server (AAAA for IPv6).");
     }
-    for remark in addresses.iter().filter_map(|address| not_public(*address)) {
+    let has_responder =
+        matches!(&config.certificate, CertificateSource::Acme(settings) if settings.dns.responder().is_some());
+    for remark in addresses.iter().filter_map(|address| not_public(*address, has_responder)) {
         records.comment(&remark);
     }
     let CertificateSource::Acme(settings) = &config.certificate else { return Ok(records.0) };
@@ -137,13 +139,13 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
 }
 
 /// The remark about an address that clients on the internet cannot reach.
-fn not_public(address: IpAddr) -> Option<String> {
+fn not_public(address: IpAddr, has_responder: bool) -> Option<String> {
     let address = address.to_canonical();
     let contains = |network: &str| network.parse::<IpNet>().is_ok_and(|network| network.contains(&address));
     let (_, what) = NOT_PUBLIC.iter().find(|(network, _)| contains(network))?;
+    let setting = if has_responder { ", and name that in \"addresses\" of \"responder\"" } else { "" };
     Some(format!(
-        "Warning: {address} {what}, which the internet cannot reach; replace it by the public address of this server (with \
-         \"responder\" in \"dns\", its \"addresses\" name that)."
+        "Warning: {address} {what}, which the internet cannot reach; replace it by the public address of this server{setting}."
     ))
 }
 
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn only_addresses_that_the_internet_routes_get_no_remark() {
-        let is_public = |text: &str| not_public(text.parse().unwrap()).is_none();
+        let is_public = |text: &str| not_public(text.parse().unwrap(), true).is_none();
         for public in
             ["1.1.1.1", "100.63.255.255", "100.128.0.1", "172.32.0.1", "192.0.3.1", "2606:4700::1", "2001:db9::1"]
         {
@@ -270,7 +272,10 @@ mod tests {
             assert!(!is_public(other), "{other}");
         }
         assert!(NOT_PUBLIC.iter().all(|(network, _)| network.parse::<IpNet>().is_ok()));
-        let remark = not_public("10.1.2.3".parse().unwrap()).unwrap();
-        assert!(remark.starts_with("Warning: 10.1.2.3 is a private address (RFC 1918), which"), "{remark}");
+        for has_responder in [true, false] {
+            let remark = not_public("10.1.2.3".parse().unwrap(), has_responder).unwrap();
+            assert!(remark.starts_with("Warning: 10.1.2.3 is a private address (RFC 1918), which"), "{remark}");
+            assert_eq!(remark.contains("responder"), has_responder, "{remark}");
+        }
     }
 }

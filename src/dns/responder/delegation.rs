@@ -134,6 +134,13 @@ impl Delegation {
         message.answers.iter().any(|record| record.name == *zone && record.record_type() == RecordType::DS)
     }
 
+    /// Whether `name` has a CNAME record by the parent's name servers.
+    pub(super) async fn is_alias(&self, name: &Name) -> bool {
+        let reply = first_reply(&self.parent_servers, name, RecordType::CNAME).await;
+        let Ok((_, Reply::Authoritative(message))) = reply else { return false };
+        matches!(own_cname(&message, &self.parent_servers, name).await, Ok(Some(_)))
+    }
+
     /// Finds the addresses of `server`, as a CA's resolver does. The resolvers, whose answers may be old, are asked only if no
     /// authoritative server answers, and for the target of an alias.
     pub(super) async fn name_server(&self, lookup: &Lookup, server: &Name) -> NameServer {
@@ -158,7 +165,7 @@ impl Delegation {
         if is_alias || error.is_some() {
             match lookup.resolver().addresses(server).await {
                 Ok(found) => {
-                    let source = if is_alias { AddressSource::Alias } else { AddressSource::Zone };
+                    let source = if is_alias { AddressSource::Alias } else { AddressSource::Resolver };
                     for address in found {
                         addresses.entry(address).or_insert(source);
                     }
@@ -190,11 +197,7 @@ impl Delegation {
         let doubled = self.name.clone().append_domain(&self.parent).ok()?;
         let kind = match first_reply(&self.parent_servers, &doubled, RecordType::NS).await {
             Ok((_, Reply::Referral { zone, .. })) if zone == doubled => "NS",
-            Ok((_, Reply::Authoritative(message)))
-                if matches!(own_cname(&message, &self.parent_servers, &doubled).await, Ok(Some(_))) =>
-            {
-                "CNAME"
-            }
+            Ok((_, Reply::Authoritative(_))) if self.is_alias(&doubled).await => "CNAME",
             _ => return None,
         };
         let record = format!("the {kind} record of {} was entered at {}", name::text(&self.name), name::text(&doubled));

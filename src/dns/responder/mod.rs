@@ -31,8 +31,9 @@ use tokio::sync::watch;
 pub use self::client::{Client, Transport};
 pub use self::delegation::DelegationProblem;
 pub use self::memory::FILE;
-pub use self::proof::{DelegationReport, inspect_delegation};
+pub use self::proof::{DelegationReport, WildcardFaults, inspect_delegation};
 pub use self::query_counts::QueryCounts;
+pub use self::remedy::change_records;
 pub use self::server::{ResponderSockets, serve};
 pub use self::settings::{ResponderDns, ResponderSettings};
 

@@ -2,10 +2,11 @@
 //! each address, for a one-time name, whose value only a server with our key knows.
 //!
 //! A CA's resolver may ask any of them. So an answer without the proof, NXDOMAIN or no records, makes validations fail,
-//! whatever the others answer. A name server that is silent or refuses is passed over, as resolvers pass over it, if another
-//! one proves to be this server. If none does, a resolver is asked: this machine may not reach its own public
+//! whatever the others answer. A name server that is silent or refuses is passed over if another one proves to be this server:
+//! resolvers pass over it too, mostly, at the cost of time. If none does, a resolver is asked: this machine may not reach its own public
 //! address (NAT).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -15,16 +16,17 @@ use tokio::task::JoinSet;
 
 use super::delegation::{self, Delegation, DelegationProblem, NameServer, ThisServer};
 use super::memory::Memory;
-use super::remedy::{DelegatedServer, Finding, ServerAddress};
+use super::remedy::{AddressSource, DelegatedServer, Finding, ServerAddress};
 use super::settings::ResponderDns;
 use super::zone::{ProofKey, proof_label};
 use super::{challenge_name, known_zone, lead_in};
 use crate::dns::authority::{Reply, judge};
-use crate::dns::failure::DnsError;
+use crate::dns::failure::{DnsError, MAY_TIME_OUT};
 use crate::dns::lookup::{Lookup, mismatch};
 use crate::dns::name;
 use crate::dns::query::{NoAnswer, Question, mnemonic};
 use crate::dns::settings::PORT;
+use crate::dns::wildcard;
 
 /// Where the delegation of the zone leads.
 #[derive(Debug, Default)]
@@ -38,20 +40,45 @@ pub struct DelegationReport {
     /// Name servers whose names are aliases. Some resolvers follow these, and others reject them.
     aliases: Vec<DelegationProblem>,
     /// Name servers that resolvers pass over.
-    passed_over: Vec<DelegationProblem>,
+    passed_over: Vec<PassedOver>,
+    /// What is named as wrong about the wildcard record of the domain.
+    wildcard_faults: WildcardFaults,
     /// Whether a resolver got the proof, if it was asked.
     resolver: Option<Result<(), DelegationProblem>>,
     /// How the parent's NS records differ from our own.
     mismatch: Option<String>,
 }
 
+/// A name server that does not help, and makes no validation fail for certain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PassedOver {
+    problem: DelegationProblem,
+    /// Whether a resolver may lose time with it.
+    costs_time: bool,
+}
+
+/// What the problems of a delegation already say about the wildcard record of the domain, which phones follow too.
+#[derive(Debug, Default)]
+pub struct WildcardFaults {
+    /// Its addresses that are not this server's.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether it is absent.
+    pub is_missing: bool,
+}
+
 impl DelegationReport {
+    /// What the errors and warnings say about the wildcard record of the domain.
+    #[must_use]
+    pub fn wildcard_faults(&self) -> &WildcardFaults {
+        &self.wildcard_faults
+    }
+
     /// Why a CA's validation fails, or fails at some CAs.
     #[must_use]
     pub fn errors(&self) -> Vec<DelegationProblem> {
         let mut errors = [&self.wrong[..], &self.aliases].concat();
         if !self.is_proven() {
-            errors.extend(self.passed_over.clone());
+            errors.extend(self.passed_over.iter().map(|it| it.problem.clone()));
         }
         if let Some(Err(problem)) = &self.resolver
             && errors.is_empty()
@@ -61,14 +88,18 @@ impl DelegationReport {
         errors
     }
 
-    /// What a CA passes over.
+    /// What a CA passes over, at the cost of time.
     #[must_use]
     pub fn warnings(&self) -> Vec<DelegationProblem> {
         if !self.is_proven() {
             return Vec::new();
         }
         let mismatch = self.mismatch.iter().map(|problem| DelegationProblem { problem: problem.clone(), remedy: None });
-        self.passed_over.iter().cloned().chain(mismatch).collect()
+        let passed_over = self.passed_over.iter().map(|PassedOver { problem, costs_time }| {
+            let note = if *costs_time { MAY_TIME_OUT } else { "" };
+            DelegationProblem { problem: format!("{}{note}", problem.problem), ..problem.clone() }
+        });
+        passed_over.chain(mismatch).collect()
     }
 
     fn is_proven(&self) -> bool {
@@ -225,7 +256,14 @@ impl Inspection<'_> {
         );
         // A record at the target itself can only be an NS record: a CNAME record would lead on, or back.
         let remedy = if self.settings.zone.is_some() || !self.is_own_challenge(found) {
-            if self.apex.zone_of(&found.name) {
+            if self.apex.zone_of(&found.name) && found.is_alias(&self.apex).await {
+                // An alias has no names below it (RFC 1034 §3.6.2), and no NS record beside it.
+                format!(
+                    "{apex} is an alias (CNAME), below which nothing can be: mend the records of {} first; then `provost print \
+                     dns-records` prints the record of {challenge}",
+                    challenge_name(self.domain)
+                )
+            } else if self.apex.zone_of(&found.name) {
                 format!("publish in the zone {parent}: {apex}. NS {own}.")
             } else {
                 format!("replace the CNAME record of {challenge} with: {}", lead_in(&challenge, &apex, &own))
@@ -257,15 +295,41 @@ impl Inspection<'_> {
         let is_this_server: Vec<bool> =
             servers.iter().map(|(name, server)| **name == this.name || has_address(server)).collect();
         let is_reached = servers.iter().any(|(_, server)| has_address(server));
+        let mut queries = JoinSet::new();
+        for (index, (_, server)) in servers.iter().enumerate() {
+            for address in server.addresses.keys().copied() {
+                let proof = Proof::new(&self.key, zone)?;
+                queries.spawn(async move { (index, address, proof.ask(address).await) });
+            }
+        }
+        let mut answers = queries.join_all().await;
+        answers.sort_by_key(|(index, address, _)| (*index, *address));
+
         let own_addresses = self.settings.responder.public_addresses();
         let texts = [zone, &found.parent, &this.name].map(name::text);
         let [zone_text, parent, own_name] = texts.each_ref().map(String::as_str);
-        let mut queries = JoinSet::new();
+        let domain_wildcard = wildcard::below_star(&this.domain);
+        let is_foreign = |index: usize| {
+            let mut others = answers.iter().filter(|(at, _, finding)| *at == index && finding.is_err());
+            others.any(|(_, address, _)| !this.addresses.contains(address))
+        };
+        let mut wildcards = Vec::new();
+        let mut missing = Vec::new();
+        for (index, (name, server)) in servers.iter().enumerate() {
+            let is_asked = is_this_server[index] && (server.is_alias || is_foreign(index));
+            // Where no server can say, the name server's own record is named.
+            wildcards.push(if is_asked { wildcard::wildcard_of(lookup, name).await.ok().flatten() } else { None });
+            let is_covered = name.base_name() == this.domain && server.addresses.is_empty() && server.error.is_none();
+            let is_missing = is_covered && matches!(wildcard::is_missing(lookup, &this.domain).await, Ok(true));
+            missing.push(is_missing.then_some(domain_wildcard.as_str()));
+        }
         let names: Vec<String> = servers.iter().map(|(name, _)| name::text(name)).collect();
         let delegated = |index: usize| DelegatedServer {
             zone: zone_text,
             parent,
             name: &names[index],
+            wildcard: wildcards[index].as_deref(),
+            missing_wildcard: missing[index],
             own_name,
             own_addresses: &own_addresses,
             is_this_server: is_this_server[index],
@@ -279,22 +343,18 @@ impl Inspection<'_> {
                 let problem = format!("{text}, the name server of {zone_text}, is an alias (CNAME)");
                 report.aliases.push(DelegationProblem::new(problem, delegated(index).remedy_for_alias()));
             } else if server.addresses.is_empty() {
-                report.passed_over.push(match (found.doubled_name_server(name), &server.error) {
+                let problem = match (found.doubled_name_server(name), &server.error) {
                     (Some(doubled), _) => doubled,
                     (None, Some(error)) => DelegationProblem { problem: error.to_string(), remedy: None },
                     (None, None) => {
                         let problem = format!("{zone_text} is delegated to {text}, which has no address");
+                        report.wildcard_faults.is_missing |= is_this_server[index] && missing[index].is_some();
                         DelegationProblem::new(problem, delegated(index).remedy_without_address())
                     }
-                });
-            }
-            for address in server.addresses.keys().copied() {
-                let proof = Proof::new(&self.key, zone)?;
-                queries.spawn(async move { (index, address, proof.ask(address).await) });
+                };
+                report.passed_over.push(PassedOver { problem, costs_time: false });
             }
         }
-        let mut answers = queries.join_all().await;
-        answers.sort_by_key(|(index, address, _)| (*index, *address));
         for (index, address, finding) in answers {
             let (name, server) = &servers[index];
             let Err(finding) = finding else {
@@ -311,6 +371,7 @@ impl Inspection<'_> {
                 source,
                 is_ours: this.addresses.contains(&address),
                 is_beside_ours: same.any(|(ip, _)| this.addresses.contains(ip)),
+                other_port: self.settings.responder.other_port(address),
             };
             let delegated = delegated(index);
             let is_refusal = matches!(finding, Finding::WrongAnswer(_) | Finding::Useless(_));
@@ -321,11 +382,23 @@ impl Inspection<'_> {
                 delegated.remedy(&at, &finding)
             };
             let problem = DelegationProblem::new(delegated.problem(address, &finding), remedy);
-            let problem = found.doubled_name_server(name).unwrap_or(problem);
-            let is_wrong = matches!(finding, Finding::WrongAnswer(_));
-            let list = if is_wrong { &mut report.wrong } else { &mut report.passed_over };
-            if !list.contains(&problem) {
-                list.push(problem);
+            let problem = match found.doubled_name_server(name) {
+                Some(doubled) => doubled,
+                None => {
+                    if source == AddressSource::Zone && !at.is_ours && delegated.wildcard == Some(&*domain_wildcard) {
+                        report.wildcard_faults.addresses.insert(address);
+                    }
+                    problem
+                }
+            };
+            if matches!(finding, Finding::WrongAnswer(_)) {
+                if !report.wrong.contains(&problem) {
+                    report.wrong.push(problem);
+                }
+            } else if !report.passed_over.iter().any(|it| it.problem == problem) {
+                // From behind NAT, this server's own public address may be silent.
+                let costs_time = !at.is_ours && !matches!(finding, Finding::NoRoute(_));
+                report.passed_over.push(PassedOver { problem, costs_time });
             }
         }
         Ok(())
@@ -428,6 +501,10 @@ mod tests {
         DelegationProblem::new(text, "remedy")
     }
 
+    fn passed_over(text: &str, costs_time: bool) -> PassedOver {
+        PassedOver { problem: problem(text), costs_time }
+    }
+
     fn texts(problems: &[DelegationProblem]) -> Vec<&str> {
         problems.iter().map(|problem| problem.problem.as_str()).collect()
     }
@@ -491,7 +568,7 @@ mod tests {
         let report = report(|it| {
             it.proven = vec!["ns".to_owned()];
             it.wrong = vec![problem("wrong")];
-            it.passed_over = vec![problem("silent")];
+            it.passed_over = vec![passed_over("silent", false)];
         });
         let Some(obstacle @ DnsError::WrongDelegation { .. }) = report.obstacle() else { panic!("{report:?}") };
         assert!(obstacle.needs_human() && obstacle.to_string().ends_with("would fail: wrong (remedy)"), "{obstacle}");
@@ -499,9 +576,23 @@ mod tests {
     }
 
     #[test]
+    fn silent_server_is_said_to_fail_validations_at_times() {
+        let report = report(|it| {
+            it.proven = vec!["ns".to_owned()];
+            it.passed_over = vec![passed_over("silent", true), passed_over("without address", false)];
+        });
+        let warnings = report.warnings();
+        assert!(report.errors().is_empty() && report.obstacle().is_none());
+        assert_eq!(warnings.len(), 2);
+        assert_eq!(warnings[0].problem, format!("silent{MAY_TIME_OUT}"));
+        assert!(MAY_TIME_OUT.contains("validations fail at times") && MAY_TIME_OUT.contains("use-caps-for-id"));
+        assert_eq!((warnings[1].problem.as_str(), warnings[0].remedy.as_deref()), ("without address", Some("remedy")));
+    }
+
+    #[test]
     fn resolver_that_gets_the_proof_stands_for_unreachable_servers() {
         let behind_nat = report(|it| {
-            it.passed_over = vec![problem("silent")];
+            it.passed_over = vec![passed_over("silent", false)];
             it.resolver = Some(Ok(()));
         });
         assert!(behind_nat.obstacle().is_none() && behind_nat.errors().is_empty());
@@ -517,7 +608,7 @@ mod tests {
     #[test]
     fn servers_without_a_proof_block_until_one_answers() {
         let closed = report(|it| {
-            it.passed_over = vec![problem("silent")];
+            it.passed_over = vec![passed_over("silent", false)];
             it.resolver = Some(Err(problem("unseen")));
         });
         let Some(obstacle @ DnsError::NotProven { .. }) = closed.obstacle() else { panic!("{closed:?}") };

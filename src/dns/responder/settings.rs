@@ -8,6 +8,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::dns::name;
+use crate::dns::settings::PORT;
 
 /// The built-in DNS responder: the authoritative name server of the zone that holds the challenges, and of nothing else.
 ///
@@ -80,6 +81,16 @@ impl ResponderSettings {
             if self.addresses.is_empty() { listen.collect() } else { self.addresses.iter().copied().collect() };
         addresses.into_iter().collect()
     }
+
+    /// Where it listens for `address`, if that is not on the port that resolvers ask. Something in front of it may have the
+    /// address.
+    #[must_use]
+    pub fn other_port(&self, address: IpAddr) -> Option<SocketAddr> {
+        let has_it = self.listen.iter().any(|listen| listen.ip() == address);
+        let mut listen = self.listen.iter().filter(|listen| !has_it || listen.ip() == address);
+        let first = listen.clone().next().copied();
+        if listen.any(|listen| listen.port() == PORT) { None } else { first }
+    }
 }
 
 fn host_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -135,6 +146,16 @@ fn check_host_address(text: &str, ip: IpAddr, write: impl Fn(IpAddr) -> String, 
     if plain.is_unspecified() {
         return Err(format!("{text} stands for all addresses; name the public addresses of this server{form}"));
     }
+    let is_link_local = match plain {
+        IpAddr::V4(it) => it.is_link_local(),
+        IpAddr::V6(it) => it.is_unicast_link_local(),
+    };
+    if is_link_local {
+        return Err(format!(
+            "{text} is a link-local address, which only machines on the same link reach, so it cannot be that of a public name \
+             server; name the public addresses of this server{form}"
+        ));
+    }
     if plain != ip {
         return Err(format!("{text} is an IPv4 address in IPv6 notation; write \"{}\"", write(plain)));
     }
@@ -163,6 +184,10 @@ mod tests {
             (r#"["224.0.0.251:53"]"#, "address of many hosts"),
             (r#"["[ff02::fb]:53"]"#, "address of many hosts"),
             (r#"["255.255.255.255:53"]"#, "address of many hosts"),
+            (r#"["[fe80::1%2]:53"]"#, "is a link-local address"),
+            (r#"["[fe80::1]:53"]"#, "is a link-local address"),
+            (r#"["169.254.1.1:53"]"#, "is a link-local address"),
+            (r#"["[::ffff:169.254.1.1]:53"]"#, "is a link-local address"),
             (r#"["192.0.2.10"]"#, "not an address with a port"),
             (r#"["ns.example.com:53"]"#, "not an address with a port"),
             (r#"["192.0.2.10:53", "192.0.2.10:53"]"#, "listed twice"),
@@ -191,11 +216,23 @@ mod tests {
             ("0.0.0.0", "0.0.0.0 stands for all addresses; name the public addresses of this server"),
             ("::ffff:0.0.0.0", "stands for all addresses"),
             ("ff02::fb", "address of many hosts"),
+            ("fe80::1", "is a link-local address, which only machines on the same link reach"),
             ("::ffff:192.0.2.10", "write \"192.0.2.10\""),
         ] {
             let error = read(&format!(r#"{{ "listen": ["10.0.0.2:53"], "addresses": ["{wrong}"] }}"#)).unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn port_that_resolvers_do_not_ask_is_found_for_each_address() {
+        let listen =
+            read(r#"{ "listen": ["192.0.2.10:5353", "192.0.2.11:53", "[2001:db8::10]:53", "[2001:db8::10]:5353"] }"#);
+        let port = |ip: &str| listen.as_ref().unwrap().other_port(ip.parse().unwrap()).map(|it| it.to_string());
+        assert_eq!(port("192.0.2.10").as_deref(), Some("192.0.2.10:5353"));
+        assert_eq!((port("192.0.2.11"), port("2001:db8::10"), port("198.51.100.1")), (None, None, None));
+        let behind_nat = read(r#"{ "listen": ["10.0.0.2:5353"], "addresses": ["192.0.2.10"] }"#).unwrap();
+        assert_eq!(behind_nat.other_port("192.0.2.10".parse().unwrap()), Some("10.0.0.2:5353".parse().unwrap()));
     }
 
     #[test]

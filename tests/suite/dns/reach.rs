@@ -79,6 +79,30 @@ async fn server_without_a_route_is_named_and_costs_no_time() {
 }
 
 #[tokio::test]
+async fn silent_zone_below_the_domain_is_named() {
+    let test = "dns::reach::silent_zone_below_the_domain_is_named";
+    if !bind::is_here(test)
+        || !unbound::is_here(test)
+        || !namespace::is_inside(test, &["192.0.2.1", "192.0.2.2", "192.0.2.9"])
+    {
+        return;
+    }
+    let _root = root(&[("com", &delegation("example.com", "192.0.2.2"))]);
+    // The challenge's name is delegated to a server that does not run.
+    let records = "_acme-challenge.phones NS ns.dead\nns.dead A 192.0.2.9\n*.phones A 192.0.2.10";
+    let hosted = BindConfig::new().key("provost.", "hmac-sha256");
+    let hosted = hosted.primary_from("example.com", &zone_file("example.com", "192.0.2.2", records), "");
+    let hosted = hosted.start_at(at("192.0.2.2"));
+    let resolver = internet::resolver(&[]);
+    let dns = open(&through(&resolver, &hosted)).with_patience(quick());
+    let error = dns.locate(CHALLENGE).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("no name server of {CHALLENGE} answers: ns.dead.example.com (192.0.2.9:53)")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn link_local_resolver_is_asked_on_its_interface() {
     let test = "dns::reach::link_local_resolver_is_asked_on_its_interface";
     if !bind::is_here(test) || !namespace::is_inside(test, &["fe80::53/64"]) {

@@ -147,7 +147,7 @@ async fn truncated_answer_without_tcp_is_named() {
         let causes = open(&settings).likely_causes(&place(), &values(&["one"])).await.unwrap();
         let expected =
             format!("{}: does not answer: its answer by UDP is truncated, and by TCP {reason}", relay.address);
-        assert_eq!(causes, [expected]);
+        assert!(causes.len() == 1 && causes[0].starts_with(&expected), "{causes:?}");
     }
 }
 

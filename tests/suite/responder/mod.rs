@@ -1,9 +1,10 @@
 //! The built-in DNS responder: asked by dig and over raw sockets, and what `provost.json` may say about it.
 //!
 //! [`chain`] puts it below a signed parent, behind a validating resolver that a CA asks; [`proof`] has `check --live` prove
-//! its delegation, and name the cause where that fails.
+//! its delegation, and name the cause where that fails; in [`phone_names`], the wildcard record leads phones elsewhere, too.
 
 mod chain;
+mod phone_names;
 mod proof;
 mod walk;
 
@@ -432,6 +433,9 @@ fn print_dns_records_remarks_addresses_and_ports_out_of_reach() {
     );
     assert!(v6.starts_with("; Warning: fd00::2 is a unique local address (RFC 4193)"), "{v6}");
     assert!(port.starts_with("; Warning: the responder listens on 10.0.0.2:5353, and resolvers ask port 53"), "{port}");
+    let chosen = print(json!({ "listen": ["9.9.9.9:0"] }));
+    let [port] = &chosen[..] else { panic!("{chosen:?}") };
+    assert!(port.ends_with("listens on 9.9.9.9:0, and resolvers ask port 53; listen on port 53."), "{port}");
     let behind_nat = json!({ "listen": ["10.0.0.2:53"], "addresses": ["9.9.9.9", "2620:fe::9"] });
     assert_eq!(print(behind_nat), Vec::<String>::new());
     let copied = print(json!({ "listen": ["192.0.2.10:53"] }));

@@ -15,12 +15,12 @@ use super::APEX;
 use super::chain::{Above, OTHER, REGISTRAR, SERVER, TWO_RECORDS, is_inside, obtains, provost, site};
 
 /// What `check --live` says.
-fn live(site: &Site) -> String {
+pub fn live(site: &Site) -> String {
     provost(site, &["check", "--live"]).stdout
 }
 
 /// The lines of `said` about DNS that are errors and warnings.
-fn faults(said: &str) -> Vec<&str> {
+pub fn faults(said: &str) -> Vec<&str> {
     let is_fault = |line: &&str| line.starts_with("error: dns") || line.starts_with("warning: dns");
     said.lines().filter(is_fault).collect()
 }
@@ -257,12 +257,12 @@ fn check_live_tells_a_closed_port_from_another_server() {
     let other = other.start_at(format!("{SERVER}:53").parse().unwrap());
     let said = live(&site);
     assert!(said.contains("another server answers for _acme-challenge.phones.example.com"), "{said}");
-    assert!(said.contains("ss -lnup sport = :53"), "{said}");
+    assert!(said.contains("ss -lntup sport = :53"), "{said}");
     drop(other);
     let other = BindConfig::new().primary("example.net", "", "").start_at(format!("{SERVER}:53").parse().unwrap());
     let said = live(&site);
     let [fault] = faults(&said)[..] else { panic!("{said}") };
-    assert!(fault.contains(&format!("({SERVER}) is passed over: it answers REFUSED")), "{said}");
+    assert!(fault.contains(&format!("({SERVER}) does not serve {APEX}: it answers REFUSED")), "{said}");
     assert!(fault.contains(&format!("stop the other DNS server on {SERVER}")) && !fault.contains("publish"), "{said}");
     drop(other);
 }
@@ -323,21 +323,23 @@ fn name_server_whose_address_leads_elsewhere_blocks() {
     let server = site.start();
     let line = reason_without_a_validation(&site, &server);
     let cause = format!(
-        "ns.phones.example.com ({REGISTRAR}) is passed over: it delegates {APEX} to other servers ({REGISTRAR} is not an \
-         address of this server by \"listen\" and \"addresses\" of \"dns\".\"responder\": replace the record \
-         ns.phones.example.com. A {REGISTRAR} (or the wildcard record that gives this address) with: ns.phones.example.com. A \
-         {SERVER})"
+        "ns.phones.example.com ({REGISTRAR}) does not serve {APEX}: it delegates {APEX} to other servers ({REGISTRAR} is not \
+         an address of this server by \"listen\" and \"addresses\" of \"dns\".\"responder\": replace the record \
+         ns.phones.example.com. A {REGISTRAR} with: ns.phones.example.com. A {SERVER})"
     );
     let line = line.replace("\\\"", "\"");
     assert!(line.contains(&format!("because no name server of {APEX} proves to be this server: {cause}")), "{line}");
     let said = live(&site);
     assert_eq!(faults(&said).len(), 1, "{said}");
-    assert!(said.contains(&format!("error: dns: ns.phones.example.com ({REGISTRAR}) is passed over")), "{said}");
+    assert!(
+        said.contains(&format!("error: dns: ns.phones.example.com ({REGISTRAR}) does not serve {APEX}: ")),
+        "{said}"
+    );
 }
 
 /// Starts provost below `records`. `serve` and `check --live` name one cause, `problem`, and `remedy`.
 #[track_caller]
-fn names_one_cause(records: &str, problem: &str, remedy: &str) -> (Site, Running) {
+pub fn names_one_cause(records: &str, problem: &str, remedy: &str) -> (Site, Running) {
     let above = Above::start(records);
     let pebble = Pebble::start(Behavior::default(), above.resolver.address);
     let site = site(&pebble);
@@ -408,8 +410,7 @@ fn foreign_address_is_named_with_the_record_that_has_it() {
     let pebble = Pebble::start(Behavior::default(), above.resolver.address);
     let site = site(&pebble);
     let server = site.start();
-    let record =
-        format!("the record ns.phones.example.com. A {OTHER} (or the wildcard record that gives this address)");
+    let record = format!("the record ns.phones.example.com. A {OTHER}");
     let remedy = format!(
         "if {OTHER} is a public address of this server, add it to \"dns\".\"responder\".\"addresses\"; otherwise replace \
          {record} with: ns.phones.example.com. A {SERVER}"
@@ -509,4 +510,83 @@ fn check_live_compares_the_delegation_with_our_name_server() {
     let mismatch = "warning: dns: _acme-challenge.phones.example.com: the parent zone delegates to dns.phones.example.com, \
                     which the zone's own NS records do not name, and the zone's own NS records name ns.phones.example.com";
     assert!(said.contains(mismatch) && said.contains("is delegated to this server"), "{said}");
+}
+
+#[test]
+fn one_cause_of_two_certificates_is_printed_once_and_dated() {
+    if !is_inside("responder::proof::one_cause_of_two_certificates_is_printed_once_and_dated") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let above = Above::start(&format!("*.phones A {SERVER}\n"));
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let mut site = site(&pebble);
+    site.config["certificate"]["acme"]["keys"] = json!(["ecdsa-p256", "rsa-2048"]);
+    let server = site.start();
+    for key in ["ecdsa-p256", "rsa-2048"] {
+        let line = server.says(&format!("no new certificate ({key})"));
+        assert!(line.contains("next attempt in ") && line.contains(" UTC)"), "{line}");
+    }
+    let cause = "they have no NS record for it, and no CNAME record";
+    let said = live(&site);
+    let certificate: Vec<&str> = said.lines().filter(|line| line.starts_with("error: certificate")).collect();
+    let [of_both] = certificate[..] else { panic!("{said}") };
+    let start = "error: certificate: the ecdsa-p256 and rsa-2048 certificates could not be obtained: the error of \"dns\" says \
+                 why (attempt of 2";
+    assert!(of_both.starts_with(start) && of_both.contains(" UTC; next attempt in "), "{said}");
+    assert!(!of_both.contains("renew --now"), "it is not repaired: {said}");
+    assert_eq!((said.matches(cause).count(), faults(&said).len()), (1, 1), "{said}");
+    // Without `--live`, the last attempt's reason is all there is.
+    let offline = provost(&site, &["check"]).stdout;
+    let both =
+        "error: certificate: the ecdsa-p256 and rsa-2048 certificates could not be obtained: the name servers of";
+    assert!(offline.contains(both) && offline.matches(cause).count() == 1, "{offline}");
+    let status = provost(&site, &["certificate", "status"]).stdout;
+    assert_eq!(status.matches(cause).count(), 1, "{status}");
+    assert!(status.contains(" UTC failed: for the same reason as "), "{status}");
+    drop(above);
+}
+
+#[test]
+fn port_that_resolvers_do_not_ask_is_named() {
+    if !is_inside("responder::proof::port_that_resolvers_do_not_ask_is_named") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let above = Above::start(TWO_RECORDS);
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let mut site = site(&pebble);
+    site.config["certificate"]["acme"]["dns"]["responder"]["listen"] = json!([format!("{SERVER}:5353")]);
+    let server = site.start();
+    server.says("no new certificate (ecdsa-p256)");
+    let listens = format!("listens on {SERVER}:5353, and resolvers ask port 53");
+    let offline = provost(&site, &["check"]).stdout;
+    assert!(offline.contains(&format!("warning: dns: the DNS responder {listens}")), "{offline}");
+    let said = live(&site);
+    let error = said.lines().find(|line| line.starts_with("error: dns")).unwrap_or_else(|| panic!("{said}"));
+    let remedy = format!("this server {listens}: name that port in \"listen\" of \"dns\".\"responder\"");
+    assert!(error.contains(&remedy) && !error.contains("check that provost runs"), "{said}");
+}
+
+#[test]
+fn exact_name_below_an_alias_waits_for_the_domains_records() {
+    if !is_inside("responder::proof::exact_name_below_an_alias_waits_for_the_domains_records") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    namespace::resolve_through("127.0.0.1", folder.path());
+    let alias = format!("*.phones A {SERVER}\n_acme-challenge.phones CNAME phones.acme.example.com.\n");
+    let exact = format!("ote.phones A {SERVER}\n_acme-challenge.ote.phones CNAME ote.{APEX}.\n");
+    let above = Above::start(&format!("{alias}{exact}"));
+    let pebble = Pebble::start(Behavior::default(), above.resolver.address);
+    let site = site(&pebble);
+    site.constituency("ote", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+    let server = site.start();
+    let line = server.says("no new certificate (exact/ote)");
+    let remedy = format!("{APEX} is an alias (CNAME), below which nothing can be: mend the records of {APEX} first");
+    assert!(line.contains(&remedy) && !line.contains(&format!("{APEX}. NS")), "{line}");
+    assert!(live(&site).contains(&remedy));
+    drop(above);
 }
