@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::chain::{Above, is_inside};
-use crate::harness::pages::{fences, section};
+use crate::harness::pages::{code_spans, fences, section};
 use crate::harness::pebble::{Behavior, Pebble};
 use crate::harness::site::Running;
 use crate::harness::systemd::value;
@@ -78,10 +78,37 @@ fn a_bare_machine_goes_public_with_two_dns_records() {
     assert!(checked.contains("is delegated to this server"), "{checked}");
     assert!(checked.contains("1 constituency can be served; 0 errors, 0 warnings"), "{checked}");
     let printed = sh("provost print dns-records").stdout;
+    boots_a_virtual_phone(&server, &issued);
     let printed: Vec<&str> = printed.lines().filter(|line| !line.starts_with(';')).collect();
     let full = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         format!("{}.example.com. {} {}", words[0], words[1], words[2])
     };
     assert_eq!(printed[..2], records.lines().map(full).collect::<Vec<_>>());
+}
+
+/// The manual's virtual phone boots against the public server. `issued` has the root of its certificate.
+fn boots_a_virtual_phone(server: &Running, issued: &Path) {
+    let section = section("docs/going-public.md", "## Boot a virtual phone");
+    let [("sh", make), ("sh", apply), ("sh", boot)] = fences(section)[..] else { panic!("{section}") };
+    let printed = sh(&make.replace("/root/", "/srv/")).stdout;
+    let trust = code_spans(section).into_iter().find(|code| code.starts_with("\"trust\"")).unwrap();
+    assert!(printed.contains(&format!("add to provost.json:        {trust}")), "{printed}");
+    let file = "/etc/provost/provost.json";
+    let site = std::fs::read_to_string(file).unwrap();
+    assert_eq!(site.matches("\"status\": {").count(), 1);
+    std::fs::write(file, site.replace("\"status\": {", &format!("{trust}, \"status\": {{"))).unwrap();
+    let (check, reload) = apply.trim_end().split_once('\n').unwrap();
+    assert!(sh(check).stdout.contains("2 constituencies can be served; 0 errors"));
+    assert_eq!(reload, "systemctl reload provost");
+    server.signal(rustix::process::Signal::HUP);
+    // The system's CAs do not include Pebble's.
+    let boot = format!("cd /srv && {} --ca {}", boot.trim_end(), issued.display());
+    let booted = eventually("the new trust bundle", || {
+        let ended = run(command("sh").args(["-e", "-c", &boot]));
+        (ended.code == 0).then_some(ended)
+    });
+    assert!(booted.stdout.contains("provisioned"), "{booted:?}");
+    let listed = sh("provost phones --constituency test").stdout;
+    assert!(listed.contains("00005e0053ff") && listed.contains("a virtual phone"), "{listed}");
 }
