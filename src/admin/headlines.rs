@@ -1,8 +1,11 @@
 //! The headlines: what needs an operator. The page shows them at its top, and `notify` reports their changes. Pure.
 
-use super::snapshot::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
+use std::collections::HashSet;
+
+use super::snapshot::{CertificateView, ConstituencyView, Overview, SilentTogether, StateFilter};
 use crate::certificate::ConditionLevel;
 use crate::clock::rfc3339;
+use crate::phone_history::PhoneState;
 use crate::wording::counted;
 
 /// How urgent a headline is.
@@ -166,10 +169,10 @@ pub fn headlines(overview: &Overview) -> Vec<Headline> {
     all.extend(overview.not_ready.iter().map(|reason| error(HeadlineKind::NotReady, reason)));
     all.extend(overview.notify_failure.iter().map(|reason| error(HeadlineKind::NotifyFailed, reason)));
     // A folder's problem has its own line below, with a link.
-    let is_of_folder = |problem: &String| {
-        let mut folders = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
-        folders.any(|folder| problem.contains(folder.as_str()))
-    };
+    let folders = overview.constituencies.iter().filter(|constituency| constituency.problem.is_some());
+    let folders: HashSet<&str> = folders.map(|constituency| constituency.name.as_str()).collect();
+    let is_of_folder =
+        |problem: &String| problem.split_once(": ").is_some_and(|(subject, _)| folders.contains(subject));
     let problems = overview.problems.iter().filter(|problem| !is_of_folder(problem));
     all.extend(problems.map(|problem| error(HeadlineKind::Problem, problem)));
     all.extend(overview.certificates.iter().filter_map(of_certificate));

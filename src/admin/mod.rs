@@ -4,7 +4,8 @@
 //! 1. [`listener`]: accepts connections, with a limit and timeouts.
 //! 2. [`access_guard`]: checks Host, site and the token of one of the [operators].
 //! 3. [`routes`]: handles requests.
-//! 4. [`snapshot_cache`]: caches one [`snapshot`] for all clients, made from the [`AdminData`] about once a second.
+//! 4. [`snapshot_cache`]: caches one [`snapshot`] for all clients, made from the [`AdminData`] about once a second. It has
+//!    counts, and no list of phones: [`AdminData::phones`] reads the page of it that a client wants.
 //! 5. [`page`] renders it for people, the rest of [`routes`] for programs.
 //!
 //! # How page and routes meet
@@ -21,6 +22,7 @@
 //!   `{"error": "…"}`. Without `constituency`, the denial is server-wide. With `macs` in place of `mac`, all of them are
 //!   changed or none, and the response names those that changed: `{"changed": true, "macs": ["…"]}`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,7 +31,6 @@ use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
 
 mod access_guard;
-pub mod all_phones;
 mod connections;
 mod events;
 pub mod headlines;
@@ -46,7 +47,6 @@ mod snapshot_cache;
 pub use settings::{Endpoint, StatusSettings};
 
 use access_guard::AccessGuard;
-use all_phones::AllPhones;
 use operators::Operators;
 use snapshot_cache::SnapshotCache;
 
@@ -55,8 +55,15 @@ use snapshot_cache::SnapshotCache;
 pub struct Snapshot {
     /// Everything but the list of phones.
     pub overview: snapshot::Overview,
-    pub phones: AllPhones,
+    pub numbers: AllNumbers,
+    pub version: Version,
 }
+
+/// The versions of the index of phones and of the policies: they differ if the numbers of phones may differ.
+pub type Version = (i64, u64);
+
+/// The numbers of phones by constituency, also of those that are not served any more.
+pub type AllNumbers = BTreeMap<ConstituencyName, snapshot::PhoneNumbers>;
 
 /// A change that an operator requests.
 #[derive(Debug, Clone)]
@@ -124,11 +131,21 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
     fn revision(&self) -> u64;
     /// Makes a snapshot. May block on a disk.
     fn snapshot(&self) -> Snapshot;
-    /// `phone` with its requests and the files that its master configuration names. May block on a disk.
+    /// The phones that match `query` now, and whether `snapshot` has the numbers of this moment. May block on a disk.
     ///
     /// # Errors
     /// Why the history cannot be read.
-    fn history(&self, phone: snapshot::PhoneView) -> Result<snapshot::PhoneHistoryView, String>;
+    fn phones(&self, snapshot: &Snapshot, query: &snapshot::PhoneQuery) -> Result<(snapshot::PhonePage, bool), String>;
+    /// A phone with its requests and the files that its master configuration names, and the version at that moment;
+    /// `None` if there is no such phone. May block on a disk.
+    ///
+    /// # Errors
+    /// Why the history cannot be read.
+    fn history(
+        &self,
+        constituency: &ConstituencyName,
+        mac: MacAddress,
+    ) -> Result<Option<(snapshot::PhoneHistoryView, Version)>, String>;
     /// The last `count` changes, of one constituency if it is given. May block on a disk.
     ///
     /// # Errors
@@ -141,7 +158,7 @@ pub trait AdminData: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why nothing changed.
     fn change(&self, wanted: &ChangeRequest) -> Result<Vec<MacAddress>, String>;
-    /// The metrics, with the gauges from `snapshot`. Does not block.
+    /// The metrics, with the gauges from `snapshot`. May block on a disk.
     fn metrics(&self, snapshot: &Snapshot, exposition: Exposition) -> String;
 }
 

@@ -18,8 +18,8 @@ use super::access_guard::{ClientLocation, Forbidden, NO_OPERATOR, Principal, Rou
 use super::events::Events;
 use super::page::{self, Asset, Flash, View};
 use super::response::{self, AdminResponse};
-use super::snapshot::{PhoneHistoryView, PhoneQuery};
-use super::{AdminChange, AdminServer, Author, ChangeRequest, Interface, Readiness};
+use super::snapshot::{PhoneHistoryView, PhonePage, PhoneQuery, SectionQuery};
+use super::{AdminChange, AdminData, AdminServer, Author, ChangeRequest, Interface, Readiness, Snapshot};
 use crate::audit::AuditReading;
 use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
@@ -183,12 +183,12 @@ pub(super) async fn answer(
             Err((code, reason)) => response::page(code, page::render_failure("Audit log not available", &reason)),
         },
         Route::Phones => phones(status, &head).await,
-        Route::Phone(constituency, mac) => match history(status, &constituency, mac).await {
+        Route::Phone(constituency, mac) => match history(status, constituency, mac).await {
             Ok(history) => response::json(StatusCode::OK, &history),
             Err((code, reason)) => response::problem(code, &reason),
         },
         Route::Page => show(status, &head, &principal).await,
-        Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
+        Route::PhonePage(constituency, mac) => match history(status, constituency, mac).await {
             Ok(history) => {
                 let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
                 let operator = principal.operator.as_deref();
@@ -364,13 +364,11 @@ impl ChangeBody {
         if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
             return Err(bad(format!("invalid note: use one line of at most {MAX_NOTE} bytes")));
         }
-        let admin_data = Arc::clone(&status.admin_data);
-        let changed = tokio::task::spawn_blocking(move || (admin_data.change(&wanted), wanted)).await;
+        let (changed, wanted) = blocking(status, move |admin_data| (admin_data.change(&wanted), wanted)).await;
         status.snapshots.outdate().await;
         match changed {
-            Ok((Ok(changed), wanted)) => Ok((wanted, changed)),
-            Ok((Err(reason), _)) => Err((StatusCode::CONFLICT, reason)),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Ok(changed) => Ok((wanted, changed)),
+            Err(reason) => Err((StatusCode::CONFLICT, reason)),
         }
     }
 }
@@ -397,15 +395,28 @@ async fn metrics(status: &AdminServer, head: &Parts) -> AdminResponse {
     } else {
         (Exposition::Plain, "text/plain; version=0.0.4; charset=utf-8")
     };
-    response::of(StatusCode::OK, media_type, status.admin_data.metrics(&snapshot, exposition))
+    let text = blocking(status, move |admin_data| admin_data.metrics(&snapshot, exposition)).await;
+    response::of(StatusCode::OK, media_type, text)
+}
+
+/// Does `work` on a thread that may wait for a disk.
+async fn blocking<T: Send + 'static>(
+    status: &AdminServer,
+    work: impl FnOnce(&dyn AdminData) -> T + Send + 'static,
+) -> T {
+    let admin_data = Arc::clone(&status.admin_data);
+    match tokio::task::spawn_blocking(move || work(&*admin_data)).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
     match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
-        Ok(query) => {
-            let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
-            response::json(StatusCode::OK, &query.select(&snapshot.phones))
-        }
+        Ok(query) => match list(status, &Arc::new(query)).await {
+            Ok((page, _)) => response::json(StatusCode::OK, &page),
+            Err(reason) => response::problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        },
         Err(reason) => response::problem(StatusCode::BAD_REQUEST, &reason),
     }
 }
@@ -453,35 +464,56 @@ fn author(principal: &Principal, interface: Interface, peer: Option<IpAddr>, hea
 }
 
 async fn show(status: &AdminServer, head: &Parts, principal: &Principal) -> AdminResponse {
-    let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
-        Ok(query) => query,
+    let asked = head.uri.query().unwrap_or_default();
+    let parsed = PhoneQuery::of_page(asked).and_then(|query| Ok((query, SectionQuery::parse(asked)?)));
+    let (query, sections) = match parsed {
+        Ok(parsed) => parsed,
         Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("Invalid query", &reason)),
     };
     // Only a signed-in operator can have made a change.
     let flash = head.uri.query().filter(|_| principal.operator.is_some()).and_then(Flash::parse);
-    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
-    let view = View {
-        overview: &snapshot.overview,
-        phones: &query.select(&snapshot.phones),
-        query: &query,
-        operator: principal.operator.as_deref(),
-        flash: flash.as_ref(),
-    };
-    response::page(StatusCode::OK, page::render(&view))
+    let query = Arc::new(query);
+    match list(status, &query).await {
+        Ok((phones, snapshot)) => {
+            let (operator, flash) = (principal.operator.as_deref(), flash.as_ref());
+            let (overview, phones, query, sections) = (&snapshot.overview, &phones, &*query, &sections);
+            let view = View { overview, phones, query, sections, operator, flash };
+            response::page(StatusCode::OK, page::render(&view))
+        }
+        Err(reason) => {
+            response::page(StatusCode::SERVICE_UNAVAILABLE, page::render_failure("Phones not available", &reason))
+        }
+    }
+}
+
+/// The phones that match `query`, and a snapshot that is as new: what a client has seen in the list, it also sees in the
+/// overview afterwards.
+async fn list(status: &AdminServer, query: &Arc<PhoneQuery>) -> Result<(PhonePage, Arc<Snapshot>), String> {
+    let mut snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+    let (of, query) = (Arc::clone(&snapshot), Arc::clone(query));
+    let (page, is_current) = blocking(status, move |admin_data| admin_data.phones(&of, &query)).await?;
+    if !is_current {
+        status.snapshots.outdate().await;
+        snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+    }
+    Ok((page, snapshot))
 }
 
 async fn history(
     status: &AdminServer,
-    constituency: &ConstituencyName,
+    constituency: ConstituencyName,
     mac: MacAddress,
 ) -> Result<PhoneHistoryView, (StatusCode, String)> {
-    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
-    let phone = snapshot.phones.find(constituency, mac);
-    let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("phone {mac} not found in {constituency}")))?;
-    let admin_data = Arc::clone(&status.admin_data);
-    match tokio::task::spawn_blocking(move || admin_data.history(phone)).await {
-        Ok(Ok(history)) => Ok(history),
-        Ok(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    let name = constituency.clone();
+    match blocking(status, move |admin_data| admin_data.history(&name, mac)).await {
+        Ok(Some((history, version))) => {
+            // The overview must not be older than what the client has seen of this phone.
+            if status.snapshots.current(&status.admin_data).await.snapshot.version != version {
+                status.snapshots.outdate().await;
+            }
+            Ok(history)
+        }
+        Ok(None) => Err((StatusCode::NOT_FOUND, format!("phone {mac} not found in {constituency}"))),
+        Err(reason) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
     }
 }

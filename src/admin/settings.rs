@@ -8,6 +8,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
+use crate::metrics::MetricsDetail;
+
 /// The operators' listener.
 ///
 /// ```
@@ -31,6 +33,9 @@ pub struct StatusSettings {
     /// `token_file`.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// What `/metrics` tells apart.
+    #[serde(default)]
+    pub metrics: MetricsDetail,
 }
 
 /// The address of the listener.

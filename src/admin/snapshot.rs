@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::certificate::ConditionLevel;
 use crate::constituency::{ConstituencyName, Listing, MacAddress};
+use crate::phone_history::PhoneState;
 
 /// How many missing files a text names.
 const MISSING_SHOWN: usize = 5;
@@ -130,30 +131,38 @@ pub struct PhoneCounts {
     pub gone: usize,
 }
 
-/// The state of a phone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PhoneState {
-    /// Known, accepted at its last request, and seen during the last two days.
-    Well,
-    /// Known, and not seen for two days.
-    Silent,
-    /// Known, and never seen.
-    Never,
-    /// Refused with valid credentials because it is not on the list. It waits for approval.
-    Waiting,
-    /// Accepted at its last request, and removed from the list since.
-    Removed,
-    /// Refused at its last request because it was not on the list, and added since.
-    Allowed,
-    /// Known, and refused at its last request.
-    Refused,
-    /// Known, and a client that claims to be this phone was refused since it was last accepted. A claim proves nothing.
-    LockedOut,
-    /// Denied by the policy.
-    Denied,
-    /// Its constituency is not served any more.
-    Gone,
+/// The phones of one constituency, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PhoneNumbers {
+    /// All phones.
+    pub counts: PhoneCounts,
+    /// Those that the index does not have: they were never seen, and are known or denied.
+    pub unseen_known: usize,
+    pub unseen_denied: usize,
+    /// How many were seen during the last day.
+    pub seen_lately: usize,
+    /// How many of these are well.
+    pub well_lately: usize,
+}
+
+impl PhoneNumbers {
+    /// The phones with this listing that the index does not have.
+    #[must_use]
+    pub fn unseen(&self, listing: Listing) -> usize {
+        match listing {
+            Listing::Known => self.unseen_known,
+            Listing::Denied => self.unseen_denied,
+        }
+    }
+
+    /// The phones of the index by state.
+    pub fn seen_by_state(&self) -> impl Iterator<Item = (PhoneState, usize)> {
+        let unseen = |state| {
+            let of = |listing| if PhoneState::of_unseen(listing) == state { self.unseen(listing) } else { 0 };
+            of(Listing::Known) + of(Listing::Denied)
+        };
+        self.counts.by_state().map(move |(state, count)| (state, count.saturating_sub(unseen(state))))
+    }
 }
 
 /// A phone, by its constituency's policy and the phone history.
@@ -190,17 +199,6 @@ pub struct PhoneView {
     pub refusals: u64,
     /// The server-wide denial, if there is one.
     pub denied_everywhere: Option<DenialView>,
-}
-
-impl PhoneState {
-    /// The state of a phone that was never seen, by the list that names it.
-    #[must_use]
-    pub fn of_unseen(listing: Listing) -> Self {
-        match listing {
-            Listing::Known => Self::Never,
-            Listing::Denied => Self::Denied,
-        }
-    }
 }
 
 impl PhoneView {
@@ -364,6 +362,19 @@ pub struct PhoneQuery {
     pub offset: usize,
     /// The maximum of phones.
     pub limit: usize,
+}
+
+/// The parts of the page's other lists that are shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SectionQuery {
+    /// The text that a constituency's name or description must contain. Case-insensitive.
+    pub folder: String,
+    /// How many constituencies to skip.
+    pub folder_offset: usize,
+    /// How many unproven claims to skip.
+    pub unproven_offset: usize,
+    /// How many phones that are denied server-wide to skip.
+    pub denied_offset: usize,
 }
 
 /// A filter by state.

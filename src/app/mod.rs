@@ -246,7 +246,15 @@ impl App {
         let (stop, stopped) = watch::channel(ShutdownPhase::default());
         let audit = Arc::new(AuditWriter::new(state.path()));
         let (file_changes, audit_writer) = FileChanges::start(Arc::clone(&audit))?;
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, watched, files));
+        let publisher = Arc::new(Publisher::new(
+            &server,
+            config.clone(),
+            material,
+            wanted,
+            watched,
+            files,
+            (Arc::clone(&health), Arc::clone(&denied)),
+        ));
         publisher.publish_registry(first.snapshot());
         publisher.audit(file_changes.clone());
         let publishing = Arc::clone(&publisher);
@@ -275,6 +283,8 @@ impl App {
                 state_faults: Arc::clone(&state_faults),
                 addresses: listeners.addresses(),
                 started: clock::unix_seconds(clock::now()),
+                silences: admin_data::SilenceCache::default(),
+                writable: admin_data::WritableFolders::default(),
                 notify_health: Arc::clone(&notify_health),
                 audit: Arc::clone(&audit),
             })

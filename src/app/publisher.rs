@@ -11,9 +11,10 @@ use super::file_limit::FileLimit;
 use super::reload_log;
 use crate::certificate::ExactNames;
 use crate::config::Config;
-use crate::constituency::{ConstituencyName, Registry};
+use crate::constituency::{ConstituencyName, Registry, ServerDenials};
 use crate::files::WatchedFiles;
 use crate::identity::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
+use crate::phone_history::HistoryHealth;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
 use crate::settings::SettingsError;
@@ -40,6 +41,8 @@ struct InUse {
     /// The exact names that constituencies want. The certificate source receives them.
     wanted: watch::Sender<Arc<ExactNames>>,
     files: FileLimit,
+    history: Arc<HistoryHealth>,
+    denials: Arc<ServerDenials>,
     /// The current problem and remedy, if the limit of open files is too low.
     file_shortage: Option<String>,
     /// The audit log; `None` for the first site, which changes nothing.
@@ -54,8 +57,11 @@ impl Publisher {
         wanted: watch::Sender<Arc<ExactNames>>,
         watched: WatchedBundles,
         files: FileLimit,
+        (history, denials): (Arc<HistoryHealth>, Arc<ServerDenials>),
     ) -> Self {
-        let in_use = Mutex::new(InUse { config, material, wanted, files, file_shortage: None, file_changes: None });
+        let in_use =
+            InUse { config, material, wanted, files, history, denials, file_shortage: None, file_changes: None };
+        let in_use = Mutex::new(in_use);
         Self { server: Arc::downgrade(server), in_use, watched: Mutex::new(watched) }
     }
 
@@ -191,6 +197,7 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         }
         is_new
     });
+    in_use.history.set_policies(next.registry().snapshot(), Arc::clone(&in_use.denials));
     // After the site is in force: a reader of the log may act on it at once.
     reload_log::log_folders(&current, &next);
     reload_log::log_unusable(&current, &next);

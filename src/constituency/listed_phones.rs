@@ -31,7 +31,13 @@ impl ListedPhones {
     /// Whether any list names `mac`.
     #[must_use]
     pub fn contains(&self, mac: MacAddress) -> bool {
-        self.shards[shard_of(mac)].contains_key(&mac) || self.denials.has(mac)
+        self.is_in_a_constituency(mac) || self.denials.has(mac)
+    }
+
+    /// Whether a list of a constituency names `mac`.
+    #[must_use]
+    pub fn is_in_a_constituency(&self, mac: MacAddress) -> bool {
+        self.shards[shard_of(mac)].contains_key(&mac)
     }
 
     /// Treats the server-wide denials as a list too.

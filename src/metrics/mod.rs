@@ -23,6 +23,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use crate::certificate::ConditionLevel;
 use crate::constituency::ConstituencyName;
@@ -72,11 +74,37 @@ struct RequestTally {
     bytes: u64,
 }
 
+impl RequestTally {
+    fn add(&mut self, other: Self) {
+        for (key, count) in other.requests {
+            *self.requests.entry(key).or_default() += count;
+        }
+        for (kind, count) in other.refusals {
+            *self.refusals.entry(kind).or_default() += count;
+        }
+        self.refused_handshakes += other.refused_handshakes;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What `/metrics` tells apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsDetail {
+    /// A series for each constituency, some hundred bytes to each. Their sum is the total.
+    #[default]
+    Constituencies,
+    /// The totals alone: the same metrics without the label `constituency`.
+    Totals,
+}
+
 /// The current values of the gauges.
 #[derive(Debug, Default)]
 pub struct GaugeValues {
     /// Our version.
     pub version: &'static str,
+    /// Whether the maps have an entry for each constituency, or totals with an empty name.
+    pub detail: MetricsDetail,
     /// When the process started, in Unix seconds.
     pub started: i64,
     /// Whether phones can be served.
@@ -229,7 +257,14 @@ impl Metrics {
         let is_there = |name: &ConstituencyName| there.contains(name.as_str());
         let mut tallies = self.tallies.lock();
         // Refusals without a constituency stay.
-        tallies.retain(|name, _| name.as_ref().is_none_or(is_there));
+        let gone: Vec<_> = tallies.keys().filter(|name| !name.as_ref().is_none_or(is_there)).cloned().collect();
+        for name in gone {
+            let tally = tallies.remove(&name).unwrap_or_default();
+            if facts.detail == MetricsDetail::Totals {
+                // A total never decreases.
+                tallies.entry(None).or_default().add(tally);
+            }
+        }
         let (requests, refusals, bytes, handshakes) =
             <(CounterFamily, CounterFamily, CounterFamily, CounterFamily)>::default();
         let mut refused = 0;
@@ -237,13 +272,13 @@ impl Metrics {
             let name = name.as_ref().map_or("", ConstituencyName::as_str);
             for ((method, status), count) in &tally.requests {
                 let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
-                add(&requests, &[("constituency", name), ("method", method), ("code", &status)], *count);
+                add(&requests, &facts.detail.labels(name, &[("method", method), ("code", &status)]), *count);
             }
             for (kind, count) in &tally.refusals {
-                add(&refusals, &[("constituency", name), ("reason", kind.label())], *count);
+                add(&refusals, &facts.detail.labels(name, &[("reason", kind.label())]), *count);
             }
-            if !name.is_empty() {
-                add(&bytes, &[("constituency", name)], tally.bytes);
+            if !name.is_empty() || facts.detail == MetricsDetail::Totals {
+                add(&bytes, &facts.detail.labels(name, &[]), tally.bytes);
             }
             refused += tally.refused_handshakes;
         }
@@ -293,6 +328,23 @@ fn counter(value: u64) -> Counter {
     counter
 }
 
+impl MetricsDetail {
+    /// The name by which a constituency is counted.
+    #[must_use]
+    pub fn name_of(self, constituency: &str) -> &str {
+        match self {
+            Self::Constituencies => constituency,
+            Self::Totals => "",
+        }
+    }
+
+    /// The labels of a series of `constituency`.
+    fn labels<'a>(self, constituency: &'a str, others: &[(&'static str, &'a str)]) -> Vec<(&'static str, &'a str)> {
+        let own = (self == Self::Constituencies).then_some(("constituency", constituency));
+        own.into_iter().chain(others.iter().copied()).collect()
+    }
+}
+
 impl GaugeValues {
     fn register_process(&self, registry: &mut Registry) {
         let connections = Gauges::default();
@@ -316,21 +368,21 @@ impl GaugeValues {
     fn register_phones(&self, registry: &mut Registry) {
         let (phones, seen, tls, constituencies) = <(Gauges, Gauges, Gauges, Gauges)>::default();
         for ((constituency, state), count) in &self.phones {
-            set(&phones, &[("constituency", constituency), ("state", state)], *count);
+            set(&phones, &self.detail.labels(constituency, &[("state", state)]), *count);
         }
         for (constituency, count) in &self.seen {
-            set(&seen, &[("constituency", constituency)], *count);
+            set(&seen, &self.detail.labels(constituency, &[]), *count);
         }
         // Each constituency has a value, so that a rate or an alert sees it come and go.
         let silent = Gauges::default();
         for constituency in self.seen.keys() {
             let count = self.silent_together.get(constituency).copied().unwrap_or_default();
-            set(&silent, &[("constituency", constituency)], count);
+            set(&silent, &self.detail.labels(constituency, &[]), count);
         }
         for (spoken, count) in &self.tls {
             let TlsGauges { constituency, level, version, suite } = spoken;
-            let place = ("constituency", constituency.as_str());
-            set(&tls, &[place, ("level", level), ("version", version), ("suite", suite)], *count);
+            let spoken: [(&str, &str); 3] = [("level", level), ("version", version), ("suite", suite)];
+            set(&tls, &self.detail.labels(constituency, &spoken), *count);
         }
         for (state, is_served) in [("served", true), ("broken", false)] {
             let count = self.constituencies.iter().filter(|(_, served)| *served == is_served).count();

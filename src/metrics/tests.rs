@@ -76,3 +76,45 @@ fn both_expositions_have_their_format() {
     assert!(plain.contains("# TYPE provost_handshakes_total counter") && !plain.contains("EOF"), "{plain}");
     assert_eq!(line(&plain, "provost_build_info"), "provost_build_info{version=\"1.2\"} 1");
 }
+
+#[test]
+fn totals_are_the_sums_of_the_constituencies_and_never_decrease() {
+    let metrics = Metrics::default();
+    let names: [ConstituencyName; 2] = ["home", "ote"].map(|name| name.parse().unwrap());
+    for name in &names {
+        let get = Observation {
+            constituency: Some(name),
+            method: Some(&Method::GET),
+            status: Some(200),
+            refusal: None,
+            bytes: 7,
+        };
+        metrics.observe(get);
+        metrics.observe(Observation { status: Some(403), refusal: Some(RefusalKind::UnknownPhone), ..get });
+    }
+    let mut facts = GaugeValues {
+        detail: MetricsDetail::Totals,
+        constituencies: names.iter().map(|name| (name.to_string(), true)).collect(),
+        phones: [((String::new(), "well"), 5)].into(),
+        seen: [(String::new(), 4)].into(),
+        silent_together: [(String::new(), 3)].into(),
+        ..GaugeValues::default()
+    };
+    for _ in 0..2 {
+        let text = metrics.text(&facts, Exposition::Plain).unwrap();
+        for expected in [
+            r#"provost_requests_total{method="GET",code="200"} 2"#,
+            r#"provost_requests_total{method="GET",code="403"} 2"#,
+            r#"provost_refusals_total{reason="unknown_phone"} 2"#,
+            "provost_sent_bytes_total 28",
+            r#"provost_phones{state="well"} 5"#,
+            "provost_phones_seen 4",
+            "provost_phones_silent_together 3",
+        ] {
+            assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
+        }
+        assert!(!text.contains("constituency="), "{text}");
+        // One is removed.
+        facts.constituencies.truncate(1);
+    }
+}

@@ -5,7 +5,9 @@
 //!    never blocks. If it is full, the oldest event is dropped and counted.
 //! 2. One thread ([`writer`]) aggregates the queued events per phone into a [`batch`].
 //! 3. It [writes](store) the batch in one transaction. If that fails, as with a full disk, it retries.
-//! 4. [`HistoryReader`] reads the database, also while the server runs, without a lock.
+//! 4. It keeps an [index] of the phones for the operators' page, by the policies that it is given, and does other
+//!    [upkeep] in slices between the batches.
+//! 5. [`HistoryReader`] reads the database, also while the server runs, without a lock.
 //!
 //! Phones that were accepted once are kept. Those that never were are limited, in all and per network. A
 //! [claim](Proof::Claimed) to be a phone never changes the data of that phone, and never displaces it: claims have a
@@ -14,7 +16,10 @@
 mod activity;
 mod batch;
 mod health;
+mod index;
+mod index_reader;
 mod phone_event;
+mod phone_state;
 mod queue;
 mod reader;
 mod schema;
@@ -23,6 +28,7 @@ mod store;
 pub mod summary;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod user_agent;
 mod visits;
 mod writer;
@@ -33,7 +39,9 @@ use std::sync::Arc;
 
 pub use activity::{ActivityCounts, STEP_S};
 pub use health::HistoryHealth;
+pub use index_reader::{IndexCount, IndexFilter, IndexKey, IndexMatch, IndexOrder};
 pub use phone_event::{PhoneEvent, Proof, is_refusal};
+pub use phone_state::PhoneState;
 pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
 pub use silence::{Silence, VisitPattern, silent_together};
 pub use user_agent::UserAgent;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::activity::{Activity, ActivityCounts};
 use super::phone_event::{PhoneEvent, Proof};
+use super::upkeep::Policies;
 
 /// The maximum of queued events of authenticated phones.
 pub(super) const MAX_PROVEN: usize = 16_384;
@@ -31,6 +32,8 @@ struct QueueState {
     claimed: VecDeque<PhoneEvent>,
     activity: Activity,
     flushes: Vec<Flush>,
+    /// New policies, which the writer does not know yet.
+    policies: Option<Policies>,
     is_closed: bool,
 }
 
@@ -44,11 +47,16 @@ pub(super) struct TakenBatch {
     /// Steps of the activity, with their full counts.
     pub(super) steps: Vec<(i64, ActivityCounts)>,
     pub(super) flushes: Vec<Flush>,
+    pub(super) policies: Option<Policies>,
 }
 
 impl QueueState {
     fn is_empty(&self) -> bool {
-        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_unwritten() && self.flushes.is_empty()
+        self.proven.is_empty()
+            && self.claimed.is_empty()
+            && !self.activity.has_unwritten()
+            && self.flushes.is_empty()
+            && self.policies.is_none()
     }
 
     /// The queue for events with `proof`, and its limit.
@@ -98,6 +106,12 @@ impl HistoryQueue {
         answer
     }
 
+    /// Replaces the policies that decide the states of phones.
+    pub(super) fn set_policies(&self, policies: Policies) {
+        self.waiting.lock().policies = Some(policies);
+        self.changed.notify_all();
+    }
+
     /// Runs `work` on the activity.
     pub(super) fn with_activity<T>(&self, work: impl FnOnce(&mut Activity) -> T) -> T {
         work(&mut self.waiting.lock().activity)
@@ -107,6 +121,7 @@ impl HistoryQueue {
     pub(super) fn requeue(&self, taken: TakenBatch) {
         let mut waiting = self.waiting.lock();
         waiting.activity.mark_unwritten(Some(&taken.steps));
+        waiting.policies = waiting.policies.take().or(taken.policies);
         for event in taken.events.into_iter().rev() {
             let (queue, room) = waiting.queue(event.proof);
             if queue.len() < room {
@@ -115,6 +130,14 @@ impl HistoryQueue {
                 self.count_dropped(event.proof);
             }
         }
+    }
+
+    /// Waits for something to write, at most `timeout`. Returns whether [`HistoryQueue::take`] will return at once or
+    /// after gathering.
+    pub(super) fn wait_for_any(&self, timeout: Duration) -> bool {
+        let mut waiting = self.waiting.lock();
+        self.changed.wait_while_for(&mut waiting, |waiting| waiting.is_empty() && !waiting.is_closed, timeout);
+        !waiting.is_empty() || waiting.is_closed
     }
 
     /// Waits for the first event, then up to `gathering` for more, and takes everything. `None` if the queue is empty
@@ -129,7 +152,8 @@ impl HistoryQueue {
         let (proven, claimed) = (std::mem::take(&mut waiting.proven), std::mem::take(&mut waiting.claimed));
         let events = proven.into_iter().chain(claimed).collect();
         let flushes = std::mem::take(&mut waiting.flushes);
-        Some(TakenBatch { events, steps: waiting.activity.take_unwritten(), flushes })
+        let policies = waiting.policies.take();
+        Some(TakenBatch { events, steps: waiting.activity.take_unwritten(), flushes, policies })
     }
 
     /// Waits for `pause`, or until the queue is closed or flushed. Returns whether it is closed.
@@ -140,7 +164,9 @@ impl HistoryQueue {
     }
 
     fn wait(&self, waiting: &mut MutexGuard<'_, QueueState>, pause: Duration) {
-        self.changed.wait_while_for(waiting, |waiting| !waiting.is_closed && waiting.flushes.is_empty(), pause);
+        let is_patient =
+            |waiting: &mut QueueState| !waiting.is_closed && waiting.flushes.is_empty() && waiting.policies.is_none();
+        self.changed.wait_while_for(waiting, is_patient, pause);
     }
 
     /// Closes the queue: no more events will come.

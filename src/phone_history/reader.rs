@@ -225,22 +225,26 @@ impl HistoryReader {
         self.query(sql, [mac.to_string()], request)
     }
 
-    fn query<T>(
+    pub(super) fn query<T>(
         &self,
         sql: &str,
         values: impl rusqlite::Params,
-        read: fn(&Row<'_>) -> rusqlite::Result<T>,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, ReadError> {
-        let query = || {
-            let mut statement = self.connection.prepare(sql)?;
+        self.run(|connection| {
+            let mut statement = connection.prepare(sql)?;
             let rows = statement.query_map(values, read)?.collect();
             #[cfg(test)]
             STEPS.set(STEPS.get() + statement.get_status(rusqlite::StatementStatus::VmStep));
             rows
-        };
-        let rows: rusqlite::Result<_> =
-            self.folder.act(|_| Ok(query())).map_err(|source| ReadError::File { path: self.path.clone(), source })?;
-        rows.map_err(|source| ReadError::Database { path: self.path.clone(), source })
+        })
+    }
+
+    /// Runs `work` on the database as a user who may read it.
+    pub(super) fn run<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
+        let done = self.folder.act(|_| Ok(work(&self.connection)));
+        done.map_err(|source| ReadError::File { path: self.path.clone(), source })?
+            .map_err(|source| ReadError::Database { path: self.path.clone(), source })
     }
 }
 
@@ -251,7 +255,10 @@ thread_local! {
 }
 
 /// The `claims`, each with its addresses.
-fn with_addresses(mut claims: Vec<StoredClaim>, addresses: Vec<(ClaimKey, ClaimAddress)>) -> Vec<StoredClaim> {
+pub(super) fn with_addresses(
+    mut claims: Vec<StoredClaim>,
+    addresses: Vec<(ClaimKey, ClaimAddress)>,
+) -> Vec<StoredClaim> {
     let mut by_claim: HashMap<ClaimKey, Vec<ClaimAddress>> = HashMap::new();
     for (key, address) in addresses {
         by_claim.entry(key).or_default().push(address);
@@ -302,10 +309,12 @@ fn connect(path: &Path, is_idle: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // For a search, which reads the whole index of phones: up to 16 MiB, while it runs.
+    connection.pragma_update(None, "cache_size", -16_384)?;
     Ok(connection)
 }
 
-fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
+pub(super) fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
     let event = |what: &str, at: &str| -> rusqlite::Result<Option<StoredEvent>> {
         let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(at)?);
         Ok(event.0.zip(event.1).map(|(what, at)| StoredEvent { what, at }))
@@ -339,7 +348,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
     })
 }
 
-fn claim(row: &Row<'_>) -> rusqlite::Result<StoredClaim> {
+pub(super) fn claim(row: &Row<'_>) -> rusqlite::Result<StoredClaim> {
     Ok(StoredClaim {
         constituency: row.get("constituency")?,
         mac: row.get("mac")?,
@@ -360,9 +369,9 @@ fn fingerprint(row: &Row<'_>) -> rusqlite::Result<Option<[u8; 32]>> {
 }
 
 /// The key of a claim.
-type ClaimKey = (ConstituencyName, MacAddress, Option<[u8; 32]>);
+pub(super) type ClaimKey = (ConstituencyName, MacAddress, Option<[u8; 32]>);
 
-fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {
+pub(super) fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {
     let key = (row.get("constituency")?, row.get("mac")?, fingerprint(row)?);
     let (address, first_seen, last_seen) = (row.get("address")?, row.get("first_seen")?, row.get("last_seen")?);
     Ok((key, ClaimAddress { address, first_seen, last_seen }))

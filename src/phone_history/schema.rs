@@ -91,6 +91,84 @@ pub(super) const MIGRATIONS: &[&str] = &[
     // How often the phone came, and its usual pause.
     "ALTER TABLE phone ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE phone ADD COLUMN usual_pause INTEGER;",
+    // The index of phones: what the operators' page counts, sorts and searches. It derives from the other tables and from
+    // the policies, and is filled and corrected in slices (see `upkeep`). It has a row for each phone that was seen, and
+    // for each listed one whose state does not follow from its list alone. `state` and `listing` are positions,
+    // `due` is when the row must be derived again. The counts follow by triggers, whatever writes the index.
+    "CREATE TABLE phone_index (
+         constituency TEXT NOT NULL,
+         mac TEXT NOT NULL,
+         state INTEGER NOT NULL,
+         listing INTEGER NOT NULL,
+         is_recent INTEGER NOT NULL,
+         last_seen INTEGER,
+         model TEXT,
+         firmware TEXT,
+         tls TEXT,
+         usual_pause INTEGER,
+         overdue_at INTEGER,
+         due INTEGER,
+         text TEXT NOT NULL,
+         PRIMARY KEY (constituency, mac)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX phone_index_by_state ON phone_index (state, last_seen DESC);
+     CREATE INDEX phone_index_by_constituency ON phone_index (constituency, state, last_seen DESC);
+     CREATE INDEX phone_index_by_time ON phone_index (last_seen DESC, state);
+     CREATE INDEX phone_index_by_model ON phone_index (model IS NULL, model, firmware, state);
+     CREATE INDEX phone_index_by_due ON phone_index (due) WHERE due IS NOT NULL;
+     CREATE INDEX phone_index_by_overdue ON phone_index (overdue_at) WHERE overdue_at IS NOT NULL;
+
+     CREATE TABLE phone_count (
+         constituency TEXT NOT NULL,
+         state INTEGER NOT NULL,
+         listing INTEGER NOT NULL,
+         phones INTEGER NOT NULL,
+         recent INTEGER NOT NULL,
+         PRIMARY KEY (constituency, state, listing)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE tls_count (
+         constituency TEXT NOT NULL,
+         tls TEXT NOT NULL,
+         phones INTEGER NOT NULL,
+         PRIMARY KEY (constituency, tls)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE index_version (number INTEGER NOT NULL) STRICT;
+     INSERT INTO index_version VALUES (1);
+     CREATE TRIGGER phone_index_inserted AFTER INSERT ON phone_index BEGIN
+         UPDATE index_version SET number = number + 1;
+         INSERT INTO phone_count VALUES (new.constituency, new.state, new.listing, 1, new.is_recent)
+             ON CONFLICT DO UPDATE SET phones = phones + 1, recent = recent + excluded.recent;
+         INSERT INTO tls_count SELECT new.constituency, new.tls, 1 WHERE new.tls IS NOT NULL
+             ON CONFLICT DO UPDATE SET phones = phones + 1;
+     END;
+     CREATE TRIGGER phone_index_deleted AFTER DELETE ON phone_index BEGIN
+         UPDATE index_version SET number = number + 1;
+         UPDATE phone_count SET phones = phones - 1, recent = recent - old.is_recent
+             WHERE (constituency, state, listing) = (old.constituency, old.state, old.listing);
+         DELETE FROM phone_count
+             WHERE (constituency, state, listing) = (old.constituency, old.state, old.listing) AND phones = 0;
+         UPDATE tls_count SET phones = phones - 1 WHERE (constituency, tls) = (old.constituency, old.tls);
+         DELETE FROM tls_count WHERE (constituency, tls) = (old.constituency, old.tls) AND phones = 0;
+     END;
+     CREATE TRIGGER phone_index_counted AFTER UPDATE OF state, listing, is_recent ON phone_index
+         WHEN (old.state, old.listing, old.is_recent) <> (new.state, new.listing, new.is_recent) BEGIN
+         UPDATE index_version SET number = number + 1;
+         UPDATE phone_count SET phones = phones - 1, recent = recent - old.is_recent
+             WHERE (constituency, state, listing) = (old.constituency, old.state, old.listing);
+         INSERT INTO phone_count VALUES (new.constituency, new.state, new.listing, 1, new.is_recent)
+             ON CONFLICT DO UPDATE SET phones = phones + 1, recent = recent + excluded.recent;
+         DELETE FROM phone_count
+             WHERE (constituency, state, listing) = (old.constituency, old.state, old.listing) AND phones = 0;
+     END;
+     CREATE TRIGGER phone_index_tls_counted AFTER UPDATE OF tls ON phone_index WHEN old.tls IS NOT new.tls BEGIN
+         UPDATE tls_count SET phones = phones - 1 WHERE (constituency, tls) = (old.constituency, old.tls);
+         DELETE FROM tls_count WHERE (constituency, tls) = (old.constituency, old.tls) AND phones = 0;
+         INSERT INTO tls_count SELECT new.constituency, new.tls, 1 WHERE new.tls IS NOT NULL
+             ON CONFLICT DO UPDATE SET phones = phones + 1;
+     END;
+     CREATE TRIGGER phone_deleted AFTER DELETE ON phone BEGIN
+         UPDATE phone_index SET due = 0 WHERE (constituency, mac) = (old.constituency, old.mac);
+     END;",
 ];
 
 /// The stored fingerprint of a claim by password.

@@ -15,7 +15,7 @@ use super::summary::SILENT_AFTER;
 use super::visits::Visits;
 
 const MIN_VISITS: u64 = 5;
-const MIN_SILENT: usize = 3;
+pub(super) const MIN_SILENT: usize = 3;
 const SHORTEST_PAUSE: i64 = 1_800_000;
 
 /// When a known phone was last seen, and how often it comes.
@@ -35,20 +35,42 @@ pub struct Silence {
     pub since: i64,
 }
 
+impl VisitPattern {
+    /// A phone that comes regularly.
+    #[must_use]
+    pub(super) fn regular(last_seen: i64, usual_pause: i64) -> Self {
+        Self { last_seen, visits: Visits { count: MIN_VISITS, usual_pause: Some(usual_pause) } }
+    }
+
+    /// The usual pause, if it is known.
+    fn usual_pause(self) -> Option<i64> {
+        self.visits.usual_pause.filter(|_| self.visits.count >= MIN_VISITS)
+    }
+
+    /// When the phone is overdue, if the server listens all the time. `None` if it does not come regularly.
+    #[must_use]
+    pub(super) fn overdue_at(self) -> Option<i64> {
+        Some(self.last_seen.saturating_add(overdue_after(self.usual_pause()?)))
+    }
+}
+
+fn overdue_after(usual_pause: i64) -> i64 {
+    usual_pause.saturating_mul(7).saturating_div(4).saturating_add(SHORTEST_PAUSE)
+}
+
 /// The phones of one constituency that fell silent together, if any, at `now`. The server has listened since
 /// `listening`.
 #[must_use]
 pub fn silent_together(phones: &[VisitPattern], now: i64, listening: i64) -> Option<Silence> {
     let (mut last_seen_overdue, mut due_overdue, mut due_all) = (Vec::new(), Vec::new(), Vec::new());
-    for phone in phones.iter().filter(|phone| phone.visits.count >= MIN_VISITS) {
-        let Some(usual) = phone.visits.usual_pause else { continue };
+    for phone in phones {
+        let Some(usual) = phone.usual_pause() else { continue };
         let is_long_silent = now.saturating_sub(phone.last_seen) >= SILENT_AFTER;
         // The phone may have come while the server was down.
         let waited_since = if is_long_silent { phone.last_seen } else { phone.last_seen.max(listening) };
         let due = waited_since.saturating_add(usual.max(SHORTEST_PAUSE));
         due_all.push(due);
-        let overdue_after = usual.saturating_mul(7).saturating_div(4).saturating_add(SHORTEST_PAUSE);
-        if now.saturating_sub(waited_since) >= overdue_after {
+        if now.saturating_sub(waited_since) >= overdue_after(usual) {
             last_seen_overdue.push(phone.last_seen);
             due_overdue.push(due);
         }

@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
 use rustix::fs::{Mode, OFlags};
 
-use super::activity::{ActivityCounts, STEP_S};
+use super::activity::ActivityCounts;
 use super::batch::{Batch, Claims, Delta, DeltaKey};
 use super::phone_event::{PhoneEvent, milliseconds};
 use super::queue::TakenBatch;
 use super::schema::{self, MIGRATIONS};
+use super::upkeep::{self, Policies, Slice, Upkeep};
 use super::visits::Visits;
 use crate::state;
 
@@ -21,12 +22,6 @@ use crate::state;
 pub(super) const HISTORY: u8 = 200;
 /// How many requests are kept of a phone that was never accepted.
 const HISTORY_OF_STRANGER: u8 = 20;
-/// How long requests are kept.
-const RETENTION: Duration = Duration::from_hours(30 * 24);
-/// How long the activity is kept.
-const ACTIVITY_RETENTION: Duration = Duration::from_hours(2 * 24);
-/// How often expired rows are deleted.
-const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
 /// How many phones are kept that were never accepted: in all, and per network.
 const MAX_REFUSED: u32 = 5_000;
 const MAX_REFUSED_OF_NETWORK: u32 = 64;
@@ -75,7 +70,7 @@ pub(super) struct HistoryStore {
     connection: Connection,
     path: PathBuf,
     inode: u64,
-    swept: Option<SystemTime>,
+    upkeep: Upkeep,
 }
 
 impl HistoryStore {
@@ -94,7 +89,10 @@ impl HistoryStore {
         if found > schema::version() {
             return Err(StoreError::Newer { path: path.to_owned(), found });
         }
-        Ok(Self { connection, path: path.to_owned(), inode, swept: None })
+        if let Err(error) = upkeep::make_shrinkable(&connection) {
+            tracing::warn!("the phone history {} keeps its size: it cannot be rewritten: {error}", path.display());
+        }
+        Ok(Self { connection, path: path.to_owned(), inode, upkeep: Upkeep::default() })
     }
 
     /// Whether the path still leads to the file that was opened.
@@ -125,10 +123,24 @@ impl HistoryStore {
         steps.map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 
-    /// Writes `taken` in one transaction, and deletes excess rows, and those that are expired at `now`.
+    /// Takes over `policies`, by which the index of phones is kept.
+    pub(super) fn follow(&mut self, policies: Policies) {
+        self.upkeep.follow(policies);
+    }
+
+    /// Whether the index of phones is not complete yet.
+    pub(super) fn is_indexing(&self) -> bool {
+        self.upkeep.is_indexing()
+    }
+
+    /// Does some of what is left to do besides writing events.
+    pub(super) fn run_slice(&mut self, now: SystemTime) -> Result<Slice, StoreError> {
+        let done = self.upkeep.run_slice(&mut self.connection, now);
+        done.map_err(|source| StoreError::Database { path: self.path.clone(), source })
+    }
+
+    /// Writes `taken` in one transaction, and deletes excess rows.
     pub(super) fn write(&mut self, taken: &TakenBatch, now: SystemTime) -> Result<(), StoreError> {
-        let is_sweep_due =
-            self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP_INTERVAL));
         let written = self.connection.transaction().and_then(|transaction| {
             let batch = Batch::of(&taken.events, HISTORY.into());
             let mut has_strangers = false;
@@ -148,19 +160,11 @@ impl HistoryStore {
             if !batch.claims.is_empty() {
                 bound(&transaction, CLAIM, None, MAX_CLAIMS)?;
             }
-            if is_sweep_due {
-                let oldest = milliseconds(now - RETENTION);
-                transaction.execute("DELETE FROM request WHERE time < ?", [oldest])?;
-                let oldest_step = milliseconds(now - ACTIVITY_RETENTION) / 1000 / STEP_S;
-                transaction.execute("DELETE FROM activity WHERE step < ?", [oldest_step])?;
-            }
+            let keys = batch.phones.keys().copied().chain(batch.claims.keys().map(|(key, _)| *key));
+            self.upkeep.refresh(&transaction, keys, now)?;
             transaction.commit()
         });
-        written.map_err(|source| StoreError::Database { path: self.path.clone(), source })?;
-        if is_sweep_due {
-            self.swept = Some(now);
-        }
-        Ok(())
+        written.map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 }
 
@@ -185,23 +189,28 @@ fn make(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Configures the connection, and migrates the database. Returns its version.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // With these settings, a crash of the process loses nothing. A power failure may lose the last moments, but does
     // not corrupt the database.
+    // Before anything is written: a new database can then return free pages.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let transaction = connection.transaction()?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found >= schema::version() {
+        // Nothing is written, least of all to a newer provost's database.
+        return Ok(found);
+    }
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(migration)?;
     }
-    let version = found.max(schema::version());
-    transaction.pragma_update(None, "user_version", version)?;
+    transaction.pragma_update(None, "user_version", schema::version())?;
     transaction.commit()?;
-    Ok(version)
+    Ok(schema::version())
 }
 
 /// Writes the changes of a phone. Returns whether it was never accepted.

@@ -35,36 +35,11 @@ pub const SILENT_AFTER: i64 = 2 * 86_400_000;
 /// claim alone adds no phone.
 #[must_use]
 pub fn summarize(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
-    let mut all = summarize_active(registry, seen, claims, &[]);
-    for constituency in registry.served() {
-        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
-            let key = (constituency.name.clone(), mac);
-            all.entry(key).or_insert_with(|| PhoneSummary::of(Some(constituency), mac));
-        }
-    }
-    all
-}
-
-/// The phones of [`summarize`] of which more is known than their list says: they were `seen`, a claim names them, or they
-/// are `denied` on the whole server. Costs nothing for the others.
-#[must_use]
-pub fn summarize_active(
-    registry: &Registry,
-    seen: Vec<StoredPhone>,
-    claims: &[StoredClaim],
-    denied: &[MacAddress],
-) -> PhoneSummaries {
     let mut all = PhoneSummaries::new();
     for phone in seen {
         let served = registry.by_folder(phone.constituency.as_str());
         let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
         all.entry(key).or_insert_with(|| PhoneSummary::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
-    }
-    for mac in denied.iter().copied() {
-        for constituency in registry.served().filter(|constituency| constituency.listing(mac).is_some()) {
-            let key = (constituency.name.clone(), mac);
-            all.entry(key).or_insert_with(|| PhoneSummary::of(Some(constituency), mac));
-        }
     }
     for claim in claims {
         let key = (claim.constituency.clone(), claim.mac);
@@ -81,11 +56,19 @@ pub fn summarize_active(
             known.claim = Some(claim.clone());
         }
     }
+    for constituency in registry.served() {
+        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
+            let key = (constituency.name.clone(), mac);
+            all.entry(key).or_insert_with(|| PhoneSummary::of(Some(constituency), mac));
+        }
+    }
     all
 }
 
 impl PhoneSummary {
-    fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
+    /// A phone of which nothing is known but the policy; `None` if its constituency is not served.
+    #[must_use]
+    pub fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
         let note = constituency.map(|constituency| constituency.note(mac).to_owned()).unwrap_or_default();
         let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
         let server_denial = constituency.and_then(|constituency| constituency.server_denial(mac));

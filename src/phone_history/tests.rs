@@ -9,9 +9,12 @@ use proptest::prelude::*;
 
 use super::queue::{HistoryQueue, MAX_CLAIMED, MAX_PROVEN, TakenBatch};
 use super::store::{HISTORY, HistoryStore};
+use super::upkeep::{Policies, SLICE, Slice};
 use super::*;
 use crate::clock;
-use crate::constituency::{MacAddress, TlsLevel};
+use crate::constituency::scan::Scanner;
+use crate::constituency::{MacAddress, ServerDenials, TlsLevel};
+use crate::state;
 
 /// A phone history in a folder of its own.
 struct Bench {
@@ -29,6 +32,17 @@ impl Bench {
     fn write(&mut self, events: &[PhoneEvent]) {
         let taken = TakenBatch { events: events.to_vec(), ..TakenBatch::default() };
         self.store.write(&taken, at(0)).unwrap();
+    }
+
+    /// Does all the upkeep that is due at `at(seconds)`. Returns its slices.
+    fn keep_up(&mut self, seconds: u64) -> Vec<Slice> {
+        let mut slices = Vec::new();
+        loop {
+            slices.push(self.store.run_slice(at(seconds)).unwrap());
+            if !slices.last().unwrap().has_more {
+                return slices;
+            }
+        }
     }
 
     fn reader(&self) -> HistoryReader {
@@ -300,7 +314,7 @@ fn newest_requests_are_kept_for_30_days() {
     assert_eq!(first_and_count(&bench, 2), (Some(980), 20));
     assert_eq!(bench.phones()[0].requests, 1000);
     let month = 30 * 86_400;
-    bench.store.write(&TakenBatch::default(), at(month + 900)).unwrap();
+    bench.keep_up(month + 900);
     assert_eq!(first_and_count(&bench, 1), (Some(900), 100));
 }
 
@@ -504,4 +518,273 @@ fn one_phone_is_read_by_index_among_many() {
     let (few, many) = (steps(10), steps(1000));
     // The order in which a batch is written varies, and so do a few steps.
     assert!(few > 0 && many <= few + few / 10, "{few} steps among 10 phones, {many} among 1000");
+}
+
+/// The policies of one constituency `ote` that lists `phones`.
+fn policies(folder: &std::path::Path, phones: std::ops::Range<u64>) -> Policies {
+    let listed: serde_json::Map<String, serde_json::Value> =
+        phones.map(|number| (mac(number).to_string(), "".into())).collect();
+    let ote = folder.join("constituencies/ote");
+    std::fs::create_dir_all(&ote).unwrap();
+    let policy = serde_json::json!({ "phones": listed }).to_string();
+    state::write_private(&ote.join("constituency.json"), policy.as_bytes()).unwrap();
+    let denials = Arc::new(ServerDenials::default());
+    let scanner = Scanner::new(folder.join("constituencies"), Vec::new()).with_denials(Arc::clone(&denials));
+    Policies { registry: Arc::new({ scanner }.scan(at(0))), denials }
+}
+
+/// All rows of the tables of the index, as text.
+fn index_tables(bench: &Bench) -> Vec<String> {
+    let connection = rusqlite::Connection::open(database(&bench.folder.path().join(FOLDER))).unwrap();
+    let mut rows = Vec::new();
+    for table in ["phone_index", "phone_count", "tls_count"] {
+        let mut statement = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = statement.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            (0..columns).map(|column| Ok(format!("{:?}", row.get_ref(column)?))).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let of_table = statement.query_map([], row).unwrap().map(|row| format!("{table} {}", row.unwrap().join(" ")));
+        rows.extend(of_table);
+    }
+    rows
+}
+
+fn states(bench: &Bench) -> Vec<(PhoneState, usize)> {
+    let counts = bench.reader().index_counts().unwrap();
+    counts.into_iter().map(|count| (count.state, count.phones)).collect()
+}
+
+#[test]
+fn index_follows_events_policies_and_the_time() {
+    let mut bench = Bench::new();
+    bench.store.follow(policies(bench.folder.path(), 0..3));
+    bench.write(&[event(0, 0), event(1, 0), refused(5, 0)]);
+    assert_eq!(states(&bench), [(PhoneState::Waiting, 1), (PhoneState::Well, 2)]);
+    // One is allowed, one is removed from the list, and one that was never seen is listed.
+    bench.store.follow(policies(bench.folder.path(), 1..7));
+    let slices = bench.keep_up(60);
+    assert_eq!(slices.iter().map(|slice| slice.changed).sum::<usize>(), 2, "{slices:?}");
+    assert_eq!(states(&bench), [(PhoneState::Allowed, 1), (PhoneState::Well, 1), (PhoneState::Removed, 1)]);
+    // After a day they are no longer recent, and after two silent, without an event.
+    let recent = |bench: &Bench| bench.reader().index_counts().unwrap().iter().map(|it| it.recent).sum::<usize>();
+    assert_eq!(recent(&bench), 3);
+    bench.keep_up(86_400 + 60);
+    assert_eq!((recent(&bench), states(&bench).len()), (0, 3));
+    bench.keep_up(2 * 86_400 + 60);
+    assert_eq!(states(&bench), [(PhoneState::Silent, 2), (PhoneState::Removed, 1)]);
+    // A clock that was wrong does no lasting harm.
+    bench.keep_up(60);
+    assert_eq!(states(&bench), [(PhoneState::Allowed, 1), (PhoneState::Well, 1), (PhoneState::Removed, 1)]);
+    // An unchanged policy changes nothing.
+    bench.store.follow(policies(bench.folder.path(), 1..7));
+    assert_eq!(bench.keep_up(61).iter().map(|slice| slice.changed).sum::<usize>(), 0);
+}
+
+#[test]
+fn index_has_listed_phones_that_a_claim_names_until_it_expires() {
+    let mut bench = Bench::new();
+    bench.store.follow(policies(bench.folder.path(), 0..3));
+    bench.write(&[claimed(1, 1, 0), claimed(9, 1, 0)]);
+    assert_eq!(states(&bench), [(PhoneState::LockedOut, 1)]);
+    bench.keep_up(86_400);
+    assert_eq!(states(&bench), [(PhoneState::LockedOut, 1)]);
+    bench.keep_up(2 * 86_400 + 1);
+    assert_eq!(states(&bench), []);
+}
+
+#[test]
+fn forgotten_strangers_leave_the_index() {
+    let mut bench = Bench::new();
+    bench.store.follow(policies(bench.folder.path(), 0..3));
+    let flood: Vec<PhoneEvent> = (1000..1200).map(|phone| from(1, refused(phone, phone))).collect();
+    flood.chunks(50).for_each(|some| bench.write(some));
+    bench.keep_up(1300);
+    assert_eq!(states(&bench), [(PhoneState::Waiting, 64)]);
+}
+
+#[test]
+fn lost_index_is_made_again_in_slices() {
+    let mut bench = Bench::new();
+    let count = 2 * SLICE as u64 + 10;
+    let policies = policies(bench.folder.path(), 0..count);
+    bench.store.follow(policies.clone());
+    bench.write(&(0..count).map(|phone| event(phone, 0)).chain([claimed(1, 1, 0)]).collect::<Vec<_>>());
+    bench.keep_up(0);
+    let whole = index_tables(&bench);
+    assert!(whole.len() > 2 * SLICE);
+    let database = rusqlite::Connection::open(database(&bench.folder.path().join(FOLDER))).unwrap();
+    for loss in [
+        "DELETE FROM phone_index",
+        "DELETE FROM phone_index WHERE mac LIKE '%7'",
+        "UPDATE phone_index SET state = 9, text = '' WHERE mac LIKE '%3'",
+        "INSERT INTO phone_index SELECT 'lost', mac, state, 0, 0, 5, NULL, NULL, 'x/y', NULL, NULL, NULL, '' FROM phone_index",
+    ] {
+        assert!(database.execute(loss, []).unwrap() > 100, "{loss}");
+        assert_ne!(index_tables(&bench), whole);
+        bench.store = HistoryStore::open(&super::database(&bench.folder.path().join(FOLDER))).unwrap();
+        bench.store.follow(policies.clone());
+        let slices = bench.keep_up(0);
+        assert!(slices.len() > 3 && slices.iter().all(|slice| slice.changed <= SLICE), "{slices:?}");
+        assert!(index_tables(&bench) == whole, "{loss}");
+    }
+}
+
+#[test]
+fn counts_and_pages_cost_the_same_among_many_phones() {
+    /// The steps of SQLite for the counts and for the first page in each order, among `phones`.
+    fn steps(phones: u64) -> Vec<i32> {
+        let mut bench = Bench::new();
+        bench.store.follow(policies(bench.folder.path(), 0..phones));
+        bench.write(&(0..phones).map(|phone| event(phone, phone)).collect::<Vec<_>>());
+        let reader = bench.reader();
+        let measured = |work: &dyn Fn() -> usize| {
+            let before = reader::STEPS.get();
+            assert!(work() > 0);
+            reader::STEPS.get() - before
+        };
+        let mut all = vec![measured(&|| reader.index_counts().unwrap().len())];
+        all.push(measured(&|| reader.tls_counts().unwrap().len()));
+        let well: &[PhoneState] = &[PhoneState::Well];
+        let known: Vec<PhoneState> = PhoneState::ALL.into_iter().filter(|state| state.is_known()).collect();
+        for order in [IndexOrder::LastSeen, IndexOrder::Name, IndexOrder::Model] {
+            for states in [None, Some(well), Some(known.as_slice())] {
+                // One state in another order than the last seen is sorted, at a cost that search has too.
+                if states == Some(well) && order != IndexOrder::LastSeen {
+                    continue;
+                }
+                for is_reversed in [false, true] {
+                    let filter = IndexFilter { states, ..IndexFilter::default() };
+                    let page = || reader.index_page(&filter, order, is_reversed, (0, 10)).unwrap().len();
+                    all.push(measured(&page));
+                }
+            }
+        }
+        all.push(measured(&|| reader.index_counts().unwrap().len()));
+        assert_eq!(all.len(), 2 + 7 * 2 + 1);
+        all
+    }
+    let (few, many) = (steps(100), steps(3000));
+    for (few, many) in few.iter().zip(&many) {
+        assert!(*few > 0 && *many <= few + few / 5, "{few:?} steps among 100 phones, {many:?} among 3000");
+    }
+}
+
+#[test]
+fn expired_requests_are_deleted_in_slices_beside_new_events() {
+    let mut bench = Bench::new();
+    let phones = 60;
+    let old: Vec<PhoneEvent> = (0..phones).flat_map(|phone| (0..200).map(move |second| event(phone, second))).collect();
+    old.chunks(3000).for_each(|some| bench.write(some));
+    let rows = |bench: &Bench| {
+        let count = "SELECT count(*) FROM request";
+        let connection = rusqlite::Connection::open(database(&bench.folder.path().join(FOLDER))).unwrap();
+        connection.query_row(count, [], |row| row.get::<_, usize>(0)).unwrap()
+    };
+    assert_eq!(rows(&bench), 12_000);
+    let month = 31 * 86_400;
+    let mut deleted = Vec::new();
+    let mut new = 0;
+    loop {
+        let slice = bench.store.run_slice(at(month)).unwrap();
+        if !slice.has_more {
+            break;
+        }
+        deleted.push(slice.changed);
+        bench.write(&[event(1000 + new, month)]);
+        new += 1;
+    }
+    deleted.retain(|count| *count > 0);
+    assert_eq!(deleted, [SLICE; 6]);
+    assert_eq!(rows(&bench), usize::try_from(new).unwrap(), "each event between the slices was written");
+}
+
+#[test]
+fn file_shrinks_after_rows_are_deleted() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(400);
+    let event = |phone, second| {
+        let request = Some((Method::GET, format!("/{long}.cfg").into()));
+        PhoneEvent { request, ..event(phone, second) }
+    };
+    let old: Vec<PhoneEvent> = (0..100)
+        .flat_map(|phone| (0..200).map(move |second| (phone, second)))
+        .map(|(phone, second)| event(phone, second))
+        .collect();
+    old.chunks(5000).for_each(|some| bench.write(some));
+    let file = database(&bench.folder.path().join(FOLDER));
+    let checkpointed = || {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        std::fs::metadata(&file).unwrap().len()
+    };
+    let full = checkpointed();
+    assert!(full > 10 << 20, "{full}");
+    let slices = bench.keep_up(31 * 86_400);
+    assert!(slices.len() > 12, "{slices:?}");
+    let left = checkpointed();
+    assert!(left < full / 2 && left < 6 << 20, "{left} of {full} bytes are left");
+}
+
+/// A database of provost 0.1, whose schema had the version 5, with `phones` that were seen at `at(0)`.
+fn database_of_0_1(folder: &std::path::Path, phones: u64) {
+    let path = database(&folder.join(FOLDER));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut old = rusqlite::Connection::open(&path).unwrap();
+    old.pragma_update(None, "journal_mode", "WAL").unwrap();
+    super::schema::MIGRATIONS[..5].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+    old.pragma_update(None, "user_version", 5).unwrap();
+    let transaction = old.transaction().unwrap();
+    for number in 0..phones {
+        let sql =
+            "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network,
+                       certificate_not_after, requests, refusals, uploads, bytes)
+                   VALUES ('ote', ?1, ?2, ?2, ?2, 0, '192.0.2.1', '192.0.2.1/32', 2000000000, 1, 0, 0, 0)";
+        transaction.execute(sql, rusqlite::params![mac(number).to_string(), 1_767_225_600_000_i64]).unwrap();
+        let sql = "INSERT INTO request VALUES (last_insert_rowid(), 1, ?1, '192.0.2.1', 'GET', '/', 200, 1, 1, NULL)";
+        transaction.execute(sql, [1_767_225_600_000_i64]).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn database_of_0_1_is_written_and_read_while_its_phones_are_indexed() {
+    let count = 3 * SLICE as u64 + 10;
+    let folder = tempfile::tempdir().unwrap();
+    database_of_0_1(folder.path(), count);
+    let path = database(&folder.path().join(FOLDER));
+    let store = HistoryStore::open(&path).unwrap();
+    let mut bench = Bench { folder, store };
+    bench.store.follow(policies(bench.folder.path(), 0..count));
+    let mut slices = Vec::new();
+    let mut indexed = Vec::new();
+    loop {
+        let slice = bench.store.run_slice(at(0)).unwrap();
+        slices.push(slice);
+        // A new event is written, and the page is read, between any two slices.
+        let phone = count - 1 - slices.len() as u64;
+        bench.write(&[event(phone, 60)]);
+        assert_eq!(bench.reader().requests(mac(phone)).unwrap().len(), 2);
+        indexed.push(states(&bench).iter().map(|(_, phones)| phones).sum::<usize>());
+        if !slice.has_more {
+            break;
+        }
+    }
+    assert!(slices.iter().all(|slice| slice.changed <= SLICE), "{slices:?}");
+    assert!(indexed.iter().filter(|phones| **phones < usize::try_from(count).unwrap()).count() >= 3, "{indexed:?}");
+    assert_eq!(states(&bench), [(PhoneState::Well, usize::try_from(count).unwrap())]);
+}
+
+#[test]
+fn migration_writes_no_more_for_many_phones() {
+    /// The size of the log after the migration: what it wrote.
+    fn written(phones: u64) -> u64 {
+        let folder = tempfile::tempdir().unwrap();
+        database_of_0_1(folder.path(), phones);
+        let path = database(&folder.path().join(FOLDER));
+        let mut connection = rusqlite::Connection::open(&path).unwrap();
+        assert_eq!(super::store::prepare(&mut connection).unwrap(), super::schema::version());
+        std::fs::metadata(path.with_extension("sqlite-wal")).unwrap().len()
+    }
+    let (few, many) = (written(10), written(5000));
+    assert!(few > 0 && many < few + 64_000, "{few} bytes for 10 phones, {many} for 5000");
 }

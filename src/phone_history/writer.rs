@@ -8,11 +8,16 @@ use std::time::Duration;
 use super::health::HistoryHealth;
 use super::queue::{HistoryQueue, TakenBatch};
 use super::store::{HistoryStore, StoreError};
+use super::upkeep::Policies;
 use crate::background::BackgroundThread;
 use crate::clock;
 
 /// How long events gather before they are written, because each transaction has a cost.
 const BATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest sleep: states change with the time too.
+const IDLE: Duration = Duration::from_secs(1);
+/// The pause between two slices of upkeep, so that it uses only part of the disk's time.
+const SLICE_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before a retry after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -22,8 +27,18 @@ pub(super) fn start(
     health: Arc<HistoryHealth>,
     path: PathBuf,
 ) -> io::Result<BackgroundThread> {
-    let thread =
-        WriterThread { queue, health, path, store: None, has_loaded: false, is_failing: false, logged_dropped: 0 };
+    let thread = WriterThread {
+        queue,
+        health,
+        path,
+        store: None,
+        policies: None,
+        has_more: false,
+        has_loaded: false,
+        is_failing: false,
+        is_upkeep_failing: false,
+        logged_dropped: 0,
+    };
     BackgroundThread::start("phone-history", move || thread.run())
 }
 
@@ -33,9 +48,14 @@ struct WriterThread {
     health: Arc<HistoryHealth>,
     path: PathBuf,
     store: Option<HistoryStore>,
+    /// The policies for the store, also for one that is opened later.
+    policies: Option<Policies>,
+    /// Whether upkeep is left to do.
+    has_more: bool,
     /// Whether the counts of an earlier process are loaded.
     has_loaded: bool,
     is_failing: bool,
+    is_upkeep_failing: bool,
     logged_dropped: u64,
 }
 
@@ -44,9 +64,24 @@ impl WriterThread {
         // Write at once, so that the database exists as soon as the server runs, and errors are logged at the start.
         let opened = self.write(&TakenBatch::default());
         self.report(opened.as_ref().err());
-        while let Some(mut taken) = self.queue.take(BATCH_INTERVAL) {
+        loop {
+            if !self.queue.wait_for_any(if self.has_more { SLICE_PAUSE } else { IDLE }) {
+                self.keep_up();
+                continue;
+            }
+            let Some(mut taken) = self.queue.take(BATCH_INTERVAL) else { return };
+            if let Some(policies) = &taken.policies {
+                self.policies = Some(policies.clone());
+                if let Some(store) = &mut self.store {
+                    store.follow(policies.clone());
+                }
+            }
             let written = self.write(&taken);
             self.report(written.as_ref().err());
+            if written.is_ok() {
+                // Before a flush is answered, so that a change of a policy is in the index then.
+                self.keep_up();
+            }
             for flush in taken.flushes.drain(..) {
                 // The receiver may be gone.
                 let _ = flush.send(written.is_ok());
@@ -56,6 +91,29 @@ impl WriterThread {
                 if self.queue.pause(RETRY) && self.write_last().is_err() {
                     tracing::error!("the last phone events are lost");
                     return;
+                }
+            }
+        }
+    }
+
+    /// Does a slice of the upkeep. A failure is retried later.
+    fn keep_up(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let done = store.run_slice(clock::now());
+        self.has_more = done.as_ref().is_ok_and(|slice| slice.has_more);
+        match done {
+            Ok(slice) => {
+                self.health.set_indexing(store.is_indexing());
+                self.is_upkeep_failing = false;
+                if slice.changed > 0 {
+                    self.report(None);
+                }
+            }
+            // Events may be written nevertheless, as on a disk that is almost full.
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_upkeep_failing, true) {
+                    let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!("the phone history is not kept in order: {reason}; tried again each second");
                 }
             }
         }
@@ -91,7 +149,10 @@ impl WriterThread {
     }
 
     fn open(&mut self) -> Result<HistoryStore, StoreError> {
-        let store = HistoryStore::open(&self.path)?;
+        let mut store = HistoryStore::open(&self.path)?;
+        if let Some(policies) = &self.policies {
+            store.follow(policies.clone());
+        }
         if self.has_loaded {
             // A new file, which lacks the counts so far.
             self.queue.with_activity(|activity| activity.mark_unwritten(None));

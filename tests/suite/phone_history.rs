@@ -4,8 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use provost::phone_history::{HistoryReader, StoredClaim, StoredPhone};
+use rusqlite::Connection;
 use serde_json::json;
 
+use crate::harness::operators::Operators;
 use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::{provost, run};
@@ -328,4 +330,66 @@ fn uncreatable_history_is_logged_and_serving_continues() {
         (server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status == 200).then_some(())
     });
     seen(&site.path("state"), STRANGER, |phone| !phone.is_refused);
+}
+
+#[test]
+fn newer_history_is_named_and_phones_are_served() {
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    let file = site.path("state/ledger/ledger.sqlite");
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let before = std::fs::read(&file).unwrap();
+    let server = site.start();
+    server.says("unsupported version 99 of the phone history");
+    ask(&server, 2);
+    let overview = Operators::of(&server).json("/api/overview");
+    assert!(overview["troubles"].to_string().contains("unsupported version 99"), "{overview}");
+    // The policies are known without the history.
+    assert!(overview["counts"]["known"].as_u64() > Some(0), "{overview}");
+    assert_eq!(std::fs::read(&file).unwrap(), before, "the newer provost's file is as it was");
+}
+
+#[test]
+fn history_of_0_1_is_indexed_while_phones_are_served() {
+    const PHONES: u32 = 5000;
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    site.constituency("large", &json!({ "trust": ["factory"], "phones": "any" }));
+    let server = site.start();
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    let file = site.path("state/ledger/ledger.sqlite");
+    let mut old = Connection::open(&file).unwrap();
+    old.execute_batch(
+        "DROP TRIGGER phone_deleted; DROP TABLE phone_index; DROP TABLE phone_count; DROP TABLE tls_count;
+         DROP TABLE index_version;
+         PRAGMA user_version = 5;",
+    )
+    .unwrap();
+    let transaction = old.transaction().unwrap();
+    for number in 0..PHONES {
+        let sql = "INSERT INTO phone SELECT NULL, 'large', ?, first_seen, last_seen, last_let_in, is_refused, address, network,
+                       model, firmware, tls_version, tls_suite, certificate_not_after, configuration, configuration_at, upload,
+                       upload_at, refusal, refusal_at, requests, refusals, uploads, bytes, updater_tls_version,
+                       updater_tls_suite, visits, usual_pause FROM phone WHERE constituency = 'ote'";
+        assert_eq!(transaction.execute(sql, [format!("00005e{number:06x}")]).unwrap(), 1);
+    }
+    transaction.commit().unwrap();
+    drop(old);
+    let server = site.start();
+    ask(&server, 1);
+    let operators = Operators::of(&server);
+    let counts = || operators.json("/api/overview")["counts"].clone();
+    eventually("all phones in the list", || (counts()["well"] == PHONES + 1).then_some(()));
+    let page = operators.json("/api/phones?sort=name&offset=4999&constituency=large");
+    assert_eq!((&page["matching"], &page["phones"][0]["mac"]), (&json!(PHONES), &json!("00005e001387")));
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 3);
 }

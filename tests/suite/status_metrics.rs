@@ -88,6 +88,29 @@ fn metrics_count_exactly_what_was_done() {
 }
 
 #[test]
+fn metrics_without_constituencies_are_the_same_in_total() {
+    let mut site = site();
+    site.config["status"]["metrics"] = json!("totals");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    send_various_requests(&server);
+    let text = metrics(&operators);
+    for expected in [
+        r#"provost_requests_total{method="GET",code="200"} 3"#,
+        r#"provost_refusals_total{reason="unknown_name"} 1"#,
+        r#"provost_phones{state="well"} 1"#,
+        r#"provost_phones{state="waiting"} 1"#,
+        "provost_phones_seen 2",
+        "provost_phones_silent_together 0",
+        r#"provost_phones_tls{level="modern",version="TLSv1.3",suite="TLS13_AES_128_GCM_SHA256"} 2"#,
+        r#"provost_constituencies{state="served"} 1"#,
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
+    }
+    assert!(!text.contains("constituency="), "{text}");
+}
+
+#[test]
 fn metrics_are_valid_prometheus_and_openmetrics() {
     let site = site();
     let server = site.start();

@@ -32,7 +32,7 @@ fn none() -> Arc<Operators> {
 fn guard(listen: &str, hosts: &[&str]) -> AccessGuard {
     let listen: Endpoint = listen.parse().unwrap();
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let settings = StatusSettings { listen: listen.clone(), token_file: None, hosts };
+    let settings = StatusSettings { listen: listen.clone(), token_file: None, hosts, ..StatusSettings::default() };
     AccessGuard::new(&settings, &listen)
 }
 

@@ -15,6 +15,8 @@ use crate::wording::{counted, counted_were};
 /// The width of a step, and the height of the chart, in units of the SVG.
 const STEP: usize = 10;
 const HEIGHT: u64 = 1000;
+/// The shortest step: each costs some hundred bytes.
+const MIN_STEP_S: i64 = 1800;
 /// The time between two labels of the time axis.
 const TICK_S: i64 = 3 * 3600;
 
@@ -57,15 +59,34 @@ pub(super) fn section(activity: &ActivityView, now: i64) -> Markup {
             } @else {
                 figure class="plot" {
                     figcaption { (legend(all)) }
-                    (plot(&steps, activity.step_s, now))
-                    (by_hour(&steps, activity.step_s))
+                    (plot(&steps, length_of(activity), now))
+                    (by_hour(&steps, length_of(activity)))
                 }
             }
         }
     }
 }
 
+/// The steps of the chart: those of the server, gathered to at least [`MIN_STEP_S`].
 fn steps(activity: &ActivityView) -> Vec<ChartStep> {
+    let mut gathered: Vec<ChartStep> = Vec::new();
+    for step in all_steps(activity) {
+        let length = length_of(activity);
+        let step = ChartStep { begin: step.begin.div_euclid(length) * length, ..step };
+        match gathered.last_mut() {
+            Some(last) if last.begin == step.begin => *last = last.and(step),
+            _ => gathered.push(step),
+        }
+    }
+    gathered
+}
+
+/// The length of a step of the chart.
+fn length_of(activity: &ActivityView) -> i64 {
+    activity.step_s.max(MIN_STEP_S)
+}
+
+fn all_steps(activity: &ActivityView) -> Vec<ChartStep> {
     let at = |counts: &[u64], index: usize| counts.get(index).copied().unwrap_or(0);
     let length = activity.served.len().max(activity.refused.len()).max(activity.handshakes.len());
     let mut begin = activity.since;

@@ -6,11 +6,17 @@
 use maud::{Markup, html};
 
 use super::link::to_state;
+use super::pager::Part;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use super::time_format::when;
 use crate::admin::operators::Operator;
-use crate::admin::snapshot::{Overview, PhoneState, PhoneView, StateFilter, UnprovenView};
+use crate::admin::snapshot::{Overview, PhoneView, SectionQuery, StateFilter, UnprovenView};
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::phone_history::PhoneState;
+
+/// The number of waiting phones that have a card, and of unproven claims that are shown at once.
+const WAITING_SHOWN: usize = 10;
+const UNPROVEN_SHOWN: usize = 5;
 
 pub(super) fn section(overview: &Overview, operator: Option<&Operator>) -> Markup {
     html! {
@@ -19,10 +25,11 @@ pub(super) fn section(overview: &Overview, operator: Option<&Operator>) -> Marku
             @if overview.waiting.is_empty() {
                 p class="empty" { "No phone is waiting. A phone that proves its MAC address and is on no list appears here after its first request." }
             } @else {
-                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview, operator)) } }
-                @if overview.counts.waiting > overview.waiting.len() {
+                @let shown = overview.waiting.iter().take(WAITING_SHOWN);
+                ul class="waiting" { @for phone in shown.clone() { (waiting(phone, overview, operator)) } }
+                @if overview.counts.waiting > shown.len() {
                     p class="found" {
-                        "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
+                        "These are the last " (figure(shown.len())) " of " (figure(overview.counts.waiting)) ". "
                         a href=(to_state(StateFilter::One(PhoneState::Waiting))) { "Show all in the list" }
                     }
                 }
@@ -88,7 +95,8 @@ fn allow_command(constituency: &ConstituencyName, mac: MacAddress, overview: &Ov
 }
 
 /// The unproven claims, apart from the waiting phones.
-pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
+pub(super) fn unproven_section(unproven: &[UnprovenView], sections: &SectionQuery, now: i64) -> Markup {
+    let part = Part { offset: sections.unproven_offset, size: UNPROVEN_SHOWN, of: unproven.len() };
     html! {
         section id="unproven" aria-labelledby="unproven-title" {
             h2 id="unproven-title" { "Unproven" }
@@ -100,7 +108,8 @@ pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
             @if unproven.is_empty() {
                 p class="empty" { "None." }
             } @else {
-                (unproven_table(&unproven.iter().collect::<Vec<_>>(), now))
+                (unproven_table(&part.slice(unproven).iter().collect::<Vec<_>>(), now))
+                (part.links("unproven", "unproven_offset", &[]))
             }
         }
     }

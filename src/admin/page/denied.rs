@@ -2,15 +2,17 @@
 
 use maud::{Markup, html};
 
-use super::text::{command, figure, foreign};
+use super::pager::Part;
+use super::text::{command, foreign};
 use super::time_format::when;
-use crate::admin::snapshot::{DenialView, Overview};
+use crate::admin::snapshot::{DenialView, Overview, SectionQuery};
 
-/// The maximum of phones on the page.
-const SHOWN: usize = 100;
+/// The number of phones that are shown at once.
+const SHOWN: usize = 20;
 
-pub(super) fn section(overview: &Overview) -> Markup {
+pub(super) fn section(overview: &Overview, sections: &SectionQuery) -> Markup {
     let denied = &overview.denied;
+    let part = Part { offset: sections.denied_offset, size: SHOWN, of: denied.len() };
     html! {
         @if !denied.is_empty() {
             section id="denied" aria-labelledby="denied-title" {
@@ -26,7 +28,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
                         }
                     }
                     tbody {
-                        @for phone in denied.iter().take(SHOWN) {
+                        @for phone in part.slice(denied) {
                             tr id={ "denied-" (phone.mac) } {
                                 th scope="row" { span class="mac" { (phone.mac) } }
                                 td data-label="Denied" { (explained(&phone.denial, overview.now)) }
@@ -34,9 +36,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
                         }
                     }
                 }
-                @if denied.len() > SHOWN {
-                    p class="found" { "These are the first " (figure(SHOWN)) " of " (figure(denied.len())) "." }
-                }
+                (part.links("denied", "denied_offset", &[]))
                 p class="instead" { "To lift a denial" }
                 (command(overview, "undeny MAC"))
             }

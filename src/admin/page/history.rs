@@ -9,9 +9,8 @@ use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
 use super::time_format::{day, stamp, when};
 use crate::admin::operators::Operator;
-use crate::admin::snapshot::{
-    NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView, UnprovenView,
-};
+use crate::admin::snapshot::{NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneView, UnprovenView};
+use crate::phone_history::PhoneState;
 
 pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView, operator: Option<&Operator>) -> Markup {
     let phone = &history.phone;

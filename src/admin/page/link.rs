@@ -2,7 +2,7 @@
 
 use form_urlencoded::Serializer;
 
-use crate::admin::query::LIMIT;
+use crate::admin::query::PAGE_LIMIT;
 use crate::admin::snapshot::{PhoneQuery, PhoneSort, StateFilter};
 
 /// The list for `query`.
@@ -23,7 +23,7 @@ fn parameters(query: &PhoneQuery) -> String {
         ("sort", Some(sort_name(query.sort).to_owned()).filter(|_| query.sort != PhoneSort::default())),
         ("reverse", query.is_reversed.then(|| "1".to_owned())),
         ("offset", number(query.offset, 0)),
-        ("limit", number(query.limit, LIMIT)),
+        ("limit", number(query.limit, PAGE_LIMIT)),
     ];
     let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
     Serializer::new(String::new()).extend_pairs(given).finish()
@@ -55,13 +55,14 @@ pub(super) fn to_constituency(name: &str) -> String {
 }
 
 fn default_query() -> PhoneQuery {
-    PhoneQuery { limit: LIMIT, ..PhoneQuery::default() }
+    PhoneQuery { limit: PAGE_LIMIT, ..PhoneQuery::default() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::PhoneState;
+
+    use crate::phone_history::PhoneState;
 
     #[test]
     fn link_parses_back_to_its_query() {
@@ -78,7 +79,7 @@ mod tests {
             };
             let link = to_list(&query);
             let text = link.strip_prefix("/?").unwrap().strip_suffix("#phones").unwrap();
-            assert_eq!(PhoneQuery::parse(text), Ok(query), "{link}");
+            assert_eq!(PhoneQuery::of_page(text), Ok(query), "{link}");
         }
         assert_eq!(to_list(&default_query()), "/#phones");
         assert_eq!(to_state(StateFilter::One(PhoneState::Well)), "/?state=well#phones");

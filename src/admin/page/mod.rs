@@ -1,5 +1,8 @@
 //! The operators' page: the state of the server, the problems, and every phone. Pure: it renders a snapshot as HTML.
 //!
+//! Each list shows its first entries, those that need an operator first, and leads to the rest: the page stays small
+//! however many phones and constituencies there are.
+//!
 //! The server renders everything. The script only replaces the open page with a newer rendering, so that the page works
 //! without it. There is no inline script or style, so that the Content-Security-Policy can forbid them: sizes (of a
 //! bar, a chart) are SVG attributes.
@@ -18,6 +21,7 @@ mod flash;
 mod history;
 mod layout;
 mod link;
+mod pager;
 mod phone_list;
 mod state;
 mod summary;
@@ -29,7 +33,7 @@ mod time_format;
 use maud::html;
 
 use super::operators::Operator;
-use super::snapshot::{Overview, PhoneHistoryView, PhonePage, PhoneQuery};
+use super::snapshot::{Overview, PhoneHistoryView, PhonePage, PhoneQuery, SectionQuery};
 use crate::audit::AuditReading;
 
 pub use assets::{Asset, asset};
@@ -43,6 +47,7 @@ pub struct View<'a> {
     /// The phones that match the query.
     pub phones: &'a PhonePage,
     pub query: &'a PhoneQuery,
+    pub sections: &'a SectionQuery,
     /// The operator for whom the page is rendered, if a token was shown.
     pub operator: Option<&'a Operator>,
     /// The change that was just made.
@@ -60,10 +65,10 @@ pub fn render(view: &View<'_>) -> String {
             (activity::section(&overview.activity, overview.now))
             (certificates::section(overview))
         }
-        (constituencies::section(overview))
+        (constituencies::section(overview, view.sections))
         (phone_list::section(overview, view.phones, view.query))
-        (denied::section(overview))
-        (approval::unproven_section(&overview.unproven, overview.now))
+        (denied::section(overview, view.sections))
+        (approval::unproven_section(&overview.unproven, view.sections, overview.now))
     };
     layout::page(&overview.domain, overview, view.operator, view.flash, &main)
 }

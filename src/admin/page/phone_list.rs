@@ -7,7 +7,11 @@ use super::link::{sort_name, to_list};
 use super::state::{of_phone, old_tls, word_of_filter};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use super::time_format::when;
-use crate::admin::snapshot::{Overview, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
+use crate::admin::snapshot::{Overview, PhonePage, PhoneQuery, PhoneSort, PhoneView, StateFilter};
+use crate::phone_history::PhoneState;
+
+/// With more constituencies, one is typed and not chosen.
+const MAX_OPTIONS: usize = 100;
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {
     html! {
@@ -50,11 +54,16 @@ fn search(overview: &Overview, query: &PhoneQuery) -> Markup {
             }
             div class="field" {
                 label for="constituency" { "Constituency" }
-                select id="constituency" name="constituency" {
-                    option value="" { "all" }
-                    @for constituency in &overview.constituencies {
-                        option value=(Foreign(&constituency.name)) selected[query.constituency.as_ref() == Some(&constituency.name)] {
-                            (Foreign(&constituency.name))
+                @if overview.constituencies.len() > MAX_OPTIONS {
+                    input id="constituency" name="constituency" type="search" autocomplete="off" placeholder="all"
+                        value=(Foreign(query.constituency.as_deref().unwrap_or_default()));
+                } @else {
+                    select id="constituency" name="constituency" {
+                        option value="" { "all" }
+                        @for constituency in &overview.constituencies {
+                            option value=(Foreign(&constituency.name)) selected[query.constituency.as_ref() == Some(&constituency.name)] {
+                                (Foreign(&constituency.name))
+                            }
                         }
                     }
                 }

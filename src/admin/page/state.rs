@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::admin::snapshot::{PhoneState, PhoneView, StateFilter};
+use crate::admin::snapshot::{PhoneView, StateFilter};
+use crate::phone_history::PhoneState;
 
 /// A colored mark with its word. The color never carries meaning alone.
 pub(super) fn mark(class: &'static str, word: &str) -> Markup {

@@ -7,8 +7,11 @@ use super::state::word;
 use super::text::{Foreign, figure, foreign};
 use super::time_format::when;
 use crate::admin::headlines::{Headline, HeadlineKind, HeadlineLevel, HeadlineTarget, headlines};
-use crate::admin::snapshot::{Overview, PhoneState, StateFilter};
+use crate::admin::snapshot::{Overview, StateFilter};
+use crate::phone_history::PhoneState;
 
+/// How many headlines have a line each.
+const MAX_LINES: usize = 10;
 /// How many silent constituencies have a line each.
 const MAX_SILENCES: usize = 3;
 
@@ -19,7 +22,15 @@ pub(super) fn section(overview: &Overview) -> Markup {
         section id="summary" aria-labelledby="verdict" {
             h1 id="verdict" class=(lines.first().map_or("good", |(worst, _)| class(*worst))) { (verdict(overview, lines.len())) }
             @if !lines.is_empty() {
-                ul class="needs" { @for (level, line) in &lines { li class=(class(*level)) { (line) } } }
+                ul class="needs" {
+                    @for (level, line) in lines.iter().take(MAX_LINES) { li class=(class(*level)) { (line) } }
+                    @if let Some((level, _)) = lines.get(MAX_LINES) {
+                        li class=(class(*level)) {
+                            (figure(lines.len() - MAX_LINES)) " more problems, most of them "
+                            a href="#constituencies" { "of constituencies" }
+                        }
+                    }
+                }
             }
             (figures(overview))
         }

@@ -3,9 +3,10 @@
 use super::*;
 use crate::admin::snapshot::{
     ActivityView, CertificateView, ConstituencyView, DenialView, DeniedPhone, NamedFiles, NetworkView, PhoneCounts,
-    PhoneRequestView, PhoneSort, PhoneState, PhoneView, SilentTogether, UnprovenView,
+    PhoneRequestView, PhoneSort, PhoneView, SectionQuery, SilentTogether, UnprovenView,
 };
 use crate::certificate::ConditionLevel;
+use crate::phone_history::PhoneState;
 
 const NOW: i64 = 1_795_552_267;
 const DAY: i64 = 86_400;
@@ -110,7 +111,7 @@ fn overview(text: &str) -> Overview {
             refused: vec![1; 144],
             handshakes: vec![2; 144],
         },
-        problems: vec![text.to_owned()],
+        problems: vec![format!("{text}: {text}")],
         notify_failure: Some(text.to_owned()),
     }
 }
@@ -138,7 +139,8 @@ fn operator(is_read_only: bool) -> Operator {
 fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
     let anna = operator(false);
     let operator = is_signed_in.then_some(&anna);
-    render(&View { overview, phones, query, operator, flash: None })
+    let sections = &SectionQuery::default();
+    render(&View { overview, phones, query, sections, operator, flash: None })
 }
 
 fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
@@ -267,7 +269,9 @@ fn read_only_operator_sees_no_button_that_changes_anything() {
     let (overview, phones, query) = (overview(HARMLESS), phones(HARMLESS), query(HARMLESS));
     let buttons = |is_read_only: bool| {
         let anna = operator(is_read_only);
-        let view = View { overview: &overview, phones: &phones, query: &query, operator: Some(&anna), flash: None };
+        let sections = &SectionQuery::default();
+        let operator = Some(&anna);
+        let view = View { overview: &overview, phones: &phones, query: &query, sections, operator, flash: None };
         let waiting = render_phone(&overview, &history(HARMLESS, PhoneState::Waiting), Some(&anna));
         [render(&view), waiting].map(|page| {
             assert_eq!(page.contains("anna (read-only)"), is_read_only);
@@ -440,4 +444,106 @@ fn long_list_is_paged_and_sorted_by_its_headings() {
     ] {
         assert!(page.contains(part), "{part}");
     }
+}
+
+/// An overview of a large fleet: every list is long, and every tenth constituency has a problem.
+fn large_overview(constituencies: usize) -> Overview {
+    let text = "Branch office, second floor, the room by the stairs";
+    let mut overview = overview(text);
+    overview.not_ready = None;
+    overview.constituencies = (0..constituencies)
+        .map(|number| {
+            let mut one = constituency(&format!("customer-{number:05}"), text, number % 10 != 0);
+            one.warnings.retain(|_| number % 25 == 0);
+            one
+        })
+        .collect();
+    overview.problems = overview
+        .constituencies
+        .iter()
+        .filter_map(|it| Some((&it.name, it.problem.as_ref()?)))
+        .map(|(name, problem)| format!("{name}: {problem}"))
+        .collect();
+    overview.waiting = (0..100).map(|n| phone(&format!("00005e0053{n:02x}"), PhoneState::Waiting, text)).collect();
+    overview.counts.waiting = 5000;
+    overview.unproven = (0..100).map(|_| unproven(text)).collect();
+    let denied = |n| DeniedPhone { mac: format!("00005e00{n:04x}").parse().unwrap(), denial: denial(text) };
+    overview.denied = (0..1000).map(denied).collect();
+    overview.silent_together = (0..constituencies / 100)
+        .map(|number| SilentTogether {
+            constituency: format!("customer-{:05}", number * 10 + 1).parse().unwrap(),
+            silent: 12,
+            of: 14,
+            since: NOW - 3 * 3600,
+        })
+        .collect();
+    overview
+}
+
+#[test]
+fn page_of_10000_constituencies_has_less_than_100_kilobytes() {
+    let overview = large_overview(10_000);
+    let text = "Reception";
+    let page_of = |count: u32| PhonePage {
+        total: 1_000_000,
+        matching: 1_000_000,
+        phones: (0..count).map(|n| phone(&format!("00005e0053{n:02x}"), PhoneState::Refused, text)).collect(),
+    };
+    let query = PhoneQuery::of_page("").unwrap();
+    let page = home(&overview, &page_of(u32::try_from(query.limit).unwrap()), &query, true);
+    assert!(page.len() < 100_000, "{} bytes", page.len());
+    // It grows with no list.
+    let small = home(&large_overview(1000), &page_of(50), &query, true);
+    assert!(page.len() < small.len() + 1000, "{} bytes, {} with a tenth of it", page.len(), small.len());
+    // The totals are there, and what needs an operator comes first.
+    assert!(page.contains("1\u{202f}195 more problems"), "{page}");
+    let names: Vec<&str> = rows_of(&page, "constituencies");
+    assert_eq!((names.len(), names[0], names[14]), (15, "customer-00000", "customer-00140"));
+}
+
+/// The names in the rows of the table of `section`.
+fn rows_of<'a>(page: &'a str, section: &str) -> Vec<&'a str> {
+    let section = page.split_once(&format!("<section id=\"{section}\"")).unwrap().1.split_once("</section>").unwrap().0;
+    let cells = section.split("<th scope=\"row\">").skip(1);
+    cells.map(|cell| cell.split_once("<bdi>").unwrap().1.split_once("</bdi>").unwrap().0).collect()
+}
+
+#[test]
+fn every_constituency_is_on_one_part_of_the_list() {
+    let overview = large_overview(1000);
+    let none = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let mut link = "/?folder_offset=0#constituencies".to_owned();
+    let mut seen: Vec<String> = Vec::new();
+    let mut parts = 0;
+    loop {
+        let query = link.strip_prefix("/?").unwrap().split('#').next().unwrap().replace("&amp;", "&");
+        let sections = &SectionQuery::parse(&query).unwrap();
+        let phones = &PhoneQuery::of_page(&query).unwrap();
+        let view = View { overview: &overview, phones: &none, query: phones, sections, operator: None, flash: None };
+        let page = render(&view);
+        seen.extend(rows_of(&page, "constituencies").into_iter().map(str::to_owned));
+        parts += 1;
+        let constituencies = page.split_once("<section id=\"constituencies\"").unwrap().1;
+        let constituencies = constituencies.split_once("</section>").unwrap().0;
+        let Some((_, next)) = constituencies.split_once("rel=\"next\" href=\"") else { break };
+        link = next.split('"').next().unwrap().to_owned();
+    }
+    let troubled = seen.iter().take(100).filter(|name| name.ends_with('0')).count();
+    assert_eq!((parts, seen.len(), troubled), (67, 1000, 100), "those that are not served come first");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1000);
+    // The filter finds by name and by description, and is part of the links.
+    let sections = &SectionQuery { folder: "OFFICE".to_owned(), folder_offset: 45, ..SectionQuery::default() };
+    let query = &PhoneQuery::of_page("").unwrap();
+    let view = View { overview: &overview, phones: &none, query, sections, operator: None, flash: None };
+    let page = render(&view);
+    assert!(
+        page.contains("46–60 of 1\u{202f}000")
+            && page.contains("href=\"/?folder=OFFICE&amp;folder_offset=60#constituencies\""),
+        "{page}"
+    );
+    let sections = &SectionQuery { folder: "customer-00123".to_owned(), ..SectionQuery::default() };
+    let page = render(&View { sections, ..view });
+    assert_eq!(rows_of(&page, "constituencies"), ["customer-00123"]);
 }

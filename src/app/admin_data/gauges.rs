@@ -1,17 +1,18 @@
 //! The current values of the metrics' gauges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::LiveAdminData;
-use super::phones::is_seen_lately;
 use crate::admin::Snapshot;
-use crate::admin::snapshot::{CertificateView, ConstituencyView, PhoneView};
+use crate::admin::snapshot::{CertificateView, ConstituencyView};
 use crate::certificate::ConditionLevel;
+use crate::constituency::TlsLevel;
 use crate::metrics::{GaugeValues, RenewalGauge, TlsGauges, ValidityGauge};
+use crate::phone_history::HistoryReader;
 use crate::serve::connection_limits::ConnectionKind;
 
 impl LiveAdminData {
-    /// The values of all gauges: from `snapshot`, and from counters in memory.
+    /// The values from `snapshot`, and those that only metrics have.
     pub(super) fn gauges(&self, snapshot: &Snapshot) -> GaugeValues {
         let overview = &snapshot.overview;
         let server = self.server.upgrade();
@@ -19,23 +20,34 @@ impl LiveAdminData {
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut tls: BTreeMap<TlsGauges, usize> = BTreeMap::new();
+        let detail = self.config.status.as_ref().map(|status| status.metrics).unwrap_or_default();
+        let name_of = |name: &str| detail.name_of(name).to_owned();
+        let mut served: HashSet<&str> = HashSet::new();
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
-            seen.insert(constituency.name.clone(), 0);
+            served.insert(&constituency.name);
             for (state, count) in constituency.counts.by_state().filter(|(_, count)| *count > 0) {
-                phones.insert((constituency.name.clone(), state.name()), count);
+                *phones.entry((name_of(&constituency.name), state.name())).or_default() += count;
             }
+            let numbers = snapshot.numbers.get(constituency.name.as_str());
+            *seen.entry(name_of(&constituency.name)).or_default() += numbers.map_or(0, |numbers| numbers.seen_lately);
         }
-        for phone in snapshot.phones.views() {
-            if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
-                *seen += usize::from(is_seen_lately(phone, overview.now));
-                if let Some(negotiated) = negotiated_tls(phone) {
-                    *tls.entry(negotiated).or_default() += 1;
-                }
+        let mut silent_together: BTreeMap<String, usize> = BTreeMap::new();
+        for silence in &overview.silent_together {
+            *silent_together.entry(name_of(silence.constituency.as_str())).or_default() += silence.silent;
+        }
+        // What is missing if the history cannot be read has a metric of its own.
+        let counts = HistoryReader::open(&self.state).ok().flatten().and_then(|reader| reader.tls_counts().ok());
+        for (name, text, count) in counts.unwrap_or_default() {
+            if served.contains(name.as_str())
+                && let Some(negotiated) = negotiated_tls(detail.name_of(name.as_str()), &text)
+            {
+                *tls.entry(negotiated).or_default() += count;
             }
         }
         let is_served = |it: &ConstituencyView| it.url.is_some() && it.problem.is_none();
         GaugeValues {
             version: overview.version,
+            detail,
             started: overview.started,
             is_ready: overview.not_ready.is_none(),
             connections: vec![
@@ -46,11 +58,7 @@ impl LiveAdminData {
             constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
             phones,
             seen,
-            silent_together: overview
-                .silent_together
-                .iter()
-                .map(|it| (it.constituency.to_string(), it.silent))
-                .collect(),
+            silent_together,
             tls,
             certificates: Self::validities(snapshot),
             levels: Self::levels(snapshot),
@@ -100,13 +108,12 @@ impl LiveAdminData {
     }
 }
 
-/// The TLS version and suite that a phone negotiated. Their number is bounded, because the server accepts only those that
-/// it implements.
-fn negotiated_tls(phone: &PhoneView) -> Option<TlsGauges> {
-    let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
+/// The TLS version and suite of phones. Their number is bounded, because the server negotiates only those that it knows.
+fn negotiated_tls(constituency: &str, text: &str) -> Option<TlsGauges> {
+    let (version, suite) = text.split_once('/')?;
     Some(TlsGauges {
-        constituency: phone.constituency.to_string(),
-        level: phone.tls_level?,
+        constituency: constituency.to_string(),
+        level: TlsLevel::of(version, suite).as_str(),
         version: version.to_owned(),
         suite: suite.to_owned(),
     })

@@ -1,17 +1,19 @@
 //! The data of the operators' pages, API and metrics, from the site, the phone history and the certificates. It is joined
 //! here, so that `serve`, `acme` and `admin` do not depend on one another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 mod certificates;
 mod gauges;
+mod phone_list;
 mod phones;
 
 use super::audit::AuditWriter;
@@ -19,30 +21,31 @@ use super::denials::DenialsThread;
 use super::publisher::Publisher;
 use super::renewal_thread::RenewalHandle;
 use super::state_faults::StateFaults;
-use crate::admin::all_phones::AllPhones;
 use crate::admin::operators::Operators;
-use crate::admin::snapshot::{self, CertificateView, Overview, PhoneHistoryView, PhoneView};
-use crate::admin::{AdminChange, AdminData, Author, ChangeRequest, Interface, Readiness, Snapshot};
+use crate::admin::snapshot::{self, CertificateView, Overview, PhoneCounts, PhoneHistoryView, PhonePage, PhoneQuery};
+use crate::admin::{
+    AdminChange, AdminData, AllNumbers, Author, ChangeRequest, Interface, Readiness, Snapshot, Version,
+};
 use crate::audit::{self, AuditAction, AuditActor, AuditEntry, AuditReading, AuditSource};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock::{self, rfc3339};
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit_file::EditResult;
 use crate::constituency::{
-    ClientAuth, Constituency, ConstituencyName, Fault, MacAddress, Phones, ServerDenial, ServerDenials, Severity,
-    denials, edit, edit_file,
+    ClientAuth, Constituency, ConstituencyName, Fault, MacAddress, Phones, Registry, ServerDenial, ServerDenials,
+    Severity, denials, edit, edit_file,
 };
 use crate::identity::digest::passwords;
 use crate::metrics::{Exposition, Metrics};
 use crate::notify::NotifyHealth;
-use crate::phone_history::summary::summarize_active;
-use crate::phone_history::{self, HistoryHealth, HistoryReader, STEP_S};
+use crate::phone_history::{self, HistoryHealth, HistoryReader, ReadError, STEP_S, StoredClaim};
 use crate::serve::Server;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::site::Site;
 use crate::wording::{counted, counted_were};
 use certificates::{from_acme, from_files, from_local_ca};
-use phones::is_well_today;
+use phone_list::PhoneList;
+pub(super) use phones::SilenceCache;
 
 /// How long an admin request waits until its change is in force.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,6 +73,39 @@ pub(super) struct LiveAdminData {
     pub(super) started: i64,
     pub(super) notify_health: Arc<NotifyHealth>,
     pub(super) audit: Arc<AuditWriter>,
+    pub(super) silences: SilenceCache,
+    pub(super) writable: WritableFolders,
+}
+
+/// Which folders of constituencies may be written. It is looked up again after a few seconds, not for each snapshot.
+#[derive(Debug, Default)]
+pub(super) struct WritableFolders(Mutex<Option<(Instant, HashMap<ConstituencyName, bool>)>>);
+
+impl WritableFolders {
+    const MAX_AGE: Duration = Duration::from_secs(5);
+
+    fn is_so(&self, name: &ConstituencyName, look: impl FnOnce() -> bool) -> bool {
+        let mut kept = self.0.lock();
+        let now = clock::monotonic();
+        let (_, folders) = match &mut *kept {
+            Some((at, folders)) if now.duration_since(*at) < Self::MAX_AGE => (at, folders),
+            outdated => {
+                let (at, folders) = outdated.insert((now, HashMap::new()));
+                (at, folders)
+            }
+        };
+        *folders.entry(name.clone()).or_insert_with(look)
+    }
+}
+
+/// What a snapshot reads from the phone history.
+#[derive(Debug, Default)]
+struct FromHistory {
+    numbers: AllNumbers,
+    version: Version,
+    waiting: Vec<snapshot::PhoneView>,
+    silent_together: Vec<snapshot::SilentTogether>,
+    claims: Vec<StoredClaim>,
 }
 
 impl AdminData for LiveAdminData {
@@ -94,27 +130,24 @@ impl AdminData for LiveAdminData {
     fn snapshot(&self) -> Snapshot {
         let now = clock::unix_seconds(clock::now());
         let mut problems = self.problems();
-        let history = HistoryReader::open(&self.state).and_then(|history| match history {
-            Some(history) => Ok((history.phones()?, history.claims()?)),
-            None => Ok(Default::default()),
-        });
-        let (seen, claims) = history.unwrap_or_else(|error| {
-            problems.push(error.to_string());
-            Default::default()
-        });
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
+        let registry = site.as_ref().map(|site| site.registry());
+        let history = HistoryReader::open(&self.state).and_then(|reader| match &reader {
+            Some(reader) => reader.at_one_moment(|| self.read(Some(reader), now)),
+            None => self.read(None, now),
+        });
+        let FromHistory { numbers, version, waiting, silent_together, claims } = history.unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            let numbers = registry.map(|registry| phones::numbers(registry, &[])).unwrap_or_default();
+            FromHistory { numbers, ..FromHistory::default() }
+        });
         let denied = self.denials.phones();
-        let denied_macs: Vec<_> = denied.keys().copied().collect();
-        let summarize = |site: &Arc<Site>| summarize_active(site.registry(), seen, &claims, &denied_macs);
-        let summary = site.as_ref().map(summarize).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         problems.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
-        let silent_together = phones::silences(&summary, now, self.started);
-        let views = summary.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
-        let lists = site.iter().flat_map(|site| site.registry().served()).cloned();
-        let phones = AllPhones::new(views, lists);
+        let mut counts = PhoneCounts::default();
+        numbers.values().for_each(|own| counts.add_all(own.counts));
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -123,9 +156,9 @@ impl AdminData for LiveAdminData {
             started: self.started,
             not_ready: self.readiness().not_ready,
             certificates: self.certificates(now),
-            constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
-            counts: phones::counts(&phones),
-            waiting: phones::waiting(phones.views()),
+            constituencies: site.as_ref().map(|site| self.constituencies(site, &numbers)).unwrap_or_default(),
+            counts,
+            waiting,
             silent_together,
             unproven: phones::unproven(claims),
             denied: phones::denied(&denied),
@@ -133,15 +166,46 @@ impl AdminData for LiveAdminData {
             problems,
             notify_failure: self.notify_health.failure(),
         };
-        Snapshot { overview, phones }
+        Snapshot { overview, numbers, version }
     }
 
-    fn history(&self, phone: PhoneView) -> Result<PhoneHistoryView, String> {
-        let history = HistoryReader::open(&self.state).map_err(|error| error.to_string())?;
-        let requests = history.map_or(Ok(Vec::new()), |history| history.requests(phone.mac));
-        let requests = requests.map_err(|error| error.to_string())?.into_iter().rev();
-        let own = requests.filter(|request| request.constituency == phone.constituency).map(phones::request).collect();
-        Ok(phones::history(phone, own, &self.config.constituencies))
+    fn phones(&self, snapshot: &Snapshot, query: &PhoneQuery) -> Result<(PhonePage, bool), String> {
+        let now = clock::unix_seconds(clock::now());
+        // Without the history, the phones that the policies name are shown. The overview says why.
+        let reader = HistoryReader::open(&self.state).ok().flatten();
+        let page = |reader: Option<&HistoryReader>| {
+            if self.version(reader)? == snapshot.version {
+                return Ok((self.with_list(reader, &snapshot.numbers, now, |list| list.page(query))?, true));
+            }
+            let numbers = self.with_list(reader, &AllNumbers::new(), now, |list| list.count())?;
+            Ok((self.with_list(reader, &numbers, now, |list| list.page(query))?, false))
+        };
+        let page: Result<_, ReadError> = match &reader {
+            Some(reader) => reader.at_one_moment(|| page(Some(reader))),
+            None => page(None),
+        };
+        page.map_err(|error| error.to_string())
+    }
+
+    fn history(
+        &self,
+        constituency: &ConstituencyName,
+        mac: MacAddress,
+    ) -> Result<Option<(PhoneHistoryView, Version)>, String> {
+        let now = clock::unix_seconds(clock::now());
+        let found = HistoryReader::open(&self.state).and_then(|reader| {
+            let key = (constituency.clone(), mac);
+            let version = self.version(reader.as_ref())?;
+            let phone = self.with_list(reader.as_ref(), &AllNumbers::new(), now, |list| list.find(key))?;
+            let requests = reader.map_or(Ok(Vec::new()), |reader| reader.requests(mac))?;
+            Ok(phone.map(|phone| (phone, requests, version)))
+        });
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.map(|(phone, requests, version)| {
+            let own = requests.into_iter().rev().filter(|request| request.constituency == *constituency);
+            let history = phones::history(phone, own.map(phones::request).collect(), &self.config.constituencies);
+            (history, version)
+        }))
     }
 
     fn readiness(&self) -> Readiness {
@@ -199,6 +263,37 @@ impl AdminData for LiveAdminData {
 }
 
 impl LiveAdminData {
+    fn read(&self, reader: Option<&HistoryReader>, now: i64) -> Result<FromHistory, ReadError> {
+        // Before the numbers: a policy that changes meanwhile makes them outdated.
+        let version = self.version(reader)?;
+        let numbers = self.with_list(reader, &AllNumbers::new(), now, |list| list.count())?;
+        let waiting = self.with_list(reader, &numbers, now, |list| list.waiting())?;
+        let Some(reader) = reader else { return Ok(FromHistory { numbers, version, ..FromHistory::default() }) };
+        let silent_together = self.silences.current(now, || phones::silences(reader, now, self.started))?;
+        Ok(FromHistory { numbers, version, waiting, silent_together, claims: reader.newest_claims(phones::SHOWN)? })
+    }
+
+    /// The versions of what the numbers of phones derive from: the index and the policies.
+    fn version(&self, reader: Option<&HistoryReader>) -> Result<Version, ReadError> {
+        let index = reader.map(HistoryReader::index_version).transpose()?.unwrap_or_default();
+        let policies = self.server.upgrade().map_or(0, |server| server.site.load().generation());
+        Ok((index, policies))
+    }
+
+    /// Does `work` with the list of the phones that the current policies and the history have.
+    fn with_list<T>(
+        &self,
+        reader: Option<&HistoryReader>,
+        numbers: &AllNumbers,
+        now: i64,
+        work: impl FnOnce(&PhoneList<'_>) -> T,
+    ) -> T {
+        match self.server.upgrade().map(|server| server.site.load_full()) {
+            Some(site) => work(&PhoneList { reader, registry: site.registry(), numbers, now }),
+            None => work(&PhoneList { reader, registry: &Registry::default(), numbers, now }),
+        }
+    }
+
     fn change_policy(
         &self,
         name: &ConstituencyName,
@@ -261,6 +356,10 @@ impl LiveAdminData {
         }
         // The channel closes once the change is in force.
         let _: Result<(), _> = in_force.recv_timeout(IN_FORCE_TIMEOUT);
+        // The list of phones follows with the next write of the history.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let _ = runtime.block_on(async { tokio::time::timeout(IN_FORCE_TIMEOUT, self.health.flush()).await });
+        }
     }
 
     /// The faults of the state directory. If none of them is the phone history's, also why it cannot be written.
@@ -275,6 +374,9 @@ impl LiveAdminData {
     /// The current problems, for the operator.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.state_problems();
+        if self.health.is_indexing() {
+            problems.push("the list of phones is being made from the phone history: it is not complete yet".to_owned());
+        }
         problems.extend(self.operators.as_ref().and_then(|operators| operators.error()));
         if !self.state_faults.concern(&self.config.state.join(audit::FILE)) {
             problems.extend(self.audit.failure());
@@ -339,7 +441,7 @@ impl LiveAdminData {
         current.iter().chain(own).map(view).collect()
     }
 
-    fn constituencies(&self, site: &Site, phones: &AllPhones, now: i64) -> Vec<snapshot::ConstituencyView> {
+    fn constituencies(&self, site: &Site, numbers: &AllNumbers) -> Vec<snapshot::ConstituencyView> {
         let mut all: BTreeMap<String, snapshot::ConstituencyView> = BTreeMap::new();
         for served in site.registry().served() {
             all.insert(served.name.to_string(), self.constituency(site, served));
@@ -352,14 +454,10 @@ impl LiveAdminData {
                 (Severity::Error, none) => *none = Some(fault.message.clone()),
             }
         }
-        for (name, counts) in phones.counts() {
-            if let Some(own) = all.get_mut(name.as_str()) {
-                own.counts = counts;
-            }
-        }
-        for phone in phones.views().iter().filter(|phone| is_well_today(phone, now)) {
-            if let Some(own) = all.get_mut(phone.constituency.as_str()) {
-                own.seen_lately += 1;
+        for (name, own) in numbers {
+            if let Some(view) = all.get_mut(name.as_str()) {
+                view.counts = own.counts;
+                view.seen_lately = own.well_lately;
             }
         }
         for own in all.values_mut() {
@@ -396,7 +494,9 @@ impl LiveAdminData {
             Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !self.operators.as_ref().is_some_and(|operators| operators.are_required()) {
             Some("no token is configured (\"token_file\" in \"status\", or provost operator add)".to_owned())
-        } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
+        } else if !self.writable.is_so(&served.name, || {
+            accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_ok()
+        }) {
             Some("the service's user has no write permission on its folder".to_owned())
         } else {
             None

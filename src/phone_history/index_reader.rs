@@ -1,0 +1,280 @@
+//! Reads the index of phones: counts that are kept, and pages by index. Nothing here reads all phones, except a search.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rusqlite::types::ToSql;
+use rusqlite::{Row, params};
+
+use super::phone_state::PhoneState;
+use super::reader::{self, HistoryReader, ReadError};
+use super::silence::{MIN_SILENT, VisitPattern};
+use super::{StoredClaim, StoredPhone, index};
+use crate::constituency::{ConstituencyName, Listing, MacAddress};
+
+/// A phone of a constituency.
+pub type IndexKey = (ConstituencyName, MacAddress);
+
+/// How many phones of a constituency are in one state and on one list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexCount {
+    pub constituency: ConstituencyName,
+    pub state: PhoneState,
+    pub listing: Option<Listing>,
+    pub phones: usize,
+    /// How many of them were seen during the last day.
+    pub recent: usize,
+}
+
+/// The phones that are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct IndexFilter<'a> {
+    pub constituency: Option<&'a str>,
+    /// Phones in one of these states. `None`: in any.
+    pub states: Option<&'a [PhoneState]>,
+    /// Phones whose texts contain this, in lower case.
+    pub text: Option<&'a str>,
+    /// With `text`: also phones whose MAC address contains these digits.
+    pub digits: Option<&'a str>,
+}
+
+/// An order of phones. What is equal is sorted by state, constituency and MAC address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexOrder {
+    /// Last seen, the newest first.
+    LastSeen,
+    /// Constituency, then MAC address.
+    Name,
+    /// Model, then firmware. Phones without a model come last.
+    Model,
+}
+
+/// A phone that a search has found, with what it is sorted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexMatch {
+    pub key: IndexKey,
+    pub state: PhoneState,
+    pub last_seen: Option<i64>,
+    pub model: Option<String>,
+    pub firmware: Option<String>,
+}
+
+impl IndexOrder {
+    fn sql(self, is_reversed: bool) -> String {
+        let terms: &[(&str, bool)] = match self {
+            Self::LastSeen => &[("last_seen", true), ("state", false), ("constituency", false), ("mac", false)],
+            Self::Name => &[("constituency", false), ("mac", false)],
+            Self::Model => &[
+                ("model IS NULL", false),
+                ("model", false),
+                ("firmware", false),
+                ("state", false),
+                ("constituency", false),
+                ("mac", false),
+            ],
+        };
+        let direction = |is_descending: bool| if is_descending == is_reversed { "ASC" } else { "DESC" };
+        let terms = terms.iter().map(|(term, is_descending)| format!("{term} {}", direction(*is_descending)));
+        terms.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl IndexFilter<'_> {
+    /// The table for a search: in its own order, because its texts are not in the other indexes.
+    fn table(&self) -> &'static str {
+        if self.constituency.is_some() { "phone_index" } else { "phone_index NOT INDEXED" }
+    }
+
+    /// The condition, and its values.
+    fn sql(&self) -> (String, Vec<&dyn ToSql>) {
+        let mut conditions = vec!["TRUE".to_owned()];
+        let mut values: Vec<&dyn ToSql> = Vec::new();
+        if let Some(constituency) = &self.constituency {
+            conditions.push("constituency = ?".to_owned());
+            values.push(constituency);
+        }
+        match self.states {
+            None => {}
+            // One state is a range of an index.
+            Some([state]) => conditions.push(format!("state = {}", state.rank())),
+            // Several are not, in most orders: the plus sign keeps SQLite from sorting them instead of walking the index
+            // of the order.
+            Some(states) => {
+                let ranks: Vec<String> = states.iter().map(|state| state.rank().to_string()).collect();
+                conditions.push(format!("+state IN ({})", ranks.join(", ")));
+            }
+        }
+        if let Some(text) = &self.text {
+            conditions.push("(instr(text, ?) OR instr(mac, ?))".to_owned());
+            values.push(text);
+            values.push(&self.digits);
+        }
+        (conditions.join(" AND "), values)
+    }
+}
+
+impl HistoryReader {
+    /// Does `work`, whose queries all see the database as it is now.
+    ///
+    /// # Errors
+    /// If the database cannot be read, or `work` fails.
+    pub fn at_one_moment<T>(&self, work: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        self.run(|connection| connection.execute_batch("BEGIN"))?;
+        let done = work();
+        self.run(|connection| connection.execute_batch("ROLLBACK"))?;
+        done
+    }
+
+    /// The numbers of phones in the index, sorted by constituency.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn index_counts(&self) -> Result<Vec<IndexCount>, ReadError> {
+        self.query(
+            "SELECT constituency, state, listing, phones, recent FROM phone_count ORDER BY constituency",
+            [],
+            |row| {
+                let listing: i64 = row.get(2)?;
+                let listings = [None, Some(Listing::Known), Some(Listing::Denied)];
+                Ok(IndexCount {
+                    constituency: row.get(0)?,
+                    state: state(row, 1)?,
+                    listing: listings.into_iter().find(|it| index::number_of(*it) == listing).flatten(),
+                    phones: row.get(3)?,
+                    recent: row.get(4)?,
+                })
+            },
+        )
+    }
+
+    /// A number that changes whenever [`HistoryReader::index_counts`] does.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn index_version(&self) -> Result<i64, ReadError> {
+        let version: Vec<i64> = self.query("SELECT number FROM index_version", [], |row| row.get(0))?;
+        Ok(version.into_iter().sum())
+    }
+
+    /// The numbers of phones by constituency, and by TLS version and cipher suite, joined by a slash.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn tls_counts(&self) -> Result<Vec<(ConstituencyName, String, usize)>, ReadError> {
+        self.query("SELECT constituency, tls, phones FROM tls_count", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+    }
+
+    /// A page of the phones that match `filter`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn index_page(
+        &self,
+        filter: &IndexFilter<'_>,
+        order: IndexOrder,
+        is_reversed: bool,
+        (offset, limit): (usize, usize),
+    ) -> Result<Vec<IndexKey>, ReadError> {
+        let (condition, mut values) = filter.sql();
+        let order = order.sql(is_reversed);
+        let sql =
+            format!("SELECT constituency, mac FROM phone_index WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?");
+        values.extend([&limit as &dyn ToSql, &offset]);
+        self.query(&sql, values.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// The first `limit` phones that match `filter`, in no order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn index_matches(&self, filter: &IndexFilter<'_>, limit: usize) -> Result<Vec<IndexMatch>, ReadError> {
+        let (condition, mut values) = filter.sql();
+        let table = filter.table();
+        let sql = format!(
+            "SELECT constituency, mac, state, last_seen, model, firmware FROM {table} WHERE {condition} LIMIT ?"
+        );
+        values.push(&limit);
+        self.query(&sql, values.as_slice(), |row| {
+            Ok(IndexMatch {
+                key: (row.get(0)?, row.get(1)?),
+                state: state(row, 2)?,
+                last_seen: row.get(3)?,
+                model: row.get(4)?,
+                firmware: row.get(5)?,
+            })
+        })
+    }
+
+    /// How many phones match `filter`, by state. Reads the index of one constituency, or all of it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn count_matches(&self, filter: &IndexFilter<'_>) -> Result<Vec<(PhoneState, usize)>, ReadError> {
+        let (condition, values) = filter.sql();
+        // Without GROUP BY, which would sort.
+        let sums = PhoneState::ALL.map(|state| format!("count(*) FILTER (WHERE state = {})", state.rank()));
+        let sql = format!("SELECT {} FROM {} WHERE {condition}", sums.join(", "), filter.table());
+        let counts = self.query(&sql, values.as_slice(), |row| {
+            let count = |(position, state)| Ok((state, row.get(position)?));
+            (0..).zip(PhoneState::ALL).map(count).collect::<rusqlite::Result<Vec<(PhoneState, usize)>>>()
+        })?;
+        Ok(counts.into_iter().flatten().collect())
+    }
+
+    /// The phones of a constituency that are in the index.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn indexed(&self, constituency: &ConstituencyName) -> Result<HashSet<MacAddress>, ReadError> {
+        let sql = "SELECT mac FROM phone_index WHERE constituency = ?";
+        let macs = self.query(sql, [constituency.as_str()], |row| row.get(0))?;
+        Ok(macs.into_iter().collect())
+    }
+
+    /// A phone as it was seen, and the last claim to be it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn phone(
+        &self,
+        constituency: &ConstituencyName,
+        mac: MacAddress,
+    ) -> Result<(Option<StoredPhone>, Option<StoredClaim>), ReadError> {
+        self.run(|connection| index::of_phone(connection, constituency, mac))
+    }
+
+    /// The newest claims.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn newest_claims(&self, limit: usize) -> Result<Vec<StoredClaim>, ReadError> {
+        let claims = self.query("SELECT * FROM claim ORDER BY last_seen DESC LIMIT ?", [limit], reader::claim)?;
+        let sql = "SELECT claim_address.* FROM (SELECT * FROM claim ORDER BY last_seen DESC LIMIT ?)
+                   CROSS JOIN claim_address USING (constituency, mac, fingerprint)
+                   ORDER BY claim_address.last_seen DESC, claim_address.address";
+        Ok(reader::with_addresses(claims, self.query(sql, [limit], reader::claim_address)?))
+    }
+
+    /// The visits of all phones that come regularly, of each constituency in which several are overdue at `now`, in Unix
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn visits_where_overdue(&self, now: i64) -> Result<BTreeMap<ConstituencyName, Vec<VisitPattern>>, ReadError> {
+        let sql = "SELECT constituency FROM phone_index INDEXED BY phone_index_by_overdue WHERE overdue_at <= ?
+                   GROUP BY constituency HAVING count(*) >= ?";
+        let overdue: Vec<ConstituencyName> = self.query(sql, params![now, MIN_SILENT], |row| row.get(0))?;
+        let sql = "SELECT last_seen, usual_pause FROM phone_index WHERE constituency = ? AND overdue_at IS NOT NULL";
+        let visits = |name: ConstituencyName| {
+            let row = |row: &Row<'_>| Ok(VisitPattern::regular(row.get(0)?, row.get(1)?));
+            Ok((name.clone(), self.query(sql, [name.as_str()], row)?))
+        };
+        overdue.into_iter().map(visits).collect()
+    }
+}
+
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<PhoneState> {
+    let number: i64 = row.get(column)?;
+    index::state_of(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
