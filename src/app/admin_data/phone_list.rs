@@ -82,6 +82,15 @@ impl PhoneList<'_> {
         Ok(PhonePage { total, matching, phones })
     }
 
+    /// The phones that wait for approval, the newest first.
+    pub(super) fn waiting(&self) -> Result<Vec<PhoneView>, ReadError> {
+        let filter = IndexFilter { states: Some(&[PhoneState::Waiting]), ..IndexFilter::default() };
+        let page =
+            |reader: &HistoryReader| reader.index_page(&filter, IndexOrder::LastSeen, false, (0, super::phones::SHOWN));
+        let keys = self.reader.map(page).transpose()?.unwrap_or_default();
+        keys.into_iter().map(|key| self.view(key)).collect()
+    }
+
     /// A phone of which more is known than its name: it was seen, or a list names it.
     pub(super) fn find(&self, key: IndexKey) -> Result<Option<PhoneView>, ReadError> {
         let summary = self.summary(&key)?;

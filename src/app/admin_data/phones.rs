@@ -4,7 +4,6 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::phone_list::PhoneList;
 use crate::admin::AllNumbers;
 use crate::admin::snapshot::{
     DenialView, DeniedPhone, NetworkView, PhoneHistoryView, PhoneNumbers, PhoneRequestView, PhoneView, SilentTogether,
@@ -17,8 +16,8 @@ use crate::constituency::{
 };
 use crate::phone_history::summary::PhoneSummary;
 use crate::phone_history::{
-    ClaimAddress, HistoryReader, IndexCount, IndexFilter, IndexOrder, PhoneState, ReadError, StoredClaim, StoredEvent,
-    StoredRequest, VisitPattern, silent_together,
+    ClaimAddress, HistoryReader, IndexCount, PhoneState, ReadError, StoredClaim, StoredEvent, StoredRequest,
+    VisitPattern, silent_together,
 };
 
 /// The maximum of waiting phones, and of unproven claims, in a view.
@@ -128,16 +127,6 @@ pub(super) fn silences(reader: &HistoryReader, now: i64, started: i64) -> Result
         Some(SilentTogether { constituency, silent, of, since })
     };
     Ok(reader.visits_where_overdue(milliseconds(now))?.into_iter().filter_map(silence).collect())
-}
-
-impl PhoneList<'_> {
-    /// The phones that wait for approval, the newest first.
-    pub(super) fn waiting(&self) -> Result<Vec<PhoneView>, ReadError> {
-        let filter = IndexFilter { states: Some(&[PhoneState::Waiting]), ..IndexFilter::default() };
-        let page = |reader: &HistoryReader| reader.index_page(&filter, IndexOrder::LastSeen, false, (0, SHOWN));
-        let keys = self.reader.map(page).transpose()?.unwrap_or_default();
-        keys.into_iter().map(|key| self.view(key)).collect()
-    }
 }
 
 /// The phones that are denied server-wide.
