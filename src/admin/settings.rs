@@ -33,7 +33,7 @@ pub struct StatusSettings {
     /// `token_file`.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// What `/metrics` tells apart.
+    /// What `/metrics` tells apart. Default: `constituencies`.
     #[serde(default)]
     pub metrics: MetricsDetail,
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
 use rustix::fs::{Mode, OFlags};
 
@@ -188,21 +189,33 @@ fn make(path: &Path) -> Result<File, StoreError> {
     opened.map(File::from).map_err(failed(path))
 }
 
-/// Configures the connection, and migrates the database. Returns its version.
+/// Configures the connection, and migrates the database. Returns its version. Does not write to a newer provost's
+/// database.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite copies the WAL of an earlier process into the database when the last connection closes, and the settings
+    // below write to the database too. So the version is checked before the settings, and until then nothing is copied.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let version = |it: &Connection| it.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = version(connection)?;
+    if found > schema::version() {
+        return Ok(found);
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    if found == 0 {
+        // Before anything is written: a new database can then return free pages.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     // With these settings, a crash of the process loses nothing. A power failure may lose the last moments, but does
     // not corrupt the database.
-    // Before anything is written: a new database can then return free pages.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let transaction = connection.transaction()?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // Another process may have migrated it since.
+    let found = version(&transaction)?;
     if found >= schema::version() {
-        // Nothing is written, least of all to a newer provost's database.
         return Ok(found);
     }
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 use proptest::prelude::*;
+use rusqlite::config::DbConfig;
 
 use super::queue::{HistoryQueue, MAX_CLAIMED, MAX_PROVEN, TakenBatch};
 use super::store::{HISTORY, HistoryStore};
@@ -446,7 +447,7 @@ fn failed_flush_reports_failure() {
 }
 
 #[test]
-fn damaged_file_is_moved_aside_and_newer_one_is_kept() {
+fn damaged_file_is_moved_aside() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(folder.path());
     #[expect(clippy::disallowed_methods, reason = "damage is not written whole or not at all")]
@@ -456,11 +457,24 @@ fn damaged_file_is_moved_aside_and_newer_one_is_kept() {
     let aside = HistoryStore::move_aside(&path).unwrap();
     assert!(aside.exists() && !path.exists());
     drop(HistoryStore::open(&path).unwrap());
+}
+
+#[test]
+fn file_of_a_newer_version_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(folder.path());
+    drop(HistoryStore::open(&path).unwrap());
     let newer = rusqlite::Connection::open(&path).unwrap();
+    // As after a crash: the last transaction is in the WAL.
+    newer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
+    let files = || ["sqlite", "sqlite-wal"].map(|extension| std::fs::read(path.with_extension(extension)).unwrap());
+    let before = files();
+    assert!(before.iter().all(|bytes| !bytes.is_empty()));
     let error = HistoryStore::open(&path).unwrap_err();
     assert!(!error.is_corrupt() && error.to_string().contains("version 99 of the phone history"), "{error}");
+    assert!(files() == before);
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 //! deletes expired rows, and returns free pages to the file system. Each slice is one short transaction, so that events
 //! never wait long, however much there is to do.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -80,9 +80,9 @@ impl Upkeep {
         match self.policies.take() {
             None => self.walk_all(),
             Some(before) => {
-                let names: BTreeMap<&ConstituencyName, ()> =
-                    before.registry.served().chain(policies.registry.served()).map(|it| (&it.name, ())).collect();
-                for name in names.into_keys() {
+                let names: BTreeSet<&ConstituencyName> =
+                    before.registry.served().chain(policies.registry.served()).map(|it| &it.name).collect();
+                for name in names {
                     let of = |registry: &Registry| registry.by_folder(name.as_str()).cloned();
                     self.follow_one(name, of(&before.registry).as_deref(), of(&policies.registry).as_deref());
                 }
@@ -130,20 +130,23 @@ impl Upkeep {
         if Arc::ptr_eq(&now, &self.denied) {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.denied, now);
-        let lifted = before.keys().filter(|mac| !self.denied.contains_key(mac));
-        let added = self.denied.keys().filter(|mac| !before.contains_key(mac));
+        let mut keys: Vec<PhoneKey> = Vec::new();
+        let lifted = self.denied.keys().filter(|mac| !now.contains_key(mac));
+        let added = now.keys().filter(|mac| !self.denied.contains_key(mac));
         for mac in lifted.chain(added).copied() {
             let sql = "SELECT constituency FROM phone WHERE mac = ?";
             let mut statement = connection.prepare_cached(sql)?;
             let seen = statement.query_map([mac.to_string()], |row| row.get(0))?;
-            self.keys.extend(seen.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().map(|name| (name, mac)));
+            keys.extend(seen.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().map(|name| (name, mac)));
             // Whether a list names it is known at once. Which one, only the lists know.
             if policies.registry.listed().is_in_a_constituency(mac) {
                 let listing = policies.registry.served().filter(|it| it.listing(mac).is_some());
-                self.keys.extend(listing.map(|it| (it.name.clone(), mac)));
+                keys.extend(listing.map(|it| (it.name.clone(), mac)));
             }
         }
+        // After the queries: if one fails, the next slice compares again.
+        self.denied = now;
+        self.keys.extend(keys);
         Ok(())
     }
 

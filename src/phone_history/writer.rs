@@ -33,7 +33,6 @@ pub(super) fn start(
         path,
         store: None,
         policies: None,
-        has_more: false,
         has_loaded: false,
         is_failing: false,
         is_upkeep_failing: false,
@@ -50,8 +49,6 @@ struct WriterThread {
     store: Option<HistoryStore>,
     /// The policies for the store, also for one that is opened later.
     policies: Option<Policies>,
-    /// Whether upkeep is left to do.
-    has_more: bool,
     /// Whether the counts of an earlier process are loaded.
     has_loaded: bool,
     is_failing: bool,
@@ -64,9 +61,10 @@ impl WriterThread {
         // Write at once, so that the database exists as soon as the server runs, and errors are logged at the start.
         let opened = self.write(&TakenBatch::default());
         self.report(opened.as_ref().err());
+        let mut has_more = false;
         loop {
-            if !self.queue.wait_for_any(if self.has_more { SLICE_PAUSE } else { IDLE }) {
-                self.keep_up();
+            if !self.queue.wait_for_any(if has_more { SLICE_PAUSE } else { IDLE }) {
+                has_more = self.keep_up();
                 continue;
             }
             let Some(mut taken) = self.queue.take(BATCH_INTERVAL) else { return };
@@ -80,7 +78,7 @@ impl WriterThread {
             self.report(written.as_ref().err());
             if written.is_ok() {
                 // Before a flush is answered, so that a change of a policy is in the index then.
-                self.keep_up();
+                has_more = self.keep_up();
             }
             for flush in taken.flushes.drain(..) {
                 // The receiver may be gone.
@@ -96,18 +94,17 @@ impl WriterThread {
         }
     }
 
-    /// Does a slice of the upkeep. A failure is retried later.
-    fn keep_up(&mut self) {
-        let Some(store) = &mut self.store else { return };
-        let done = store.run_slice(clock::now());
-        self.has_more = done.as_ref().is_ok_and(|slice| slice.has_more);
-        match done {
+    /// Does a slice of the upkeep. Returns whether there is more to do now. A failure is retried later.
+    fn keep_up(&mut self) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        match store.run_slice(clock::now()) {
             Ok(slice) => {
                 self.health.set_indexing(store.is_indexing());
                 self.is_upkeep_failing = false;
                 if slice.changed > 0 {
                     self.report(None);
                 }
+                slice.has_more
             }
             // Events may be written nevertheless, as on a disk that is almost full.
             Err(error) => {
@@ -115,6 +112,7 @@ impl WriterThread {
                     let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::warn!("the phone history is not kept in order: {reason}; tried again each second");
                 }
+                false
             }
         }
     }

@@ -147,7 +147,9 @@ impl AdminData for LiveAdminData {
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         problems.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
         let mut counts = PhoneCounts::default();
-        numbers.values().for_each(|own| counts.add_all(own.counts));
+        for own in numbers.values() {
+            counts.add_all(own.counts);
+        }
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -174,11 +176,15 @@ impl AdminData for LiveAdminData {
         // Without the history, the phones that the policies name are shown. The overview says why.
         let reader = HistoryReader::open(&self.state).ok().flatten();
         let page = |reader: Option<&HistoryReader>| {
-            if self.version(reader)? == snapshot.version {
-                return Ok((self.with_list(reader, &snapshot.numbers, now, |list| list.page(query))?, true));
-            }
-            let numbers = self.with_list(reader, &AllNumbers::new(), now, |list| list.count())?;
-            Ok((self.with_list(reader, &numbers, now, |list| list.page(query))?, false))
+            let is_current = self.version(reader)? == snapshot.version;
+            let page = self.with_list(reader, &snapshot.numbers, now, |list| {
+                if is_current {
+                    return list.page(query);
+                }
+                let numbers = list.count()?;
+                PhoneList { numbers: &numbers, ..*list }.page(query)
+            })?;
+            Ok((page, is_current))
         };
         let page: Result<_, ReadError> = match &reader {
             Some(reader) => reader.at_one_moment(|| page(Some(reader))),
@@ -266,8 +272,8 @@ impl LiveAdminData {
     fn read(&self, reader: Option<&HistoryReader>, now: i64) -> Result<FromHistory, ReadError> {
         // Before the numbers: a policy that changes meanwhile makes them outdated.
         let version = self.version(reader)?;
-        let numbers = self.with_list(reader, &AllNumbers::new(), now, |list| list.count())?;
-        let waiting = self.with_list(reader, &numbers, now, |list| list.waiting())?;
+        let (numbers, waiting) =
+            self.with_list(reader, &AllNumbers::new(), now, |list| Ok((list.count()?, list.waiting()?)))?;
         let Some(reader) = reader else { return Ok(FromHistory { numbers, version, ..FromHistory::default() }) };
         let silent_together = self.silences.current(now, || phones::silences(reader, now, self.started))?;
         Ok(FromHistory { numbers, version, waiting, silent_together, claims: reader.newest_claims(phones::SHOWN)? })

@@ -14,7 +14,8 @@ use crate::phone_history::{HistoryReader, IndexFilter, IndexKey, IndexMatch, Ind
 
 /// Up to this number, the results of a search are sorted here. More are sorted by the database.
 const FEW: usize = 5_000;
-const EVERYTHING: usize = i64::MAX as usize;
+/// No limit, in a type that SQLite takes.
+const EVERYTHING: usize = isize::MAX.unsigned_abs();
 
 /// All phones at one moment.
 pub(super) struct PhoneList<'a> {
@@ -478,8 +479,8 @@ mod tests {
             status: Some(StatusCode::OK),
             bytes: 100,
             duration: Duration::ZERO,
-            user_agent: (number % 3 != 0).then(|| {
-                let model = ["VVX_500", "VVX_411"][usize::from(number % 2 == 0)];
+            user_agent: (!number.is_multiple_of(3)).then(|| {
+                let model = ["VVX_500", "VVX_411"][usize::from(number.is_multiple_of(2))];
                 format!("FileTransport PolycomVVX-{model}-UA/5.9.{}.4477 Type/Application", number % 5)
                     .into_bytes()
                     .into()
@@ -515,13 +516,15 @@ mod tests {
             write_policies(&root, policies);
             for number in denied {
                 let denial = ServerDenial { by: "a test".to_owned(), at: None, note: String::new() };
-                denials::deny(&state, mac(*number), denial, &|_| ()).unwrap();
+                denials::deny(&state, [(mac(*number), denial)].into(), &|_| ()).unwrap();
             }
             let denials = Arc::new(ServerDenials::read(&state).unwrap());
             let registry = Scanner::new(root, Vec::new()).with_denials(Arc::clone(&denials)).scan(clock::now());
             let (history, writer) = PhoneHistory::start(&state.join(FOLDER)).unwrap();
             history.health().set_policies(registry.snapshot(), denials);
-            events.into_iter().for_each(|event| history.record(event));
+            for event in events {
+                history.record(event);
+            }
             let bench = Self { folder, history, _writer: writer, registry };
             bench.settle();
             bench
@@ -689,7 +692,7 @@ mod tests {
         write_policies(&root, &[("ote", ote)]);
         std::fs::remove_dir_all(root.join("any")).unwrap();
         let state = bench.folder.path().join("state");
-        denials::lift(&state, mac(7), &|_| ()).unwrap();
+        denials::lift(&state, &[mac(7)], &|_| ()).unwrap();
         let denials = Arc::new(ServerDenials::read(&state).unwrap());
         let registry = Scanner::new(root, Vec::new()).with_denials(Arc::clone(&denials)).scan(clock::now());
         let bench = Bench { registry, ..bench };
