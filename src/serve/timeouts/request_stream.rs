@@ -65,9 +65,13 @@ impl<S> RequestStream<S> {
                 belonging
             }
             Expected::ChunkedBody => {
-                let ends_in_empty_line = bytes.iter().fold(false, |_, byte| self.ends_empty_line(*byte));
                 // A chunked body ends in an empty line, and so does a header behind it that is complete.
-                self.has_read_ahead = !ends_in_empty_line;
+                self.has_read_ahead = true;
+                let mut rest = bytes;
+                while let Some((_, behind)) = self.split_behind_empty_line(rest) {
+                    self.has_read_ahead = !behind.is_empty();
+                    rest = behind;
+                }
                 bytes.len()
             }
         }
@@ -75,10 +79,11 @@ impl<S> RequestStream<S> {
 
     /// How many of `bytes` belong to the header that hyper reads now. Its first byte begins the header phase.
     fn read_header(&mut self, bytes: &[u8]) -> usize {
-        let end = bytes.iter().position(|byte| self.ends_empty_line(*byte));
-        let end = end.filter(|_| !bytes.starts_with(HTTP2_PREFACE));
-        let belonging = end.map_or(bytes.len(), |end| end + 1);
-        let header = bytes.get(..belonging).unwrap_or_default();
+        let header = match self.split_behind_empty_line(bytes) {
+            Some((header, _)) if !bytes.starts_with(HTTP2_PREFACE) => header,
+            _ => bytes,
+        };
+        let belonging = header.len();
         let is_begun = self.control.is_in_header();
         // Empty lines before a request have no meaning (RFC 9112 §2.2).
         let begins = if is_begun { Some(0) } else { header.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) };
@@ -94,11 +99,20 @@ impl<S> RequestStream<S> {
         belonging
     }
 
-    /// Whether `byte`, the next one, ends an empty line. The first empty line behind a header ends the header.
-    fn ends_empty_line(&mut self, byte: u8) -> bool {
-        let was_empty = self.is_line_empty;
-        self.is_line_empty = byte == b'\n' || (byte == b'\r' && was_empty);
-        byte == b'\n' && was_empty
+    /// Splits `bytes`, the next ones, behind the first empty line, if there is one. Behind a header, it ends the header.
+    fn split_behind_empty_line<'a>(&mut self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let is_blank = |line: &[u8]| line.iter().all(|byte| *byte == b'\r');
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let is_empty = self.is_line_empty && bytes.get(start..end).is_some_and(is_blank);
+            self.is_line_empty = true;
+            start = end + 1;
+            if is_empty {
+                return bytes.split_at_checked(start);
+            }
+        }
+        self.is_line_empty &= bytes.get(start..).is_some_and(is_blank);
+        None
     }
 }
 
