@@ -9,11 +9,14 @@ use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::UtcTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::escaped_json;
 use super::journal::{self, JournalFormat};
@@ -55,27 +58,31 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
         tracing::warn!("{} lost: standard error was not read fast enough", counted_were(lost, "line of diagnostics"));
     })?;
 
+    let filter = filter(&std::env::var("PROVOST_LOG").unwrap_or_default());
     let make = lines.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter())
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(move || make.clone())
         .with_timer(UtcTime::rfc_3339())
         .with_target(false);
     // Only tests install a subscriber earlier.
     let _ = match format {
-        _ if is_journal => subscriber.event_format(JournalFormat).try_init(),
-        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).fmt_fields(PlainFields).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+        _ if is_journal => subscriber.event_format(JournalFormat).finish().with(filter).try_init(),
+        LogFormat::Text => {
+            let is_terminal = io::stderr().is_terminal();
+            subscriber.with_ansi(is_terminal).fmt_fields(PlainFields).finish().with(filter).try_init()
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).finish().with(filter).try_init(),
     };
     Ok(Diagnostics { lines, writer: Some(writer) })
 }
 
-/// The directives of `PROVOST_LOG`, and announcements at every level. Without directives, or with invalid ones: `info`.
-fn filter() -> EnvFilter {
-    let directives = with_present_modules(&std::env::var("PROVOST_LOG").unwrap_or_default());
-    let with_announcements = || EnvFilter::try_new(format!("{directives},{ANNOUNCEMENT}=info"));
-    let default = || EnvFilter::new("info");
-    if directives.is_empty() { default() } else { with_announcements().unwrap_or_else(|_| default()) }
+/// The `directives` of `PROVOST_LOG`, and announcements at every level. Without directives, or with invalid ones: `info`.
+fn filter(directives: &str) -> Targets {
+    let directives = with_present_modules(directives);
+    let announcements = |targets: Targets| targets.with_target(ANNOUNCEMENT, LevelFilter::INFO);
+    let default = || Targets::new().with_default(LevelFilter::INFO);
+    if directives.is_empty() { default() } else { directives.parse().map_or_else(|_| default(), announcements) }
 }
 
 /// `PROVOST_LOG` names modules. Directives that were written for 0.1 go on working: the modules have other names now.
@@ -91,7 +98,7 @@ fn with_present_modules(directives: &str) -> String {
     let renamed = |directive: &str| {
         RENAMED.iter().find_map(|(old, new)| {
             let rest = directive.strip_prefix("provost::")?.strip_prefix(old)?;
-            let is_whole = rest.is_empty() || rest.starts_with(['=', ':', '[']);
+            let is_whole = rest.is_empty() || rest.starts_with(['=', ':']);
             is_whole.then(|| format!("provost::{new}{rest}"))
         })
     };
@@ -176,6 +183,31 @@ mod tests {
             ("provost::phone_config=debug,provost::serve", "provost::phone_config=debug,provost::serve"),
         ] {
             assert_eq!(with_present_modules(written), meant);
+        }
+    }
+
+    #[test]
+    fn directives_select_levels_and_announcements_stay() {
+        use tracing::Level;
+        let shown = |directives: &str, target: &str| {
+            let filter = filter(directives);
+            let levels = [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
+            levels.into_iter().find(|level| filter.would_enable(target, level))
+        };
+        for (directives, dns, acme) in [
+            ("", Some(Level::INFO), Some(Level::INFO)),
+            ("debug", Some(Level::DEBUG), Some(Level::DEBUG)),
+            ("off", None, None),
+            ("warn,provost::dns=trace", Some(Level::TRACE), Some(Level::WARN)),
+            ("provost::renew=debug", None, Some(Level::DEBUG)),
+            ("provost::dns=loud", Some(Level::INFO), Some(Level::INFO)),
+        ] {
+            assert_eq!(
+                (shown(directives, "provost::dns"), shown(directives, "provost::acme")),
+                (dns, acme),
+                "{directives}"
+            );
+            assert!(shown(directives, ANNOUNCEMENT) >= Some(Level::INFO), "{directives}");
         }
     }
 
