@@ -13,8 +13,7 @@ use anyhow::{bail, ensure};
 
 use super::audit::{entry, record};
 use super::phone_set::first_of;
-use super::policy::warn_of_missing_passwords;
-use super::{note, print_line, replace_controls, waiting, warn};
+use super::{note, passwords, print_line, replace_controls, waiting, warn};
 use crate::audit::AuditAction;
 use crate::clock;
 use crate::config::Config;
@@ -22,7 +21,7 @@ use crate::constituency::edit::{AllowedPhone, PhoneDiff, PhoneEffect, PolicyChan
 use crate::constituency::edit_file::{self, EditResult, PolicyEdit};
 use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{ConstituencyName, MacAddress, PhoneFile, ServerDenials};
+use crate::constituency::{ConstituencyName, Listing, MacAddress, PhoneFile, ServerDenials};
 use crate::wording::counted;
 
 /// The operator's consent to the change.
@@ -76,7 +75,7 @@ pub(super) fn run(
     record(&config.state, &entry(AuditAction::Allowed).of(name).phones(&changed));
     print_line(&format_args!("{} in {name} within a second", counts.text(["added", "changed"])));
     let macs: Vec<MacAddress> = phones.iter().map(|phone| phone.mac).collect();
-    warn_of_missing_passwords(config, name, &macs, edit.client_auth);
+    passwords::warn_of_missing(config, name, &macs, edit.client_auth);
     Ok(())
 }
 
@@ -126,7 +125,8 @@ fn known_elsewhere(
         .with_last_good(LastGood::of_state(&config.state))
         .without(name.clone());
     for other in scanner.scan(clock::now()).served() {
-        for mac in other.listed_phones().filter(|mac| added.contains(mac)) {
+        let is_known = |mac: &MacAddress| added.contains(mac) && other.listing(*mac) == Some(Listing::Known);
+        for mac in other.listed_phones().filter(is_known) {
             elsewhere.entry(mac).or_default().push(other.name.clone());
         }
     }
@@ -181,9 +181,8 @@ fn ask(name: &ConstituencyName) -> anyhow::Result<()> {
         io::stdin().is_terminal(),
         "standard input is not a terminal, so this cannot ask; nothing was changed; --yes applies the change without asking"
     );
-    let mut output = io::stdout();
-    write!(output, "apply this to {name}? [y/N] ")?;
-    output.flush()?;
+    // Standard output may be a pipe to a pager.
+    write!(io::stderr(), "apply this to {name}? [y/N] ")?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     ensure!(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()), "nothing was changed");

@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 
 use super::audit::{entry, record};
 use super::phone_set::print_each;
-use super::print_line;
+use super::{print_line, warn};
 use crate::audit::AuditAction;
 use crate::clock;
 use crate::config::Config;
@@ -51,6 +51,19 @@ pub(super) fn missing_of(
     }
     let stored = passwords::stored(&config.state, constituency)?;
     Ok(macs.iter().filter(|mac| !stored.phones.contains_key(mac)).copied().collect())
+}
+
+/// Warns if phones on the list have no password that they need.
+pub(super) fn warn_of_missing(config: &Config, name: &ConstituencyName, macs: &[MacAddress], client_auth: ClientAuth) {
+    match missing_of(config, name, macs, client_auth) {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => warn(&format_args!(
+            "{} of these on the list of {name} are refused until they have a password; make one for each with provost allow \
+             MAC --constituency {name} --digest",
+            missing.len()
+        )),
+        Err(error) => warn(&format_args!("cannot read the passwords, and without one a phone is refused: {error}")),
+    }
 }
 
 /// The digest realm of the passwords: the constituency's full name.

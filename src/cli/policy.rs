@@ -14,6 +14,7 @@ use super::{
 use crate::app::named_files;
 use crate::audit::{AuditAction, AuditEntry};
 use crate::config::Config;
+use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::edit::{AllowedPhone, PolicyChange};
 use crate::constituency::edit_file::{EditError, EditResult, PolicyEdit, change};
 use crate::constituency::{ClientAuth, ConstituencyName, Fingerprint, MacAddress};
@@ -100,26 +101,8 @@ fn allow_several(args: &AllowArgs, config: &Config, macs: &[MacAddress]) -> anyh
         Ok(_) => format!("{mac} is allowed in {name} within a second"),
         Err(_) => format!("{mac} is allowed in {name} already"),
     });
-    warn_of_missing_passwords(config, name, macs, edit.client_auth);
+    passwords::warn_of_missing(config, name, macs, edit.client_auth);
     Ok(())
-}
-
-/// Warns if phones on the list have no password that they need.
-pub(super) fn warn_of_missing_passwords(
-    config: &Config,
-    name: &ConstituencyName,
-    macs: &[MacAddress],
-    client_auth: ClientAuth,
-) {
-    match passwords::missing_of(config, name, macs, client_auth) {
-        Ok(missing) if missing.is_empty() => {}
-        Ok(missing) => warn(&format_args!(
-            "{} of these on the list of {name} are refused until they have a password; make one for each with provost allow \
-             MAC --constituency {name} --digest",
-            missing.len()
-        )),
-        Err(error) => warn(&format_args!("cannot read the passwords, and without one a phone is refused: {error}")),
-    }
 }
 
 fn allow_one(args: &AllowArgs, config: &Config, mac: MacAddress) -> anyhow::Result<()> {
@@ -192,7 +175,12 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     if macs.is_empty() {
         return Ok(code(Err(nothing_listed())));
     }
-    let Some(name) = &args.constituency else { return Ok(denials::deny(&config, &phones)) };
+    let Some(name) = &args.constituency else {
+        return Ok(match check_reasons(&set, &phones, &args.phones.file_name()) {
+            Ok(()) => denials::deny(&config, &phones),
+            Err(error) => code(Err(error)),
+        });
+    };
     let change_policy = |wanted| change_policy(&config, name, wanted);
     match passwords::remove_of(&config, name, &macs).and_then(|()| change_policy(PolicyChange::Deny(&macs))) {
         Ok(edit) if edit.result == EditResult::NoClientAuth => {
@@ -231,6 +219,19 @@ pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<Ex
         if macs.is_empty() { Err(nothing_listed()) } else { denials::lift(&config, &macs) }
     });
     Ok(code(lifted))
+}
+
+/// Checks the notes in a file as reasons of denials, and names the line of a wrong one.
+fn check_reasons(set: &PhoneSet, phones: &[AllowedPhone<'_>], file_name: &str) -> anyhow::Result<()> {
+    let PhoneSet::File(file) = set else { return Ok(()) };
+    let is_wrong = |note: &str| note.len() > MAX_NOTE || note.chars().any(char::is_control);
+    let wrong = phones.iter().filter(|phone| phone.note.is_some_and(is_wrong));
+    match wrong.filter_map(|phone| file.line(phone.mac)).min() {
+        None => Ok(()),
+        Some(line) => Err(anyhow!(
+            "{file_name}:{line}: the note must be one line of at most {MAX_NOTE} bytes; nothing was changed"
+        )),
+    }
 }
 
 fn nothing_listed() -> anyhow::Error {

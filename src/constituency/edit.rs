@@ -77,6 +77,12 @@ pub(super) struct Edits<'a> {
     unpinned: Vec<MacAddress>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The length of the text that this thread last had in a syntax tree: tests count work by it.
+    static IN_TREE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl PolicyChange<'_> {
     /// The phones that it concerns, sorted.
     pub(super) fn macs(&self) -> Vec<MacAddress> {
@@ -212,6 +218,8 @@ impl<'a> Edits<'a> {
             more = deny(&policy, &self.denied, &stand_in)?;
         }
         let edited = root.to_string();
+        #[cfg(test)]
+        IN_TREE.set(edited.len());
         if more.is_empty() {
             Ok(edited)
         } else {
@@ -510,6 +518,32 @@ mod tests {
         assert!(first.contains("\"denied\": [\"00005e005302\", \"00005e005303\"]"), "{first}");
         let last = apply(PolicyChange::Allow(&phones[1..]), &denied).unwrap();
         assert!(last.contains("\"denied\": [\"00005e005301\"]"), "{last}");
+    }
+
+    /// The lengths of the texts in the syntax tree, when `count` phones are added beside as many, denied, and allowed again.
+    fn in_tree(count: u64) -> [usize; 3] {
+        let phones = |from: u64| -> Vec<MacAddress> { (0..count).map(|number| mac().plus(from + number)).collect() };
+        let allowed = |macs: &[MacAddress]| -> Vec<AllowedPhone<'static>> {
+            macs.iter().map(|mac| AllowedPhone { mac: *mac, note: Some("a phone") }).collect()
+        };
+        let apply = |change, text: &str| (apply(change, text).unwrap(), IN_TREE.replace(0));
+        let (old, new) = (phones(0), phones(1 << 20));
+        let (allowed_old, allowed_new) = (allowed(&old), allowed(&new));
+        let (text, _) = apply(PolicyChange::Allow(&allowed_old), EMPTY_POLICY);
+        let (text, added) = apply(PolicyChange::Allow(&allowed_new), &text);
+        let (text, denied) = apply(PolicyChange::Deny(&new), &text);
+        let (text, lifted) = apply(PolicyChange::Allow(&allowed_new), &text);
+        let policy: serde_json::Value = text.parse().unwrap();
+        let listed = policy["phones"].as_object().unwrap().len() as u64;
+        assert_eq!((listed, &policy["denied"]), (2 * count, &serde_json::json!([])));
+        [added, denied, lifted]
+    }
+
+    #[test]
+    fn syntax_tree_is_as_large_for_10_000_new_phones_as_for_10() {
+        let sizes = in_tree(10);
+        assert_eq!(in_tree(10_000), sizes);
+        assert!(sizes.iter().all(|size| *size < 1000), "{sizes:?}");
     }
 
     #[test]

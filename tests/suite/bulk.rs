@@ -1,17 +1,20 @@
 //! Several phones at once: `allow --from`, `allow`, `deny` and `undeny` of several, and the same by the API. All or none.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use inotify::{Inotify, WatchMask};
 use serde_json::{Value, json};
 
 use crate::harness::operators::Operators;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site, holds};
 use crate::harness::tool::{Ended, provost};
-use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run, within_a_second};
 
 const LIST: &str = "ote/phones.csv";
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -228,6 +231,8 @@ fn allow_from_warns_of_phones_that_another_constituency_knows() {
     }
     site.file("home/phones.csv", "mac\n00005e0053ab\n");
     site.file("lab/00005e0053c7.cfg", "");
+    // One that denies it does not know it.
+    site.constituency("gone", &json!({ "trust": ["factory"], "denied": ["00005e0053ac"] }));
     // Those that are listed here already are no news.
     new_list(&site, &format!("mac\n{STRANGER}\n00005e0053ab\n00005e0053ac\n{VVX550}\n"));
     let ended = command(&site, &with(&FROM, &["--yes"]));
@@ -235,6 +240,62 @@ fn allow_from_warns_of_phones_that_another_constituency_knows() {
     assert!(ended.code == 0 && ended.stdout.starts_with(lines), "{ended:?}");
     let warning = "warning: another constituency knows 2 added phones: 00005e0053aa, 00005e0053ab (home, lab)\n";
     assert_eq!(ended.stderr, warning);
+}
+
+/// The names that get a file by a rename into `folder`, and how often, while `act` runs. `None` without inotify.
+fn renames(folder: &Path, act: impl FnOnce()) -> Option<BTreeMap<String, usize>> {
+    let mut inotify = Inotify::init().ok()?;
+    inotify.watches().add(folder, WatchMask::MOVED_TO).ok()?;
+    act();
+    let (mut seen, mut buffer) = (BTreeMap::new(), [0; 4096]);
+    while let Ok(events) = inotify.read_events(&mut buffer) {
+        for event in events {
+            *seen.entry(event.name.unwrap().to_string_lossy().into_owned()).or_default() += 1;
+        }
+    }
+    Some(seen)
+}
+
+#[test]
+fn each_file_is_replaced_once_however_many_phones_change() {
+    let once = |files: &[&str]| files.iter().map(|file| ((*file).to_owned(), 1)).collect::<BTreeMap<_, _>>();
+    let mut seen = 0;
+    for count in [2, 2000] {
+        let site = site();
+        let phones: String = (0..count).map(|number| format!("00005e01{number:04x},room {number}\n")).collect();
+        new_list(&site, &format!("mac,note\n{phones}{VVX500},kitchen\n"));
+        fs::create_dir(site.path("state")).unwrap();
+        for (folder, args, files) in [
+            // The policy names VVX500.
+            (site.served("ote"), &with(&FROM, &["--yes"])[..], &["constituency.json", "phones.csv"][..]),
+            (site.served("ote"), &["deny", "--from", "new.csv", "--constituency", "ote"], &["constituency.json"]),
+            (site.path("state"), &["deny", "--from", "new.csv"], &["denied.json"]),
+            (site.path("state"), &["undeny", "--from", "new.csv"], &["denied.json"]),
+        ] {
+            match renames(&folder, || drop(good(&site, args))) {
+                Some(found) => assert_eq!(found, once(files), "{count}: {args:?}"),
+                None => return not_run("each_file_is_replaced_once_however_many_phones_change", "no inotify"),
+            }
+            seen += 1;
+        }
+        let entries = audit(&site, &["--phone", VVX500]);
+        let actions: Vec<&str> = entries.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+        assert_eq!(actions, ["allowed", "denied", "denied", "undenied"]);
+    }
+    assert_eq!(seen, 8);
+}
+
+#[test]
+fn list_and_policy_change_together() {
+    let site = site();
+    new_list(&site, &format!("mac,note\n{VVX500},kitchen\n{STRANGER},attic\n"));
+    let shown = good(&site, &with(&FROM, &["--yes"]));
+    let lines = "~ 00005e00530c  \"vvx500\" -> \"kitchen\"\n+ 00005e0053aa  attic\n\
+                 ote/phones.csv and constituency.json: 1 phone to add, 1 note to change, 0 unchanged\n";
+    assert!(shown.starts_with(lines), "{shown}");
+    assert!(holds(&site.served(LIST), format!("{LISTED};00005e0053aa;attic;\r\n")));
+    let policy: Value = serde_json::from_slice(&fs::read(site.served("ote/constituency.json")).unwrap()).unwrap();
+    assert_eq!(policy["phones"], json!({ VVX500: "kitchen" }));
 }
 
 #[test]
@@ -366,6 +427,9 @@ fn several_phones_are_denied_and_lifted_together() {
     assert_eq!(denied()["00005e0053d1"]["note"], "stolen");
     let before = lists(&site);
     assert!(bad(&site, &["deny", "00005e0053d2", "ffffffffffff"]).contains("ffffffffffff is a multicast"));
+    new_list(&site, &format!("mac,note\n00005e0053d2,a\n00005e0053d3,{}\n", "x".repeat(513)));
+    let refused = bad(&site, &["deny", "--from", "new.csv"]);
+    assert!(refused.contains("new.csv:3: the note must be one line of at most 512 bytes"), "{refused}");
     for verb in ["deny", "undeny"] {
         new_list(&site, "mac\n00005e0053d2\n00005e0053d2\n");
         assert!(bad(&site, &[verb, "--from", "new.csv"]).contains("new.csv:3: 00005e0053d2 is listed twice"));
