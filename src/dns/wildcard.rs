@@ -77,7 +77,7 @@ pub async fn phone_addresses(
     Ok(PhoneAddresses { wildcard, hosts })
 }
 
-/// The addresses of `host`, whose zone `servers` are likely to hold.
+/// The addresses of `host`. `servers` probably hold its zone, and are asked first.
 async fn host_addresses(lookup: &Lookup, servers: &[Authority], host: &str) -> Result<HostAddresses, DnsError> {
     let name = name::parse(host).map_err(DnsError::Setting)?;
     let mut messages = Vec::new();
@@ -204,7 +204,7 @@ impl Records {
     }
 }
 
-/// The records of `name`, and the servers of its zone.
+/// The records of `name`, and the server that gave them.
 async fn ask(lookup: &Lookup, name: &Name) -> Result<(Records, Vec<Authority>), DnsError> {
     ask_below(lookup, name, name).await
 }
@@ -215,7 +215,7 @@ async fn ask_below(lookup: &Lookup, name: &Name, secret: &Name) -> Result<(Recor
     for kind in KINDS {
         let answered = lookup.ask(name, kind, secret, |_| true).await?;
         messages.push(answered.message);
-        servers = answered.servers;
+        servers = vec![answered.server];
     }
     Ok((Records::of(lookup, name, &messages).await?, servers))
 }

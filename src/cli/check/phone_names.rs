@@ -265,7 +265,10 @@ impl ThisServer {
         is_beside_ours: bool,
     ) -> Finding {
         let owner = &found.owner;
+        let of_domain = host.split_once('.').map_or_else(String::new, |(_, domain)| format!("*.{domain}"));
         let change = match &found.alias {
+            // A wildcard further up has other names to lead.
+            _ if *owner != of_domain && owner != host => self.publish(&of_domain),
             Some(target) => format!("correct the addresses of {target}, to which the CNAME record of {owner} leads"),
             None => change_records(owner, address, is_beside_ours, &self.public),
         };
@@ -433,5 +436,82 @@ impl ServerCertVerifier for LeafRecorder {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(public: &[&str]) -> ThisServer {
+        ThisServer {
+            addresses: BTreeSet::new(),
+            public: public.iter().map(|text| text.parse().unwrap()).collect(),
+            has_responder: true,
+            is_everywhere: [false; 2],
+            ports: BTreeSet::from([HTTPS]),
+            keys: Vec::new(),
+        }
+    }
+
+    fn found(owner: &str, alias: Option<&str>) -> HostAddresses {
+        let addresses = vec!["203.0.113.9".parse().unwrap()];
+        HostAddresses { addresses, owner: owner.to_owned(), alias: alias.map(str::to_owned) }
+    }
+
+    fn leaf(name: &str) -> Shown {
+        Shown::Other(LeafFacts { names: vec![name.to_owned()], public_key: Vec::new() })
+    }
+
+    /// The level and the remedy of the finding for the host `ote.phones.example.com`.
+    fn finding(server: &ThisServer, found: &HostAddresses, shown: &Shown) -> (FindingLevel, String) {
+        let finding = server.elsewhere(found, "ote.phones.example.com", found.addresses[0], shown, false);
+        (finding.level, finding.remedy.unwrap())
+    }
+
+    #[test]
+    fn record_that_leads_phones_elsewhere_is_the_one_to_change() {
+        let server = server(&["192.0.2.10"]);
+        let rows = [
+            (found("*.phones.example.com", None), "change the A record of *.phones.example.com to 192.0.2.10"),
+            (found("ote.phones.example.com", None), "change the A record of ote.phones.example.com to 192.0.2.10"),
+            (found("*.example.com", None), "publish: *.phones.example.com. A 192.0.2.10"),
+            (found("*.example.com", Some("host.example.com")), "publish: *.phones.example.com. A 192.0.2.10"),
+            (
+                found("*.phones.example.com", Some("host.example.com")),
+                "correct the addresses of host.example.com, to which the CNAME record of *.phones.example.com leads",
+            ),
+        ];
+        for (found, change) in rows {
+            assert_eq!(finding(&server, &found, &leaf("www.example.net")), (FindingLevel::Error, change.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_a_certificate_for_other_names_is_certain() {
+        let wildcard = found("*.phones.example.com", None);
+        let silent = Shown::Nothing("port 443: no answer within 5 s".to_owned());
+        let known = server(&["192.0.2.10"]);
+        assert_eq!(finding(&known, &wildcard, &leaf("*.phones.example.com")).0, FindingLevel::Warning);
+        assert_eq!(finding(&known, &wildcard, &silent).0, FindingLevel::Warning);
+        // Behind NAT, silence proves nothing.
+        let (level, remedy) = finding(&server(&[]), &wildcard, &silent);
+        assert!(
+            level == FindingLevel::Note && remedy.contains("openssl s_client -connect 203.0.113.9:443"),
+            "{remedy}"
+        );
+    }
+
+    #[test]
+    fn private_addresses_are_not_those_of_the_internet() {
+        let is_private = |text: &str| is_private(text.parse().unwrap());
+        for private in
+            ["10.0.0.2", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.1.1", "fd00::1", "::1", "fe80::1"]
+        {
+            assert!(is_private(private), "{private}");
+        }
+        for public in ["192.0.2.10", "100.128.0.1", "9.9.9.9", "2001:db8::10"] {
+            assert!(!is_private(public), "{public}");
+        }
     }
 }

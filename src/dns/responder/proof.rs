@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::delegation::{self, Delegation, DelegationProblem, NameServer, ThisServer};
 use super::memory::Memory;
-use super::remedy::{AddressSource, DelegatedServer, Finding, ServerAddress};
+use super::remedy::{AddressSource, DelegatedServer, Finding, RecordOwner, ServerAddress};
 use super::settings::ResponderDns;
 use super::zone::{ProofKey, proof_label};
 use super::{challenge_name, known_zone, lead_in};
@@ -308,7 +308,7 @@ impl Inspection<'_> {
         let own_addresses = self.settings.responder.public_addresses();
         let texts = [zone, &found.parent, &this.name].map(name::text);
         let [zone_text, parent, own_name] = texts.each_ref().map(String::as_str);
-        let domain_wildcard = wildcard::below_star(&this.domain);
+        let phones_wildcard = wildcard::below_star(&this.domain);
         let is_foreign = |index: usize| {
             let mut others = answers.iter().filter(|(at, _, finding)| *at == index && finding.is_err());
             others.any(|(_, address, _)| !this.addresses.contains(address))
@@ -320,16 +320,21 @@ impl Inspection<'_> {
             // Where no server can say, the name server's own record is named.
             wildcards.push(if is_asked { wildcard::wildcard_of(lookup, name).await.ok().flatten() } else { None });
             let is_covered = name.base_name() == this.domain && server.addresses.is_empty() && server.error.is_none();
-            let is_missing = is_covered && matches!(wildcard::is_missing(lookup, &this.domain).await, Ok(true));
-            missing.push(is_missing.then_some(domain_wildcard.as_str()));
+            missing.push(is_covered && matches!(wildcard::is_missing(lookup, &this.domain).await, Ok(true)));
         }
+        let owner = |index: usize| match wildcards[index].as_deref() {
+            Some(wildcard) if wildcard == phones_wildcard => RecordOwner::PhonesWildcard,
+            Some(wildcard) => RecordOwner::OtherWildcard(wildcard),
+            None if missing[index] => RecordOwner::MissingPhonesWildcard,
+            None => RecordOwner::Itself,
+        };
         let names: Vec<String> = servers.iter().map(|(name, _)| name::text(name)).collect();
         let delegated = |index: usize| DelegatedServer {
             zone: zone_text,
             parent,
             name: &names[index],
-            wildcard: wildcards[index].as_deref(),
-            missing_wildcard: missing[index],
+            owner: owner(index),
+            phones_wildcard: &phones_wildcard,
             own_name,
             own_addresses: &own_addresses,
             is_this_server: is_this_server[index],
@@ -348,7 +353,7 @@ impl Inspection<'_> {
                     (None, Some(error)) => DelegationProblem { problem: error.to_string(), remedy: None },
                     (None, None) => {
                         let problem = format!("{zone_text} is delegated to {text}, which has no address");
-                        report.wildcard_faults.is_missing |= is_this_server[index] && missing[index].is_some();
+                        report.wildcard_faults.is_missing |= is_this_server[index] && missing[index];
                         DelegationProblem::new(problem, delegated(index).remedy_without_address())
                     }
                 };
@@ -385,7 +390,7 @@ impl Inspection<'_> {
             let problem = match found.doubled_name_server(name) {
                 Some(doubled) => doubled,
                 None => {
-                    if source == AddressSource::Zone && !at.is_ours && delegated.wildcard == Some(&*domain_wildcard) {
+                    if source == AddressSource::Zone && !at.is_ours && delegated.owner == RecordOwner::PhonesWildcard {
                         report.wildcard_faults.addresses.insert(address);
                     }
                     problem

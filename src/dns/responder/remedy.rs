@@ -43,16 +43,27 @@ pub(super) struct ServerAddress {
     pub(super) other_port: Option<SocketAddr>,
 }
 
+/// The owner of a name server's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordOwner<'a> {
+    /// The name server's own name, as far as it is known.
+    Itself,
+    /// The wildcard that leads the phones of the domain.
+    PhonesWildcard,
+    /// That wildcard would give it an address, and has none.
+    MissingPhonesWildcard,
+    OtherWildcard(&'a str),
+}
+
 /// A name server of the delegated zone. Names are without the final dot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DelegatedServer<'a> {
     pub(super) zone: &'a str,
     pub(super) parent: &'a str,
     pub(super) name: &'a str,
-    /// The wildcard whose records it gets, such as `*.phones.example.com`, if it has none of its own.
-    pub(super) wildcard: Option<&'a str>,
-    /// The wildcard that would give it an address, and has no records.
-    pub(super) missing_wildcard: Option<&'a str>,
+    pub(super) owner: RecordOwner<'a>,
+    /// The wildcard that leads the phones of the domain, such as `*.phones.example.com`.
+    pub(super) phones_wildcard: &'a str,
     /// The name and the addresses of this server.
     pub(super) own_name: &'a str,
     pub(super) own_addresses: &'a [IpAddr],
@@ -116,23 +127,32 @@ impl DelegatedServer<'_> {
 
     /// What to change so that the name server has an address, or is none.
     pub(super) fn remedy_without_address(&self) -> String {
-        match self.missing_wildcard {
-            _ if !self.is_this_server => self.change_ns(),
-            Some(wildcard) => {
-                format!("publish: {} (phones need it too)", address_records(wildcard, self.own_addresses))
-            }
-            None => self.publish_addresses(),
+        if !self.is_this_server {
+            self.change_ns()
+        } else if self.owner == RecordOwner::MissingPhonesWildcard {
+            format!("publish: {} (phones need it too)", address_records(self.phones_wildcard, self.own_addresses))
+        } else {
+            self.publish_addresses()
         }
     }
 
     /// What to change where the name server's name is an alias.
     pub(super) fn remedy_for_alias(&self) -> String {
-        match self.wildcard {
+        match self.wildcard() {
             Some(wildcard) => format!(
                 "give it an address record of its own, which keeps the CNAME record of {wildcard} from it; {}",
                 self.publish_addresses()
             ),
             None => format!("remove the CNAME record of {}, and {}", self.name, self.publish_addresses()),
+        }
+    }
+
+    /// The wildcard whose records it gets, if it has none of its own.
+    fn wildcard(&self) -> Option<&str> {
+        match self.owner {
+            RecordOwner::Itself | RecordOwner::MissingPhonesWildcard => None,
+            RecordOwner::PhonesWildcard => Some(self.phones_wildcard),
+            RecordOwner::OtherWildcard(wildcard) => Some(wildcard),
         }
     }
 
@@ -142,13 +162,19 @@ impl DelegatedServer<'_> {
             return self.change_ns();
         }
         let record = |owner: &str| address_records(owner, &[at.address]);
-        let record = match (at.source, self.wildcard) {
+        let record = match (at.source, self.owner) {
             (AddressSource::Alias, _) => return self.remedy_for_alias(),
-            (AddressSource::Zone, Some(wildcard)) => {
-                let change = change_records(wildcard, at.address, at.is_beside_ours, self.own_addresses);
+            (AddressSource::Zone, RecordOwner::OtherWildcard(wildcard)) => {
+                return format!(
+                    "give it an address record of its own, which keeps the records of {wildcard} from it; {}",
+                    self.publish_addresses()
+                );
+            }
+            (AddressSource::Zone, RecordOwner::PhonesWildcard) => {
+                let change = change_records(self.phones_wildcard, at.address, at.is_beside_ours, self.own_addresses);
                 return format!("{change} (phones follow it too)");
             }
-            (AddressSource::Zone, None) => format!("the record {}", record(self.name)),
+            (AddressSource::Zone, _) => format!("the record {}", record(self.name)),
             (AddressSource::Resolver, _) => {
                 format!("the record {} (or the wildcard record that gives this address)", record(self.name))
             }
@@ -224,8 +250,8 @@ mod tests {
                 zone: "acme.example.com",
                 parent: "example.com",
                 name: if is_this_server { "ns.phones.example.com" } else { "old.example.com" },
-                wildcard: (case & 8 != 0).then_some(WILDCARD),
-                missing_wildcard: None,
+                owner: if case & 8 != 0 { RecordOwner::PhonesWildcard } else { RecordOwner::Itself },
+                phones_wildcard: WILDCARD,
                 own_name: "ns.phones.example.com",
                 own_addresses: &own_addresses,
                 is_this_server,
@@ -237,7 +263,7 @@ mod tests {
 
     /// The end of the remedy at a foreign address that `source` gives.
     fn change(server: &DelegatedServer<'_>, source: AddressSource, is_beside_ours: bool) -> &'static str {
-        match (source, server.wildcard.is_some(), is_beside_ours) {
+        match (source, server.owner != RecordOwner::Itself, is_beside_ours) {
             _ if !server.is_this_server && server.has_other => {
                 "remove this NS record at the parent zone example.com: acme.example.com. NS old.example.com."
             }
@@ -299,6 +325,27 @@ mod tests {
             }
         });
         assert_eq!(seen, 16 * 4 * 4 * 2);
+    }
+
+    #[test]
+    fn wildcard_of_other_names_is_left_alone() {
+        let mut seen = 0;
+        servers(|server| {
+            let server =
+                DelegatedServer { owner: RecordOwner::OtherWildcard("*.example.com"), is_this_server: true, ..server };
+            let at = ServerAddress {
+                address: OTHER.parse().unwrap(),
+                source: AddressSource::Zone,
+                is_ours: false,
+                is_beside_ours: false,
+                other_port: None,
+            };
+            let remedy = server.remedy(&at, &Finding::WrongAnswer("reason".to_owned()));
+            let own = format!("of *.example.com from it; publish: {}. A {OURS}", server.name);
+            assert!(remedy.ends_with(&own) && !remedy.contains("change the"), "{remedy}");
+            seen += 1;
+        });
+        assert_eq!(seen, 16);
     }
 
     #[test]
@@ -374,7 +421,7 @@ mod tests {
                 (false, false) => "change this NS record",
             };
             assert!(remedy.starts_with(start), "{server:?}: {remedy}");
-            let covered = DelegatedServer { missing_wildcard: Some(WILDCARD), ..server };
+            let covered = DelegatedServer { owner: RecordOwner::MissingPhonesWildcard, ..server };
             let of_wildcard = "publish: *.phones.example.com. A 192.0.2.10 (phones need it too)";
             assert_eq!(covered.remedy_without_address() == of_wildcard, server.is_this_server, "{covered:?}");
             let root = DelegatedServer { name: ".", is_this_server: false, ..server };

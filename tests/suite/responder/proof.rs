@@ -492,6 +492,7 @@ fn failed_validation_names_name_servers_of_the_responder() {
     let line = server.says("no new certificate (ecdsa-p256)");
     let cause = format!("; likely cause: port 53 of old.example.com ({OTHER}) does not answer");
     assert!(line.contains("the CA's validation failed: ") && line.contains(&cause), "{line}");
+    assert!(line.contains("validations fail at times because of it"), "{line}");
 }
 
 #[test]
