@@ -332,11 +332,11 @@ fn print(status: &AcmeStatus, is_running: bool) {
                     other.last_error.as_ref() == Some(error) && other.action_required == certificate.action_required
                 });
             let reason = match earlier {
-                Some(other) => format!("for the same reason as {}", other.lineage()),
-                None => format!("{error}{hint}"),
+                Some(other) => format!(" for the same reason as {}", other.lineage()),
+                None => format!(": {error}{hint}"),
             };
             let count = counted(certificate.failures, "failure");
-            print_foreign(&format_args!("  last attempt: {at}: {reason}; {count} in a row"));
+            print_foreign(&format_args!("  last attempt: {at}{reason}; {count} in a row"));
         }
         let next = match certificate.next_attempt - status.now {
             ..=0 => "now".to_owned(),

@@ -68,11 +68,15 @@ pub(super) fn check(config: &Config, settings: &AcmeSettings, live: &LiveResult,
 
 /// The reason of a failure. One that `--live` has found, too, is printed once.
 fn reason(failure: &str, findings: &[Finding]) -> String {
-    let is_same = |finding: &Finding| {
-        let is_error = finding.level == FindingLevel::Error && finding.subject == DNS;
-        is_error && failure.contains(finding.message.as_str())
-    };
-    if findings.iter().any(is_same) { "the error of \"dns\" says why".to_owned() } else { failure.to_owned() }
+    let same = findings.iter().find(|finding| {
+        let is_live = finding.level == FindingLevel::Error && [DNS, CERTIFICATE].contains(&finding.subject.as_str());
+        is_live && failure.contains(finding.message.as_str())
+    });
+    match same.map(|finding| finding.subject.as_str()) {
+        Some(DNS) => "the error of \"dns\" says why".to_owned(),
+        Some(_) => "the other error of \"certificate\" says why".to_owned(),
+        None => failure.to_owned(),
+    }
 }
 
 /// The finding that an attempt has failed for `certificates`, with its time.
@@ -97,4 +101,23 @@ fn failed(
         return finding.with_remedy(remedy);
     }
     finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_that_live_found_too_is_printed_once() {
+        let error = |subject: &str, message: &str| Finding::new(FindingLevel::Error, subject, message);
+        let failure = "the CA is not asked to validate: port 53 does not answer (open it)";
+        for (findings, printed) in [
+            (vec![error(DNS, "port 53 does not answer")], "the error of \"dns\" says why"),
+            (vec![error(CERTIFICATE, "the CA is not asked")], "the other error of \"certificate\" says why"),
+            (vec![error(DNS, "another one"), error("ote", "port 53 does not answer")], failure),
+            (vec![Finding::new(FindingLevel::Warning, DNS, "port 53 does not answer")], failure),
+        ] {
+            assert_eq!(reason(failure, &findings), printed);
+        }
+    }
 }

@@ -545,7 +545,7 @@ fn one_cause_of_two_certificates_is_printed_once_and_dated() {
     assert!(offline.contains(both) && offline.matches(cause).count() == 1, "{offline}");
     let status = provost(&site, &["certificate", "status"]).stdout;
     assert_eq!(status.matches(cause).count(), 1, "{status}");
-    assert!(status.contains(" UTC failed: for the same reason as "), "{status}");
+    assert!(status.contains(" UTC failed for the same reason as "), "{status}");
     drop(above);
 }
 
