@@ -320,7 +320,9 @@ impl ChangeBody {
             (None, Some(macs)) if !macs.is_empty() => macs,
             (None, Some(_)) => return Err("\"macs\" is empty: it lists the phones".to_owned()),
             (Some(_), Some(_)) => return Err("use one of \"mac\" and \"macs\"".to_owned()),
-            (None, None) => return Err("missing key \"mac\", or \"macs\" for several phones".to_owned()),
+            (None, None) => {
+                return Err("body:1:1: the key \"mac\" is missing, or \"macs\" for several phones".to_owned());
+            }
         };
         let mut macs: Vec<MacAddress> = texts
             .iter()

@@ -503,7 +503,7 @@ fn api_takes_a_list_of_phones_all_or_none() {
         (json!({ "macs": ["00005e0053ab", "000000000000"], "constituency": "ote" }), 400, "no phone has it"),
         (json!({ "macs": [], "constituency": "ote" }), 400, "\"macs\" is empty"),
         (json!({ "mac": STRANGER, "macs": [VVX550], "constituency": "ote" }), 400, "one of \"mac\" and \"macs\""),
-        (json!({ "constituency": "ote" }), 400, "missing key \"mac\""),
+        (json!({ "constituency": "ote" }), 400, "the key \"mac\" is missing, or \"macs\""),
         (json!({ "macs": ["00005e0053ab"] }), 400, "\"constituency\""),
         (json!({ "macs": ["00005e0053ab"], "constituency": "nosuch" }), 409, "there is no constituency nosuch"),
         (json!({ "macs": "00005e0053ab", "constituency": "ote" }), 400, "macs"),

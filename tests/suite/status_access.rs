@@ -223,7 +223,7 @@ fn invalid_api_body_is_a_400_with_its_line() {
         ("{ \"mac\": \"00005e0053aa\", }", "body:1:26: trailing comma: remove the comma before this }"),
         ("{ \"mac\": 1, \"constituency\": \"ote\" }", "body:1:10: \"mac\": must be a string, not 1"),
         ("{ \"mak\": \"\" }", "body:1:3: \"mak\": unknown key; did you mean \"mac\"?"),
-        ("{ \"constituency\": \"ote\" }", "body:1:1: the key \"mac\" is missing"),
+        ("{ \"constituency\": \"ote\" }", "body:1:1: the key \"mac\" is missing, or \"macs\" for several phones"),
         ("[\"00005e0053aa\", null, null]", "body:1:1: must be an object, not a list"),
         ("[]", "body:1:1: must be an object, not a list"),
         ("\"00005e0053aa\"", "body:1:1: must be an object, not a string"),
