@@ -26,9 +26,9 @@ struct IndexRow {
     model: Option<String>,
     firmware: Option<String>,
     tls: Option<String>,
-    /// The usual pause and the time from which the phone is overdue, if it is known and comes regularly.
+    /// The usual pause, if the phone is known and comes regularly.
     usual_pause: Option<i64>,
-    overdue_at: Option<i64>,
+    is_overdue: bool,
     /// When the row must be derived again although nothing has changed.
     due: Option<i64>,
     /// The text that searches look at, in lower case.
@@ -101,10 +101,10 @@ fn derive(
     let is_recent = last_seen.is_some_and(|last_seen| now.saturating_sub(last_seen) < RECENT);
     let claimed = phone.claim.as_ref().map(|claim| claim.last_seen);
     let changes = [(last_seen, RECENT), (last_seen, SILENT_AFTER), (claimed, SILENT_AFTER)];
-    let changes = changes.into_iter().filter_map(|(at, after)| Some(at?.saturating_add(after)));
     let rhythm = seen.filter(|_| phone.standing == Some(PhoneStanding::Known));
     let rhythm = rhythm.map(|seen| VisitPattern { last_seen: seen.last_seen, visits: seen.visits });
     let overdue_at = rhythm.and_then(VisitPattern::overdue_at);
+    let changes = changes.into_iter().filter_map(|(at, after)| Some(at?.saturating_add(after))).chain(overdue_at);
     let text = |it: &Option<String>| it.as_deref().unwrap_or_default().to_lowercase();
     Ok(Some(IndexRow {
         state: number_of_state(state),
@@ -115,7 +115,7 @@ fn derive(
         firmware: seen.and_then(|seen| seen.firmware.clone()),
         tls: seen.and_then(|seen| seen.tls.as_ref()).map(|(version, suite)| format!("{version}/{suite}")),
         usual_pause: rhythm.filter(|_| overdue_at.is_some()).and_then(|it| it.visits.usual_pause),
-        overdue_at,
+        is_overdue: overdue_at.is_some_and(|at| at <= now),
         due: changes.filter(|at| *at > now).min(),
         text: [
             constituency.to_string(),
@@ -135,10 +135,15 @@ pub(super) fn of_phone(
     mac: MacAddress,
 ) -> rusqlite::Result<(Option<StoredPhone>, Option<StoredClaim>)> {
     let key = params![constituency.as_str(), mac.to_string()];
-    let sql = "SELECT * FROM phone WHERE (constituency, mac) = (?, ?)";
-    let seen = connection.prepare_cached(sql)?.query_one(key, reader::phone).optional()?;
+    let mut statement = connection.prepare_cached(reader::PHONE_BY_KEY)?;
+    let seen = statement.query_one(key, reader::phone).optional()?;
+    #[cfg(test)]
+    reader::count_steps(&statement);
     let sql = "SELECT * FROM claim WHERE (constituency, mac) = (?, ?) ORDER BY last_seen DESC LIMIT 1";
-    let claim = connection.prepare_cached(sql)?.query_one(key, reader::claim).optional()?;
+    let mut statement = connection.prepare_cached(sql)?;
+    let claim = statement.query_one(key, reader::claim).optional()?;
+    #[cfg(test)]
+    reader::count_steps(&statement);
     Ok((seen, claim))
 }
 
@@ -147,20 +152,23 @@ fn stored(
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> rusqlite::Result<Option<IndexRow>> {
-    let sql = "SELECT * FROM phone_index WHERE (constituency, mac) = (?, ?)";
+    // By position: to look up a column by its name costs more than to read it.
+    let sql = "SELECT state, listing, is_recent, last_seen, model, firmware,
+                   (SELECT name FROM negotiated_tls WHERE id = tls), usual_pause, is_overdue, due, text
+               FROM phone_index WHERE (constituency, mac) = (?, ?)";
     let row = |row: &Row<'_>| {
         Ok(IndexRow {
-            state: row.get("state")?,
-            listing: row.get("listing")?,
-            is_recent: row.get("is_recent")?,
-            last_seen: row.get("last_seen")?,
-            model: row.get("model")?,
-            firmware: row.get("firmware")?,
-            tls: row.get("tls")?,
-            usual_pause: row.get("usual_pause")?,
-            overdue_at: row.get("overdue_at")?,
-            due: row.get("due")?,
-            text: row.get("text")?,
+            state: row.get(0)?,
+            listing: row.get(1)?,
+            is_recent: row.get(2)?,
+            last_seen: row.get(3)?,
+            model: row.get(4)?,
+            firmware: row.get(5)?,
+            tls: row.get(6)?,
+            usual_pause: row.get(7)?,
+            is_overdue: row.get(8)?,
+            due: row.get(9)?,
+            text: row.get(10)?,
         })
     };
     connection.prepare_cached(sql)?.query_one(params![constituency.as_str(), mac.to_string()], row).optional()
@@ -172,21 +180,25 @@ fn write(
     mac: MacAddress,
     row: &IndexRow,
 ) -> rusqlite::Result<()> {
+    if row.tls.is_some() {
+        let sql = "INSERT INTO negotiated_tls (name) VALUES (?) ON CONFLICT DO NOTHING";
+        connection.prepare_cached(sql)?.execute([&row.tls])?;
+    }
     let mut statement = connection.prepare_cached(
         "INSERT INTO phone_index (constituency, mac, state, listing, is_recent, last_seen, model, firmware, tls,
-             usual_pause, overdue_at, due, text)
-         VALUES (:constituency, :mac, :state, :listing, :is_recent, :last_seen, :model, :firmware, :tls,
-             :usual_pause, :overdue_at, :due, :text)
+             usual_pause, is_overdue, due, text)
+         VALUES (:constituency, :mac, :state, :listing, :is_recent, :last_seen, :model, :firmware,
+             (SELECT id FROM negotiated_tls WHERE name = :tls), :usual_pause, :is_overdue, :due, :text)
          ON CONFLICT (constituency, mac) DO UPDATE SET
              state = excluded.state, listing = excluded.listing, is_recent = excluded.is_recent,
              last_seen = excluded.last_seen, model = excluded.model, firmware = excluded.firmware, tls = excluded.tls,
-             usual_pause = excluded.usual_pause, overdue_at = excluded.overdue_at, due = excluded.due,
+             usual_pause = excluded.usual_pause, is_overdue = excluded.is_overdue, due = excluded.due,
              text = excluded.text",
     )?;
     let values = named_params! {
         ":constituency": constituency.as_str(), ":mac": mac.to_string(), ":state": row.state, ":listing": row.listing,
         ":is_recent": row.is_recent, ":last_seen": row.last_seen, ":model": row.model, ":firmware": row.firmware,
-        ":tls": row.tls, ":usual_pause": row.usual_pause, ":overdue_at": row.overdue_at, ":due": row.due,
+        ":tls": row.tls, ":usual_pause": row.usual_pause, ":is_overdue": row.is_overdue, ":due": row.due,
         ":text": row.text,
     };
     statement.execute(values).map(drop)

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use rusqlite::Row;
 use rusqlite::types::ToSql;
-use rusqlite::{Row, params};
 
 use super::phone_state::PhoneState;
 use super::reader::{self, HistoryReader, ReadError};
@@ -26,7 +26,7 @@ pub struct IndexCount {
 }
 
 /// The phones that are wanted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct IndexFilter<'a> {
     pub constituency: Option<&'a str>,
     /// Phones in one of these states. `None`: in any.
@@ -35,7 +35,12 @@ pub struct IndexFilter<'a> {
     pub text: Option<&'a str>,
     /// With `text`: also phones whose MAC address contains these digits.
     pub digits: Option<&'a str>,
+    /// How many phones match. Few are sorted for a page; of many, the index of the order is walked.
+    pub matching: usize,
 }
+
+/// Up to this number, phones are sorted for a page.
+const SORTED: usize = 500;
 
 /// An order of phones. What is equal is sorted by state, constituency and MAC address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,31 +89,36 @@ impl IndexFilter<'_> {
         if self.constituency.is_some() { "phone_index" } else { "phone_index NOT INDEXED" }
     }
 
-    /// The condition, and its values.
-    fn sql(&self) -> (String, Vec<&dyn ToSql>) {
+    /// The condition for phones in `order`. A plus sign keeps SQLite from using a column for a look-up: it then walks the
+    /// index of the order.
+    fn condition(&self, order: Option<IndexOrder>) -> String {
+        let is_walked = self.matching > SORTED;
+        let plus = |is_in_way: bool| if is_walked && is_in_way { "+" } else { "" };
         let mut conditions = vec!["TRUE".to_owned()];
-        let mut values: Vec<&dyn ToSql> = Vec::new();
-        if let Some(constituency) = &self.constituency {
-            conditions.push("constituency = ?".to_owned());
-            values.push(constituency);
+        if self.constituency.is_some() {
+            conditions.push(format!("{}constituency = :constituency", plus(order == Some(IndexOrder::Model))));
         }
-        match self.states {
-            None => {}
-            // One state is a range of an index.
-            Some([state]) => conditions.push(format!("state = {}", state.rank())),
-            // Several are not, in most orders: the plus sign keeps SQLite from sorting them instead of walking the index
-            // of the order.
-            Some(states) => {
-                let ranks: Vec<String> = states.iter().map(|state| state.rank().to_string()).collect();
-                conditions.push(format!("+state IN ({})", ranks.join(", ")));
-            }
+        if let Some(states) = self.states {
+            let ranks: Vec<String> = states.iter().map(|state| state.rank().to_string()).collect();
+            let plus = plus(matches!(order, Some(IndexOrder::Model | IndexOrder::Name)));
+            conditions.push(format!("{plus}state IN ({})", ranks.join(", ")));
+        }
+        if self.text.is_some() {
+            conditions.push("(instr(text, :text) OR instr(mac, :digits))".to_owned());
+        }
+        conditions.join(" AND ")
+    }
+
+    /// The values of the condition.
+    fn values(&self) -> Vec<(&'static str, &dyn ToSql)> {
+        let mut values: Vec<(&'static str, &dyn ToSql)> = Vec::new();
+        if let Some(constituency) = &self.constituency {
+            values.push((":constituency", constituency));
         }
         if let Some(text) = &self.text {
-            conditions.push("(instr(text, ?) OR instr(mac, ?))".to_owned());
-            values.push(text);
-            values.push(&self.digits);
+            values.extend([(":text", text as &dyn ToSql), (":digits", &self.digits)]);
         }
-        (conditions.join(" AND "), values)
+        values
     }
 }
 
@@ -160,9 +170,8 @@ impl HistoryReader {
     /// # Errors
     /// If the database cannot be read.
     pub fn tls_counts(&self) -> Result<Vec<(ConstituencyName, String, usize)>, ReadError> {
-        self.query("SELECT constituency, tls, phones FROM tls_count", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+        let sql = "SELECT constituency, name, phones FROM tls_count JOIN negotiated_tls ON id = tls";
+        self.query(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
     }
 
     /// A page of the phones that match `filter`.
@@ -176,11 +185,28 @@ impl HistoryReader {
         is_reversed: bool,
         (offset, limit): (usize, usize),
     ) -> Result<Vec<IndexKey>, ReadError> {
-        let (condition, mut values) = filter.sql();
-        let order = order.sql(is_reversed);
-        let sql =
-            format!("SELECT constituency, mac FROM phone_index WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?");
-        values.extend([&limit as &dyn ToSql, &offset]);
+        let terms = order.sql(is_reversed);
+        let reach = offset.saturating_add(limit);
+        let mut values = filter.values();
+        values.extend([(":limit", &limit as &dyn ToSql), (":offset", &offset)]);
+        let sorted = match (order, filter.states) {
+            // An index has the phones of one state by time. Those of several are merged: the first of all are among the
+            // first of each.
+            (IndexOrder::LastSeen, states) if states.is_none_or(|states| states.len() > 1) => {
+                values.push((":reach", &reach));
+                let of_state = |state: &PhoneState| {
+                    let filter = IndexFilter { states: Some(std::slice::from_ref(state)), ..*filter };
+                    let condition = filter.condition(Some(order));
+                    format!(
+                        "SELECT * FROM (SELECT constituency, mac, state, last_seen FROM phone_index
+                         WHERE {condition} ORDER BY {terms} LIMIT :reach)"
+                    )
+                };
+                states.unwrap_or(&PhoneState::ALL).iter().map(of_state).collect::<Vec<_>>().join(" UNION ALL ")
+            }
+            _ => format!("SELECT constituency, mac FROM phone_index WHERE {}", filter.condition(Some(order))),
+        };
+        let sql = format!("{sorted} ORDER BY {terms} LIMIT :limit OFFSET :offset");
         self.query(&sql, values.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
@@ -189,12 +215,12 @@ impl HistoryReader {
     /// # Errors
     /// If the database cannot be read.
     pub fn index_matches(&self, filter: &IndexFilter<'_>, limit: usize) -> Result<Vec<IndexMatch>, ReadError> {
-        let (condition, mut values) = filter.sql();
+        let (condition, mut values) = (filter.condition(None), filter.values());
         let table = filter.table();
         let sql = format!(
-            "SELECT constituency, mac, state, last_seen, model, firmware FROM {table} WHERE {condition} LIMIT ?"
+            "SELECT constituency, mac, state, last_seen, model, firmware FROM {table} WHERE {condition} LIMIT :limit"
         );
-        values.push(&limit);
+        values.push((":limit", &limit));
         self.query(&sql, values.as_slice(), |row| {
             Ok(IndexMatch {
                 key: (row.get(0)?, row.get(1)?),
@@ -211,7 +237,7 @@ impl HistoryReader {
     /// # Errors
     /// If the database cannot be read.
     pub fn count_matches(&self, filter: &IndexFilter<'_>) -> Result<Vec<(PhoneState, usize)>, ReadError> {
-        let (condition, values) = filter.sql();
+        let (condition, values) = (filter.condition(None), filter.values());
         // Without GROUP BY, which would sort.
         let sums = PhoneState::ALL.map(|state| format!("count(*) FILTER (WHERE state = {})", state.rank()));
         let sql = format!("SELECT {} FROM {} WHERE {condition}", sums.join(", "), filter.table());
@@ -256,16 +282,15 @@ impl HistoryReader {
         Ok(reader::with_addresses(claims, self.query(sql, [limit], reader::claim_address)?))
     }
 
-    /// The visits of all phones that come regularly, of each constituency in which several are overdue at `now`, in Unix
-    /// milliseconds.
+    /// The visits of all phones that come regularly, of each constituency in which several are overdue.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn visits_where_overdue(&self, now: i64) -> Result<BTreeMap<ConstituencyName, Vec<VisitPattern>>, ReadError> {
-        let sql = "SELECT constituency FROM phone_index INDEXED BY phone_index_by_overdue WHERE overdue_at <= ?
+    pub fn visits_where_overdue(&self) -> Result<BTreeMap<ConstituencyName, Vec<VisitPattern>>, ReadError> {
+        let sql = "SELECT constituency FROM phone_index INDEXED BY phone_index_overdue WHERE is_overdue = 1
                    GROUP BY constituency HAVING count(*) >= ?";
-        let overdue: Vec<ConstituencyName> = self.query(sql, params![now, MIN_SILENT], |row| row.get(0))?;
-        let sql = "SELECT last_seen, usual_pause FROM phone_index WHERE constituency = ? AND overdue_at IS NOT NULL";
+        let overdue: Vec<ConstituencyName> = self.query(sql, [MIN_SILENT], |row| row.get(0))?;
+        let sql = "SELECT last_seen, usual_pause FROM phone_index WHERE constituency = ? AND usual_pause IS NOT NULL";
         let visits = |name: ConstituencyName| {
             let row = |row: &Row<'_>| Ok(VisitPattern::regular(row.get(0)?, row.get(1)?));
             Ok((name.clone(), self.query(sql, [name.as_str()], row)?))

@@ -42,6 +42,8 @@ pub use health::HistoryHealth;
 pub use index_reader::{IndexCount, IndexFilter, IndexKey, IndexMatch, IndexOrder};
 pub use phone_event::{PhoneEvent, Proof, is_refusal};
 pub use phone_state::PhoneState;
+#[cfg(test)]
+pub(crate) use reader::STEPS;
 pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
 pub use silence::{Silence, VisitPattern, silent_together};
 pub use user_agent::UserAgent;

@@ -181,7 +181,7 @@ impl HistoryReader {
     /// # Errors
     /// If the database cannot be read.
     pub fn phones(&self) -> Result<Vec<StoredPhone>, ReadError> {
-        self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
+        self.query(PHONES, [], phone)
     }
 
     /// The authenticated phone `mac` in each constituency where it was seen, sorted by constituency.
@@ -189,7 +189,7 @@ impl HistoryReader {
     /// # Errors
     /// If the database cannot be read.
     pub fn phones_of(&self, mac: MacAddress) -> Result<Vec<StoredPhone>, ReadError> {
-        self.query("SELECT * FROM phone WHERE mac = ? ORDER BY constituency", [mac.to_string()], phone)
+        self.query(PHONES_BY_MAC, [mac.to_string()], phone)
     }
 
     /// Every claim, sorted by constituency, MAC address and time.
@@ -235,7 +235,7 @@ impl HistoryReader {
             let mut statement = connection.prepare(sql)?;
             let rows = statement.query_map(values, read)?.collect();
             #[cfg(test)]
-            STEPS.set(STEPS.get() + statement.get_status(rusqlite::StatementStatus::VmStep));
+            count_steps(&statement);
             rows
         })
     }
@@ -251,7 +251,13 @@ impl HistoryReader {
 #[cfg(test)]
 thread_local! {
     /// How many steps SQLite has taken for the queries of this thread: tests count work by it.
-    pub(super) static STEPS: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+    pub(crate) static STEPS: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+}
+
+/// Adds the steps of `statement` since the last call.
+#[cfg(test)]
+pub(super) fn count_steps(statement: &rusqlite::Statement<'_>) {
+    STEPS.set(STEPS.get() + statement.reset_status(rusqlite::StatementStatus::VmStep));
 }
 
 /// The `claims`, each with its addresses.
@@ -314,37 +320,56 @@ fn connect(path: &Path, is_idle: bool) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// A query for phones, with the columns that [`phone`] reads.
+macro_rules! phones {
+    ($rest:literal) => {
+        concat!(
+            "SELECT constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, model, firmware,
+                 tls_version, tls_suite, updater_tls_version, updater_tls_suite, certificate_not_after,
+                 configuration, configuration_at, upload, upload_at, refusal, refusal_at,
+                 requests, refusals, uploads, bytes, visits, usual_pause
+             FROM phone ",
+            $rest
+        )
+    };
+}
+
+pub(super) const PHONE_BY_KEY: &str = phones!("WHERE (constituency, mac) = (?, ?)");
+const PHONES_BY_MAC: &str = phones!("WHERE mac = ? ORDER BY constituency");
+const PHONES: &str = phones!("ORDER BY constituency, mac");
+
+/// Reads a phone by the positions of its columns: to look up a column by its name costs more than to read it.
 pub(super) fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
-    let event = |what: &str, at: &str| -> rusqlite::Result<Option<StoredEvent>> {
-        let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(at)?);
+    let event = |what: usize| -> rusqlite::Result<Option<StoredEvent>> {
+        let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(what + 1)?);
         Ok(event.0.zip(event.1).map(|(what, at)| StoredEvent { what, at }))
     };
-    let tls = |version: &str, suite: &str| -> rusqlite::Result<Option<(String, String)>> {
-        let spoken: (Option<String>, Option<String>) = (row.get(version)?, row.get(suite)?);
+    let tls = |version: usize| -> rusqlite::Result<Option<(String, String)>> {
+        let spoken: (Option<String>, Option<String>) = (row.get(version)?, row.get(version + 1)?);
         Ok(spoken.0.zip(spoken.1))
     };
-    let (tls, updater_tls) = (tls("tls_version", "tls_suite")?, tls("updater_tls_version", "updater_tls_suite")?);
+    let (tls, updater_tls) = (tls(9)?, tls(11)?);
     Ok(StoredPhone {
-        constituency: row.get("constituency")?,
-        mac: row.get("mac")?,
-        first_seen: row.get("first_seen")?,
-        last_seen: row.get("last_seen")?,
-        last_accepted: row.get("last_let_in")?,
-        is_refused: row.get("is_refused")?,
-        address: row.get("address")?,
-        model: row.get("model")?,
-        firmware: row.get("firmware")?,
+        constituency: row.get(0)?,
+        mac: row.get(1)?,
+        first_seen: row.get(2)?,
+        last_seen: row.get(3)?,
+        last_accepted: row.get(4)?,
+        is_refused: row.get(5)?,
+        address: row.get(6)?,
+        model: row.get(7)?,
+        firmware: row.get(8)?,
         // Of two with the same level, the application's, which comes last.
         tls: updater_tls.into_iter().chain(tls).max_by_key(|(version, suite)| TlsLevel::of(version, suite)),
-        certificate_not_after: Some(row.get("certificate_not_after")?).filter(|end| *end != schema::NO_CERTIFICATE),
-        configuration: event("configuration", "configuration_at")?,
-        upload: event("upload", "upload_at")?,
-        refusal: event("refusal", "refusal_at")?,
-        requests: row.get("requests")?,
-        refusals: row.get("refusals")?,
-        uploads: row.get("uploads")?,
-        bytes: row.get("bytes")?,
-        visits: Visits { count: row.get("visits")?, usual_pause: row.get("usual_pause")? },
+        certificate_not_after: Some(row.get(13)?).filter(|end| *end != schema::NO_CERTIFICATE),
+        configuration: event(14)?,
+        upload: event(16)?,
+        refusal: event(18)?,
+        requests: row.get(20)?,
+        refusals: row.get(21)?,
+        uploads: row.get(22)?,
+        bytes: row.get(23)?,
+        visits: Visits { count: row.get(24)?, usual_pause: row.get(25)? },
     })
 }
 

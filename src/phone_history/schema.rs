@@ -104,19 +104,18 @@ pub(super) const MIGRATIONS: &[&str] = &[
          last_seen INTEGER,
          model TEXT,
          firmware TEXT,
-         tls TEXT,
+         tls INTEGER,
          usual_pause INTEGER,
-         overdue_at INTEGER,
+         is_overdue INTEGER NOT NULL,
          due INTEGER,
          text TEXT NOT NULL,
          PRIMARY KEY (constituency, mac)
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX phone_index_by_state ON phone_index (state, last_seen DESC);
      CREATE INDEX phone_index_by_constituency ON phone_index (constituency, state, last_seen DESC);
-     CREATE INDEX phone_index_by_time ON phone_index (last_seen DESC, state);
      CREATE INDEX phone_index_by_model ON phone_index (model IS NULL, model, firmware, state);
      CREATE INDEX phone_index_by_due ON phone_index (due) WHERE due IS NOT NULL;
-     CREATE INDEX phone_index_by_overdue ON phone_index (overdue_at) WHERE overdue_at IS NOT NULL;
+     CREATE INDEX phone_index_overdue ON phone_index (constituency) WHERE is_overdue = 1;
 
      CREATE TABLE phone_count (
          constituency TEXT NOT NULL,
@@ -126,9 +125,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
          recent INTEGER NOT NULL,
          PRIMARY KEY (constituency, state, listing)
      ) STRICT, WITHOUT ROWID;
+     CREATE TABLE negotiated_tls (
+         id INTEGER PRIMARY KEY,
+         name TEXT NOT NULL UNIQUE
+     ) STRICT;
      CREATE TABLE tls_count (
          constituency TEXT NOT NULL,
-         tls TEXT NOT NULL,
+         tls INTEGER NOT NULL,
          phones INTEGER NOT NULL,
          PRIMARY KEY (constituency, tls)
      ) STRICT, WITHOUT ROWID;

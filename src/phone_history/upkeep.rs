@@ -50,7 +50,7 @@ pub(super) struct Slice {
 enum Walk {
     /// All phones that were seen, by row ID.
     Phones(i64),
-    /// All rows of the index: some may have lost their phone.
+    /// The rows of the index that have no phone: some may have lost it. The others are visited with their phones.
     Index(String, String),
     /// All claims.
     Claims(i64),
@@ -296,14 +296,15 @@ impl Walk {
                 Ok((keys, last.map(Self::Claims)))
             }
             Self::Index(constituency, mac) => {
-                let sql = "SELECT constituency, mac FROM phone_index WHERE (constituency, mac) > (?, ?)
-                           ORDER BY constituency, mac LIMIT ?";
+                let sql = "SELECT constituency, mac, EXISTS (SELECT TRUE FROM phone
+                               WHERE (constituency, mac) = (phone_index.constituency, phone_index.mac))
+                           FROM phone_index WHERE (constituency, mac) > (?, ?) ORDER BY constituency, mac LIMIT ?";
                 let mut statement = connection.prepare_cached(sql)?;
-                let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-                let keys: Vec<PhoneKey> =
+                let row = |row: &rusqlite::Row<'_>| Ok(((row.get(0)?, row.get(1)?), row.get(2)?));
+                let visited: Vec<(PhoneKey, bool)> =
                     statement.query_map(params![constituency, mac, SLICE], row)?.collect::<rusqlite::Result<_>>()?;
-                let next = keys.last().map(|(name, mac)| Self::Index(name.to_string(), mac.to_string()));
-                Ok((keys, next))
+                let next = visited.last().map(|((name, mac), _)| Self::Index(name.to_string(), mac.to_string()));
+                Ok((visited.into_iter().filter(|(_, has_phone)| !has_phone).map(|(key, _)| key).collect(), next))
             }
             Self::Constituency(name, after) => {
                 let sql = "SELECT mac FROM phone WHERE constituency = ?1 AND mac > ?2

@@ -369,7 +369,7 @@ fn history_of_0_1_is_indexed_while_phones_are_served() {
     let mut old = Connection::open(&file).unwrap();
     old.execute_batch(
         "DROP TRIGGER phone_deleted; DROP TABLE phone_index; DROP TABLE phone_count; DROP TABLE tls_count;
-         DROP TABLE index_version;
+         DROP TABLE negotiated_tls; DROP TABLE index_version;
          PRAGMA user_version = 5;",
     )
     .unwrap();

@@ -14,8 +14,6 @@ use crate::phone_history::{HistoryReader, IndexFilter, IndexKey, IndexMatch, Ind
 
 /// Up to this number, the results of a search are sorted here. More are sorted by the database.
 const FEW: usize = 5_000;
-/// No limit, in a type that SQLite takes.
-const EVERYTHING: usize = isize::MAX.unsigned_abs();
 
 /// All phones at one moment.
 pub(super) struct PhoneList<'a> {
@@ -182,7 +180,7 @@ impl PhoneList<'_> {
             let found = match (&block, self.reader) {
                 (Block::Seen(..), None) => Vec::new(),
                 (Block::Seen(states, order), Some(reader)) => {
-                    let filter = IndexFilter { states: states.as_deref(), ..request.filter(None) };
+                    let filter = IndexFilter { states: states.as_deref(), matching: count, ..request.filter(None) };
                     reader.index_page(&filter, *order, request.query.is_reversed, (skip, left))?
                 }
                 (Block::Unseen(listings), _) => self.unseen_page(request, listings, unseen, (skip, left))?,
@@ -200,9 +198,9 @@ impl PhoneList<'_> {
     /// The phones of the page, sorted by constituency and MAC address.
     fn by_name(&self, request: &Request<'_>, unseen: &Unseen) -> Result<Vec<IndexKey>, ReadError> {
         let (is_reversed, mut skip, mut left) = (request.query.is_reversed, request.query.offset, request.query.limit);
-        let seen = |name: Option<&ConstituencyName>, range| {
-            let page =
-                |reader: &HistoryReader| reader.index_page(&request.filter(name), IndexOrder::Name, is_reversed, range);
+        let seen = |name: Option<&ConstituencyName>, matching, range| {
+            let filter = IndexFilter { matching, ..request.filter(name) };
+            let page = |reader: &HistoryReader| reader.index_page(&filter, IndexOrder::Name, is_reversed, range);
             self.reader.map_or(Ok(Vec::new()), page)
         };
         let merged = |mut one: Vec<IndexKey>, other: Vec<IndexKey>| {
@@ -216,8 +214,9 @@ impl PhoneList<'_> {
         let all = [Listing::Known, Listing::Denied];
         let listings: Vec<Listing> = all.into_iter().filter(|it| request.takes(PhoneState::of_unseen(*it))).collect();
         if let Unseen::Found(_) = unseen {
-            let range = (0, skip.saturating_add(left));
-            let all = merged(seen(None, range)?, self.unseen_page(request, &listings, unseen, range)?);
+            // SQLite takes no larger number.
+            let range = (0, skip.saturating_add(left).min(isize::MAX.unsigned_abs()));
+            let all = merged(seen(None, usize::MAX, range)?, self.unseen_page(request, &listings, unseen, range)?);
             return Ok(all.into_iter().skip(skip).take(left).collect());
         }
         let mut keys = Vec::new();
@@ -234,9 +233,11 @@ impl PhoneList<'_> {
             }
             let count_unseen: usize = listings.iter().map(|it| numbers.unseen(*it)).sum();
             let found: Vec<IndexKey> = if count_unseen == 0 {
-                seen(Some(name), (skip, left))?
+                seen(Some(name), count, (skip, left))?
             } else {
-                let seen = if count_unseen == count { Vec::new() } else { seen(Some(name), (0, EVERYTHING))? };
+                // The first of both together are among the first of each.
+                let count_seen = count.saturating_sub(count_unseen);
+                let seen = if count_seen == 0 { Vec::new() } else { seen(Some(name), count_seen, (0, skip + left))? };
                 merged(seen, self.unseen_of(name, &listings)?).into_iter().skip(skip).take(left).collect()
             };
             skip = 0;
@@ -376,6 +377,7 @@ impl Request<'_> {
             states: self.states.as_deref(),
             text: Some(self.search.text.as_str()).filter(|text| !text.is_empty()),
             digits: self.search.digits.as_deref(),
+            matching: 0,
         }
     }
 
@@ -439,13 +441,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::app::admin_data::phones;
+    use crate::app::admin_data::phones::{self, SHOWN};
     use crate::background::BackgroundThread;
     use crate::clock;
     use crate::constituency::scan::Scanner;
     use crate::constituency::{ServerDenial, ServerDenials, VISITED, denials};
     use crate::phone_history::summary::summarize;
-    use crate::phone_history::{FOLDER, PhoneEvent, PhoneHistory, Proof};
+    use crate::phone_history::{FOLDER, PhoneEvent, PhoneHistory, Proof, STEPS};
     use crate::state;
 
     const HOUR: i64 = 3600;
@@ -723,6 +725,58 @@ mod tests {
             visited
         }
         assert_eq!(visited(10), visited(5000));
+    }
+
+    #[test]
+    fn page_cost_is_constant_and_search_cost_linear_in_phones() {
+        /// What is done for each view among `count` phones that were seen: steps of SQLite, visits of policies.
+        fn costs(count: u64) -> Vec<(String, (i32, usize))> {
+            let minutes = |number: u64| i64::try_from(number % 1000).unwrap() * 60;
+            let mut events: Vec<PhoneEvent> = (0..count).map(|number| event("ote", number, minutes(number))).collect();
+            events.extend((0..12).map(|number| refused("ote", count + number, 60, "MAC is not known to ote")));
+            let policies =
+                [("home", json!({ "phones": listed(90_000..90_020) })), ("ote", json!({ "phones": listed(0..count) }))];
+            let bench = Bench::new(&policies, &[], events);
+            let (reader, numbers) = (bench.reader(), bench.numbers());
+            let list = PhoneList { reader: Some(&reader), registry: &bench.registry, numbers: &numbers, now: now() };
+            let measured = |work: &dyn Fn() -> usize| {
+                let before = (STEPS.get(), VISITED.get());
+                assert_ne!(work(), 0);
+                (STEPS.get() - before.0, VISITED.get() - before.1)
+            };
+            let overview = || {
+                let silences = phones::silences(&reader, now(), 0).unwrap().len();
+                let (claims, tls) = (reader.newest_claims(SHOWN).unwrap().len(), reader.tls_counts().unwrap().len());
+                list.count().unwrap().len() + list.waiting().unwrap().len() + silences + claims + tls
+            };
+            let mut all = vec![("overview".to_owned(), measured(&overview))];
+            let phone = || usize::from(list.find(("ote".parse().unwrap(), mac(7))).unwrap().is_some());
+            all.push(("a phone".to_owned(), measured(&phone)));
+            for sort in ["state", "last_seen", "model", "name"] {
+                for rest in
+                    ["", "&reverse=1", "&state=well", "&state=known&reverse=1", "&state=never", "&constituency=ote"]
+                {
+                    let query = format!("limit=10&offset=5&sort={sort}{rest}");
+                    let page = || list.page(&PhoneQuery::parse(&query).unwrap()).unwrap().phones.len();
+                    all.push((query.clone(), measured(&page)));
+                }
+            }
+            assert_eq!(all.len(), 2 + 4 * 6);
+            let search = || list.page(&PhoneQuery::parse("limit=10&search=vvx_4").unwrap()).unwrap().phones.len();
+            all.push(("search".to_owned(), measured(&search)));
+            all
+        }
+        let [few, more, many] = [600, 1800, 5400].map(costs);
+        for (((what, few), (_, more)), (_, many)) in few.into_iter().zip(more).zip(many) {
+            assert!(few.0 > 0, "{what}");
+            if what == "search" {
+                // A few steps for each phone of the index, and those of the page.
+                assert!(many.0 > 5400 && many.0 < few.0 + 5400 * 30, "{what}: {few:?} {more:?} {many:?}");
+            } else {
+                let is_constant = |it: (i32, usize)| it.0 <= few.0 + few.0 / 5 && it.1 == few.1;
+                assert!(is_constant(more) && is_constant(many), "{what}: {few:?} {more:?} {many:?}");
+            }
+        }
     }
 
     #[test]

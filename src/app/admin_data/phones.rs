@@ -126,7 +126,7 @@ pub(super) fn silences(reader: &HistoryReader, now: i64, started: i64) -> Result
         let (silent, of, since) = (silence.silent, silence.of, seconds(silence.since));
         Some(SilentTogether { constituency, silent, of, since })
     };
-    Ok(reader.visits_where_overdue(milliseconds(now))?.into_iter().filter_map(silence).collect())
+    Ok(reader.visits_where_overdue()?.into_iter().filter_map(silence).collect())
 }
 
 /// The phones that are denied server-wide.
