@@ -12,9 +12,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AdminServer;
 use super::access_guard::Principal;
+use super::operators::Scope;
+use crate::clock;
 
 /// How often a new snapshot is looked for.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often an operator with a scope reads again.
+const SCOPED_PACE_S: u64 = 5;
 /// After so many periods without an event, a comment is sent as keep-alive, so that proxies do not close the
 /// connection.
 const HEARTBEAT: u32 = 15;
@@ -49,7 +53,7 @@ impl EventState {
             if !self.status.operators.still_accept(self.principal.operator.as_ref()) {
                 return None;
             }
-            let current = self.status.snapshots.current(&self.status.admin_data).await.number;
+            let current = self.number().await;
             if self.number != Some(current) {
                 self.number = Some(current);
                 return Some((format!("data: {current}\n\n").into(), self));
@@ -57,6 +61,15 @@ impl EventState {
             tokio::time::sleep(PERIOD).await;
         }
         Some((Bytes::from_static(b":\n\n"), self))
+    }
+
+    /// A number that changes when the client should read again. For an operator with a scope it changes at a fixed pace,
+    /// because what happens elsewhere must not show.
+    async fn number(&self) -> u64 {
+        match self.principal.scope() {
+            Scope::All => self.status.snapshots.current(&self.status.admin_data, &Scope::All).await.number,
+            Scope::Constituencies(_) => clock::unix_seconds(clock::now()).unsigned_abs() / SCOPED_PACE_S,
+        }
     }
 }
 

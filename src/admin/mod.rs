@@ -40,6 +40,7 @@ pub mod page;
 mod query;
 mod response;
 mod routes;
+pub mod scoped;
 mod settings;
 pub mod snapshot;
 mod snapshot_cache;
@@ -47,12 +48,14 @@ mod snapshot_cache;
 pub use settings::{Endpoint, StatusSettings};
 
 use access_guard::AccessGuard;
-use operators::Operators;
+use operators::{Operator, Operators, Scope};
 use snapshot_cache::SnapshotCache;
 
 /// The state of everything at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// What it was made for.
+    pub scope: Scope,
     /// Everything but the list of phones.
     pub overview: snapshot::Overview,
     pub numbers: AllNumbers,
@@ -79,8 +82,7 @@ pub struct ChangeRequest {
 /// The operator who makes a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// The name of the operator.
-    pub operator: String,
+    pub operator: Arc<Operator>,
     pub interface: Interface,
     /// The address of the peer; `unix` for a Unix socket.
     pub from: String,
@@ -101,7 +103,7 @@ impl fmt::Display for Author {
             Interface::Page => "on the status page",
             Interface::Api => "through the API",
         };
-        write!(f, "{}, {interface}", self.operator)
+        write!(f, "{}, {interface}", self.operator.name)
     }
 }
 
@@ -129,31 +131,40 @@ pub struct Readiness {
 pub trait AdminData: Send + Sync + std::fmt::Debug {
     /// A number that changes when a new snapshot would differ. Does not block.
     fn revision(&self) -> u64;
-    /// Makes a snapshot. May block on a disk.
-    fn snapshot(&self) -> Snapshot;
-    /// The phones that match `query` now, and whether `snapshot` has the numbers of this moment. May block on a disk.
+    /// Makes a snapshot of what is within `scope`. May block on a disk.
+    fn snapshot(&self, scope: &Scope) -> Snapshot;
+    /// The phones within the scope of `snapshot` that match `query` now, and whether `snapshot` has the numbers of this
+    /// moment. May block on a disk.
     ///
     /// # Errors
     /// Why the history cannot be read.
     fn phones(&self, snapshot: &Snapshot, query: &snapshot::PhoneQuery) -> Result<(snapshot::PhonePage, bool), String>;
     /// A phone with its requests and the files that its master configuration names, and the version at that moment;
-    /// `None` if there is no such phone. May block on a disk.
+    /// `None` if there is no such phone within `scope`. May block on a disk.
     ///
     /// # Errors
     /// Why the history cannot be read.
     fn history(
         &self,
+        scope: &Scope,
         constituency: &ConstituencyName,
         mac: MacAddress,
     ) -> Result<Option<(snapshot::PhoneHistoryView, Version)>, String>;
-    /// The last `count` changes, of one constituency if it is given. May block on a disk.
+    /// The last `count` changes that `operator` may see, of one constituency if it is given. Without an operator, all that
+    /// a client on this machine may read. May block on a disk.
     ///
     /// # Errors
     /// Why the audit log cannot be read.
-    fn audit(&self, constituency: Option<&ConstituencyName>, count: usize) -> Result<AuditReading, String>;
+    fn audit(
+        &self,
+        operator: Option<&Operator>,
+        constituency: Option<&ConstituencyName>,
+        count: usize,
+    ) -> Result<AuditReading, String>;
     /// Whether phones can be served now. Does not block.
     fn readiness(&self) -> Readiness;
-    /// Changes who is served. Returns the phones that it changed, sorted. May block on a disk.
+    /// Changes who is served, if that is within the scope of the operator. Returns the phones that it changed, sorted. May
+    /// block on a disk.
     ///
     /// # Errors
     /// Why nothing changed.

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::access_guard::{ClientLocation, Forbidden, NO_OPERATOR, Principal, RouteAccess};
 use super::events::Events;
+use super::operators::Scope;
 use super::page::{self, Asset, Flash, View};
 use super::response::{self, AdminResponse};
 use super::snapshot::{PhoneHistoryView, PhonePage, PhoneQuery, SectionQuery};
@@ -153,14 +154,15 @@ pub(super) async fn answer(
             Err(answer) => answer,
         };
     }
+    let scope = principal.scope();
     match route {
         Route::Health => response::text(StatusCode::OK, "ok"),
         Route::Ready => ready(&status.admin_data.readiness(), &principal),
-        Route::Metrics => metrics(status, &head).await,
+        Route::Metrics => metrics(status, scope, &head).await,
         Route::Asset(asset) => response::immutable(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
             Ok(permit) => {
-                let body = Events::new(Arc::clone(status), principal, permit).boxed_unsync();
+                let body = Events::new(Arc::clone(status), principal.clone(), permit).boxed_unsync();
                 response::with_body(StatusCode::OK, "text/event-stream", body)
             }
             Err(_) => {
@@ -168,29 +170,29 @@ pub(super) async fn answer(
             }
         },
         Route::Overview => {
-            response::json(StatusCode::OK, &status.snapshots.current(&status.admin_data).await.snapshot.overview)
+            response::json(StatusCode::OK, &status.snapshots.current(&status.admin_data, scope).await.snapshot.overview)
         }
-        Route::Audit => match audit(status, &head).await {
+        Route::Audit => match audit(status, &principal, &head).await {
             Ok(reading) => response::json(StatusCode::OK, &reading),
             Err((code, reason)) => response::problem(code, &reason),
         },
-        Route::AuditPage => match audit(status, &head).await {
+        Route::AuditPage => match audit(status, &principal, &head).await {
             Ok(reading) => {
-                let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+                let snapshot = status.snapshots.current(&status.admin_data, scope).await.snapshot;
                 let page = page::render_audit(&snapshot.overview, &reading, principal.operator.as_deref());
                 response::page(StatusCode::OK, page)
             }
             Err((code, reason)) => response::page(code, page::render_failure("Audit log not available", &reason)),
         },
-        Route::Phones => phones(status, &head).await,
-        Route::Phone(constituency, mac) => match history(status, constituency, mac).await {
+        Route::Phones => phones(status, scope, &head).await,
+        Route::Phone(constituency, mac) => match history(status, scope, constituency, mac).await {
             Ok(history) => response::json(StatusCode::OK, &history),
             Err((code, reason)) => response::problem(code, &reason),
         },
         Route::Page => show(status, &head, &principal).await,
-        Route::PhonePage(constituency, mac) => match history(status, constituency, mac).await {
+        Route::PhonePage(constituency, mac) => match history(status, scope, constituency, mac).await {
             Ok(history) => {
-                let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+                let snapshot = status.snapshots.current(&status.admin_data, scope).await.snapshot;
                 let operator = principal.operator.as_deref();
                 response::page(StatusCode::OK, page::render_phone(&snapshot.overview, &history, operator))
             }
@@ -350,6 +352,7 @@ impl ChangeBody {
         let Some(by) = author else {
             return Err((StatusCode::FORBIDDEN, "a change needs an operator".to_owned()));
         };
+        let operator = Arc::clone(&by.operator);
         let macs = self.phones().map_err(bad)?;
         let name = self.constituency.map(|name| name.parse()).transpose();
         let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
@@ -360,6 +363,10 @@ impl ChangeBody {
                 ));
             }
             (false, Some(name)) => AdminChange::Deny(name),
+            (false, None) if !operator.scope.is_all() => {
+                let reason = "only an administrator may deny a phone on the whole server; name a constituency of yours in \"constituency\"";
+                return Err((StatusCode::FORBIDDEN, reason.to_owned()));
+            }
             (false, None) => AdminChange::DenyEverywhere,
         };
         let wanted = ChangeRequest { change, macs, note: self.note, by };
@@ -367,7 +374,7 @@ impl ChangeBody {
             return Err(bad(format!("invalid note: use one line of at most {MAX_NOTE} bytes")));
         }
         let (changed, wanted) = blocking(status, move |admin_data| (admin_data.change(&wanted), wanted)).await;
-        status.snapshots.outdate().await;
+        status.snapshots.outdate_for(&operator.scope).await;
         match changed {
             Ok(changed) => Ok((wanted, changed)),
             Err(reason) => Err((StatusCode::CONFLICT, reason)),
@@ -382,15 +389,15 @@ fn ready(readiness: &Readiness, principal: &Principal) -> AdminResponse {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
     };
-    if !principal.may_read {
+    if !principal.may_read || !principal.scope().is_all() {
         return response::empty(code);
     }
     let lines = std::iter::once(first).chain(readiness.warnings.iter().map(String::as_str));
     response::text(code, &lines.collect::<Vec<_>>().join("\n"))
 }
 
-async fn metrics(status: &AdminServer, head: &Parts) -> AdminResponse {
-    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+async fn metrics(status: &AdminServer, scope: &Scope, head: &Parts) -> AdminResponse {
+    let snapshot = status.snapshots.current(&status.admin_data, scope).await.snapshot;
     let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
         (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -413,9 +420,9 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
+async fn phones(status: &AdminServer, scope: &Scope, head: &Parts) -> AdminResponse {
     match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
-        Ok(query) => match list(status, &Arc::new(query)).await {
+        Ok(query) => match list(status, scope, &Arc::new(query)).await {
             Ok((page, _)) => response::json(StatusCode::OK, &page),
             Err(reason) => response::problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
         },
@@ -424,7 +431,11 @@ async fn phones(status: &AdminServer, head: &Parts) -> AdminResponse {
 }
 
 /// Reads the last changes: `limit` of them, of `constituency` if the query names one.
-async fn audit(status: &AdminServer, head: &Parts) -> Result<AuditReading, (StatusCode, String)> {
+async fn audit(
+    status: &AdminServer,
+    principal: &Principal,
+    head: &Parts,
+) -> Result<AuditReading, (StatusCode, String)> {
     let (mut constituency, mut limit) = (None, AUDIT_LIMIT);
     for (key, value) in form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()) {
         match &*key {
@@ -444,11 +455,10 @@ async fn audit(status: &AdminServer, head: &Parts) -> Result<AuditReading, (Stat
             }
         }
     }
-    let admin_data = Arc::clone(&status.admin_data);
-    match tokio::task::spawn_blocking(move || admin_data.audit(constituency.as_ref(), limit)).await {
-        Ok(reading) => reading.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason)),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    let operator = principal.operator.clone();
+    blocking(status, move |admin_data| admin_data.audit(operator.as_deref(), constituency.as_ref(), limit))
+        .await
+        .map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
 }
 
 /// Who makes a change; `None` without an operator. What a proxy forwards is only claimed.
@@ -458,7 +468,7 @@ fn author(principal: &Principal, interface: Interface, peer: Option<IpAddr>, hea
         Some(values.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
     };
     Some(Author {
-        operator: principal.operator.as_ref()?.name.clone(),
+        operator: Arc::clone(principal.operator.as_ref()?),
         interface,
         from: peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_canonical().to_string()),
         claimed_from: forwarded("x-forwarded-for").or_else(|| forwarded("forwarded")),
@@ -472,10 +482,11 @@ async fn show(status: &AdminServer, head: &Parts, principal: &Principal) -> Admi
         Ok(parsed) => parsed,
         Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("Invalid query", &reason)),
     };
+    let scope = principal.scope();
     // Only a signed-in operator can have made a change.
     let flash = head.uri.query().filter(|_| principal.operator.is_some()).and_then(Flash::parse);
     let query = Arc::new(query);
-    match list(status, &query).await {
+    match list(status, scope, &query).await {
         Ok((phones, snapshot)) => {
             let (operator, flash) = (principal.operator.as_deref(), flash.as_ref());
             let (overview, phones, query, sections) = (&snapshot.overview, &phones, &*query, &sections);
@@ -490,28 +501,35 @@ async fn show(status: &AdminServer, head: &Parts, principal: &Principal) -> Admi
 
 /// The phones that match `query`, and a snapshot that is as new: what a client has seen in the list, it also sees in the
 /// overview afterwards.
-async fn list(status: &AdminServer, query: &Arc<PhoneQuery>) -> Result<(PhonePage, Arc<Snapshot>), String> {
-    let mut snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+async fn list(
+    status: &AdminServer,
+    scope: &Scope,
+    query: &Arc<PhoneQuery>,
+) -> Result<(PhonePage, Arc<Snapshot>), String> {
+    let mut snapshot = status.snapshots.current(&status.admin_data, scope).await.snapshot;
     let (of, query) = (Arc::clone(&snapshot), Arc::clone(query));
     let (page, is_current) = blocking(status, move |admin_data| admin_data.phones(&of, &query)).await?;
     if !is_current {
-        status.snapshots.outdate().await;
-        snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+        status.snapshots.outdate(scope).await;
+        snapshot = status.snapshots.current(&status.admin_data, scope).await.snapshot;
     }
     Ok((page, snapshot))
 }
 
 async fn history(
     status: &AdminServer,
+    scope: &Scope,
     constituency: ConstituencyName,
     mac: MacAddress,
 ) -> Result<PhoneHistoryView, (StatusCode, String)> {
-    let name = constituency.clone();
-    match blocking(status, move |admin_data| admin_data.history(&name, mac)).await {
+    let (name, wanted) = (constituency.clone(), scope.clone());
+    match blocking(status, move |admin_data| admin_data.history(&wanted, &name, mac)).await {
         Ok(Some((history, version))) => {
             // The overview must not be older than what the client has seen of this phone.
-            if status.snapshots.current(&status.admin_data).await.snapshot.version != version {
-                status.snapshots.outdate().await;
+            // The version changes with what happens elsewhere, which must not show.
+            if !scope.is_all() || status.snapshots.current(&status.admin_data, scope).await.snapshot.version != version
+            {
+                status.snapshots.outdate(scope).await;
             }
             Ok(history)
         }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::AdminData;
 use crate::admin::headlines::{Headline, HeadlineKind, headlines};
+use crate::admin::operators::Scope;
 use crate::background::BackgroundThread;
 use crate::clock;
 use crate::notify::{self, NotifyHeadline, NotifyHealth, NotifySettings, Report, TIME_LIMIT, Tracker};
@@ -87,7 +88,7 @@ impl NotifyThread {
         }
         let revision = self.admin_data.revision();
         if look.revision != Some(revision) || look.at.is_none_or(|at| began.duration_since(at) >= MAX_AGE) {
-            let overview = self.admin_data.snapshot().overview;
+            let overview = self.admin_data.snapshot(&Scope::All).overview;
             let all = headlines(&overview);
             // Its own failure is for the log and the page: the command cannot report it.
             let all = all.iter().filter(|headline| headline.kind != HeadlineKind::NotifyFailed);

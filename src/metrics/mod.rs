@@ -101,6 +101,8 @@ pub enum MetricsDetail {
 /// The current values of the gauges.
 #[derive(Debug, Default)]
 pub struct GaugeValues {
+    /// Whether these are the values of some constituencies, and not those of the whole server.
+    pub is_part: bool,
     /// Our version.
     pub version: &'static str,
     /// Whether the maps have an entry for each constituency, or totals with an empty name.
@@ -241,6 +243,10 @@ impl Metrics {
     pub fn text(&self, facts: &GaugeValues, exposition: Exposition) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("provost");
         self.register_counts(facts, &mut registry);
+        if !facts.is_part {
+            self.register_whole(&mut registry);
+            facts.register_connections(&mut registry);
+        }
         facts.register_process(&mut registry);
         facts.register_phones(&mut registry);
         facts.register_certificates(&mut registry);
@@ -257,18 +263,17 @@ impl Metrics {
         let is_there = |name: &ConstituencyName| there.contains(name.as_str());
         let mut tallies = self.tallies.lock();
         // Refusals without a constituency stay.
-        let gone: Vec<_> = tallies.keys().filter(|name| !name.as_ref().is_none_or(is_there)).cloned().collect();
-        for name in gone {
+        let gone = tallies.keys().filter(|name| !facts.is_part && !name.as_ref().is_none_or(is_there));
+        for name in gone.cloned().collect::<Vec<_>>() {
             let tally = tallies.remove(&name).unwrap_or_default();
             if facts.detail == MetricsDetail::Totals {
                 // A total never decreases.
                 tallies.entry(None).or_default().add(tally);
             }
         }
-        let (requests, refusals, bytes, handshakes) =
-            <(CounterFamily, CounterFamily, CounterFamily, CounterFamily)>::default();
-        let mut refused = 0;
-        for (name, tally) in tallies.iter() {
+        let (requests, refusals, bytes) = <(CounterFamily, CounterFamily, CounterFamily)>::default();
+        let is_wanted = |name: &&Option<ConstituencyName>| !facts.is_part || name.as_ref().is_some_and(is_there);
+        for (name, tally) in tallies.iter().filter(|(name, _)| is_wanted(name)) {
             let name = name.as_ref().map_or("", ConstituencyName::as_str);
             for ((method, status), count) in &tally.requests {
                 let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
@@ -280,14 +285,19 @@ impl Metrics {
             if !name.is_empty() || facts.detail == MetricsDetail::Totals {
                 add(&bytes, &facts.detail.labels(name, &[]), tally.bytes);
             }
-            refused += tally.refused_handshakes;
         }
-        add(&handshakes, &[("outcome", "full")], self.handshakes.full.load(Ordering::Relaxed));
-        add(&handshakes, &[("outcome", "resumed")], self.handshakes.resumed.load(Ordering::Relaxed));
-        add(&handshakes, &[("outcome", "refused")], refused);
         registry.register("requests", "Requests by constituency, method and status", requests);
         registry.register("refusals", "Refused requests and handshakes by the kind of their reason", refusals);
         registry.register("sent_bytes", "Bytes of bodies that were sent", bytes);
+    }
+
+    /// What is counted for the whole server alone.
+    fn register_whole(&self, registry: &mut Registry) {
+        let handshakes = CounterFamily::default();
+        let refused = self.tallies.lock().values().map(|tally| tally.refused_handshakes).sum();
+        add(&handshakes, &[("outcome", "full")], self.handshakes.full.load(Ordering::Relaxed));
+        add(&handshakes, &[("outcome", "resumed")], self.handshakes.resumed.load(Ordering::Relaxed));
+        add(&handshakes, &[("outcome", "refused")], refused);
         registry.register("handshakes", "TLS handshakes by outcome", handshakes);
         if let Some(counts) = self.dns_queries.get() {
             let queries = CounterFamily::default();
@@ -347,13 +357,16 @@ impl MetricsDetail {
 
 impl GaugeValues {
     fn register_process(&self, registry: &mut Registry) {
+        registry.register("build", "The running version", Info::new(vec![("version", self.version)]));
+        registry.register("start_time_seconds", "The start time, in Unix time", gauge(self.started));
+        registry.register("ready", "Whether phones can be served (1) or not (0)", gauge(i64::from(self.is_ready)));
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
         let connections = Gauges::default();
         for (kind, count) in &self.connections {
             set(&connections, &[("kind", kind)], *count);
         }
-        registry.register("build", "The running version", Info::new(vec![("version", self.version)]));
-        registry.register("start_time_seconds", "The start time, in Unix time", gauge(self.started));
-        registry.register("ready", "Whether phones can be served (1) or not (0)", gauge(i64::from(self.is_ready)));
         registry.register("connections", "Phones' connections by kind", connections);
         let is_written = gauge(i64::from(self.ledger_is_written));
         registry.register("ledger_writable", "Whether the phone history can be written (1) or not (0)", is_written);

@@ -118,3 +118,24 @@ fn totals_are_the_sums_of_the_constituencies_and_never_decrease() {
         facts.constituencies.truncate(1);
     }
 }
+
+#[test]
+fn metrics_of_some_constituencies_have_no_others_and_drop_no_counter() {
+    let metrics = Metrics::default();
+    let names: [ConstituencyName; 2] = ["ote", "rival"].map(|name| name.parse().unwrap());
+    for name in [Some(&names[0]), Some(&names[1]), None] {
+        let get =
+            Observation { constituency: name, method: Some(&Method::GET), status: Some(200), refusal: None, bytes: 7 };
+        metrics.observe(get);
+    }
+    let of = |names: &[ConstituencyName]| names.iter().map(|name| (name.to_string(), true)).collect();
+    let part = GaugeValues { is_part: true, constituencies: of(&names[..1]), ..GaugeValues::default() };
+    let text = metrics.text(&part, Exposition::Plain).unwrap();
+    let requests: Vec<_> = text.lines().filter(|line| line.starts_with("provost_requests_total{")).collect();
+    assert_eq!(requests, [r#"provost_requests_total{constituency="ote",method="GET",code="200"} 1"#]);
+    for whole in ["rival", "handshakes", "connections", "ledger", "access_log", "dns_queries"] {
+        assert!(!text.contains(whole), "{whole}: {text}");
+    }
+    let all = GaugeValues { constituencies: of(&names), ..GaugeValues::default() };
+    assert!(metrics.text(&all, Exposition::Plain).unwrap().contains("constituency=\"rival\""));
+}

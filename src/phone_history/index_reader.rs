@@ -1,6 +1,6 @@
 //! Reads the index of phones: counts that are kept, and pages by index. Nothing here reads all phones, except a search.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::Row;
 use rusqlite::types::ToSql;
@@ -29,6 +29,8 @@ pub struct IndexCount {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IndexFilter<'a> {
     pub constituency: Option<&'a str>,
+    /// Phones of one of these constituencies. `None`: of any.
+    pub within: Option<&'a BTreeSet<ConstituencyName>>,
     /// Phones in one of these states. `None`: in any.
     pub states: Option<&'a [PhoneState]>,
     /// Phones whose texts contain this, in lower case.
@@ -97,6 +99,9 @@ impl IndexFilter<'_> {
         let mut conditions = vec!["TRUE".to_owned()];
         if self.constituency.is_some() {
             conditions.push(format!("{}constituency = :constituency", plus(order == Some(IndexOrder::Model))));
+        }
+        if let Some(names) = self.within {
+            conditions.push(format!("{}{}", plus(order.is_some()), within(names)));
         }
         if let Some(states) = self.states {
             let ranks: Vec<String> = states.iter().map(|state| state.rank().to_string()).collect();
@@ -270,16 +275,23 @@ impl HistoryReader {
         self.run(|connection| index::of_phone(connection, constituency, mac))
     }
 
-    /// The newest claims.
+    /// The newest claims, of the constituencies `names` if there are any.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn newest_claims(&self, limit: usize) -> Result<Vec<StoredClaim>, ReadError> {
-        let claims = self.query("SELECT * FROM claim ORDER BY last_seen DESC LIMIT ?", [limit], reader::claim)?;
-        let sql = "SELECT claim_address.* FROM (SELECT * FROM claim ORDER BY last_seen DESC LIMIT ?)
-                   CROSS JOIN claim_address USING (constituency, mac, fingerprint)
-                   ORDER BY claim_address.last_seen DESC, claim_address.address";
-        Ok(reader::with_addresses(claims, self.query(sql, [limit], reader::claim_address)?))
+    pub fn newest_claims(
+        &self,
+        names: Option<&BTreeSet<ConstituencyName>>,
+        limit: usize,
+    ) -> Result<Vec<StoredClaim>, ReadError> {
+        let condition = names.map_or_else(|| "TRUE".to_owned(), within);
+        let newest = format!("SELECT * FROM claim WHERE {condition} ORDER BY last_seen DESC LIMIT ?");
+        let claims = self.query(&newest, [limit], reader::claim)?;
+        let sql = format!(
+            "SELECT claim_address.* FROM ({newest}) CROSS JOIN claim_address USING (constituency, mac, fingerprint)
+             ORDER BY claim_address.last_seen DESC, claim_address.address"
+        );
+        Ok(reader::with_addresses(claims, self.query(&sql, [limit], reader::claim_address)?))
     }
 
     /// The visits of all phones that come regularly, of each constituency in which several are overdue.
@@ -297,6 +309,12 @@ impl HistoryReader {
         };
         overdue.into_iter().map(visits).collect()
     }
+}
+
+/// The condition that the constituency is one of `names`. A name is a DNS label, so it needs no escaping.
+fn within(names: &BTreeSet<ConstituencyName>) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    format!("constituency IN ({})", names.join(", "))
 }
 
 fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<PhoneState> {

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::harness::operators::{Answer, Operators};
 use crate::harness::pki::FACTORY;
-use crate::harness::site::Site;
+use crate::harness::site::{Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run, within_a_second};
@@ -234,7 +234,9 @@ fn session_of_one_operator_is_invalid_under_another_name() {
 #[test]
 fn every_route_answers_each_kind_of_operator() {
     let site = site_with_token_file();
+    site.constituency("other", &json!({ "trust": ["factory"], "phones": { VVX550: "" } }));
     let (anna, prometheus) = (token(&site, &["add", "anna"]), token(&site, &["add", "prometheus", "--read-only"]));
+    let reseller = token(&site, &["add", "reseller", "--constituency", "ote"]);
     let server = site.start();
     let local = Operators::of(&server);
     let page = local.get("/").body;
@@ -245,59 +247,76 @@ fn every_route_answers_each_kind_of_operator() {
     let everywhere = json!({ "mac": VVX500 }).to_string();
     let several = json!({ "macs": [STRANGER, VVX550], "constituency": "ote" }).to_string();
     let several_everywhere = json!({ "macs": [STRANGER, VVX550] }).to_string();
-    // For the token file, an operator, a read-only operator, and without a token.
+    let at_other = json!({ "mac": STRANGER, "constituency": "other" }).to_string();
+    let several_at_other = json!({ "macs": [STRANGER, VVX550], "constituency": "other" }).to_string();
+    let posted_at_other = format!("mac={STRANGER}&constituency=other");
+    let (phone_of_other, api_phone_of_other) =
+        (format!("/phones/other/{VVX550}"), format!("/api/phones/other/{VVX550}"));
+    // For the token file, an operator, one of the constituency ote, a read-only operator, and without a token.
     let routes = [
-        ("GET", "/healthz", json, none, [200, 200, 200, 200]),
-        ("GET", "/readyz", json, none, [200, 200, 200, 200]),
-        ("GET", &*asset, json, none, [200, 200, 200, 200]),
-        ("GET", "/sign-in", json, none, [200, 200, 200, 200]),
-        ("POST", "/sign-in", form, "token=wrong", [401, 401, 401, 401]),
-        ("POST", "/sign-in", form, "token=", [401, 401, 401, 401]),
-        ("GET", "/", json, none, [200, 200, 200, 401]),
-        ("GET", "/metrics", json, none, [200, 200, 200, 401]),
-        ("GET", "/events", json, none, [200, 200, 200, 401]),
-        ("GET", "/phones/ote/00005e00530c", json, none, [200, 200, 200, 401]),
-        ("GET", "/phones/ote/00005e0053ff", json, none, [404, 404, 404, 401]),
-        ("GET", "/audit", json, none, [200, 200, 200, 401]),
-        ("GET", "/api/audit", json, none, [200, 200, 200, 401]),
-        ("GET", "/api/overview", json, none, [200, 200, 200, 401]),
-        ("GET", "/api/phones", json, none, [200, 200, 200, 401]),
-        ("GET", "/api/phones/ote/00005e00530c", json, none, [200, 200, 200, 401]),
-        ("GET", "/api/phones/ote/00005e0053ff", json, none, [404, 404, 404, 401]),
-        ("GET", "/nothing", json, none, [404, 404, 404, 401]),
-        ("GET", "/allow", json, none, [405, 405, 405, 401]),
-        ("POST", "/allow", form, &posted, [303, 303, 403, 401]),
-        ("POST", "/deny", form, &posted, [303, 303, 403, 401]),
-        ("POST", "/api/allow", json, &phone, [200, 200, 403, 401]),
-        ("POST", "/api/deny", json, &phone, [200, 200, 403, 401]),
-        ("POST", "/api/deny", json, &everywhere, [200, 200, 403, 401]),
-        ("POST", "/api/allow", json, &several, [200, 200, 403, 401]),
-        ("POST", "/api/deny", json, &several, [200, 200, 403, 401]),
-        ("POST", "/api/deny", json, &several_everywhere, [200, 200, 403, 401]),
-        ("POST", "/api/allow", json, &several, [409, 409, 403, 401]),
-        ("POST", "/", json, none, [405, 405, 403, 401]),
-        ("PUT", "/", json, none, [405, 405, 403, 401]),
-        ("DELETE", "/api/phones", json, none, [405, 405, 403, 401]),
-        ("POST", "/nothing", json, none, [404, 404, 403, 401]),
-        ("POST", "/sign-out", form, none, [303, 303, 303, 401]),
+        ("GET", "/healthz", json, none, [200, 200, 200, 200, 200]),
+        ("GET", "/readyz", json, none, [200, 200, 200, 200, 200]),
+        ("GET", &*asset, json, none, [200, 200, 200, 200, 200]),
+        ("GET", "/sign-in", json, none, [200, 200, 200, 200, 200]),
+        ("POST", "/sign-in", form, "token=wrong", [401, 401, 401, 401, 401]),
+        ("POST", "/sign-in", form, "token=", [401, 401, 401, 401, 401]),
+        ("GET", "/", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/metrics", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/events", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/phones/ote/00005e00530c", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/phones/ote/00005e0053ff", json, none, [404, 404, 404, 404, 401]),
+        ("GET", "/audit", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/audit", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/overview", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/phones", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/phones/ote/00005e00530c", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/phones/ote/00005e0053ff", json, none, [404, 404, 404, 404, 401]),
+        ("GET", "/nothing", json, none, [404, 404, 404, 404, 401]),
+        ("GET", "/allow", json, none, [405, 405, 405, 405, 401]),
+        ("POST", "/allow", form, &posted, [303, 303, 303, 403, 401]),
+        ("POST", "/deny", form, &posted, [303, 303, 303, 403, 401]),
+        ("POST", "/api/allow", json, &phone, [200, 200, 200, 403, 401]),
+        ("POST", "/api/deny", json, &phone, [200, 200, 200, 403, 401]),
+        ("GET", &phone_of_other, json, none, [200, 200, 404, 200, 401]),
+        ("GET", &api_phone_of_other, json, none, [200, 200, 404, 200, 401]),
+        ("GET", "/api/phones?constituency=other", json, none, [200, 200, 200, 200, 401]),
+        ("GET", "/api/audit?constituency=other", json, none, [200, 200, 200, 200, 401]),
+        ("POST", "/allow", form, &posted_at_other, [303, 303, 409, 403, 401]),
+        ("POST", "/deny", form, &posted_at_other, [303, 303, 409, 403, 401]),
+        ("POST", "/api/allow", json, &at_other, [200, 200, 409, 403, 401]),
+        ("POST", "/api/deny", json, &at_other, [200, 200, 409, 403, 401]),
+        ("POST", "/api/allow", json, &several_at_other, [200, 200, 409, 403, 401]),
+        ("POST", "/api/deny", json, &several_at_other, [200, 200, 409, 403, 401]),
+        ("POST", "/api/deny", json, &everywhere, [200, 200, 403, 403, 401]),
+        ("POST", "/api/allow", json, &several, [200, 200, 200, 403, 401]),
+        ("POST", "/api/deny", json, &several, [200, 200, 200, 403, 401]),
+        ("POST", "/api/deny", json, &several_everywhere, [200, 200, 403, 403, 401]),
+        ("POST", "/api/allow", json, &several, [409, 409, 409, 403, 401]),
+        ("POST", "/", json, none, [405, 405, 405, 403, 401]),
+        ("PUT", "/", json, none, [405, 405, 405, 403, 401]),
+        ("DELETE", "/api/phones", json, none, [405, 405, 405, 403, 401]),
+        ("POST", "/nothing", json, none, [404, 404, 404, 403, 401]),
+        ("POST", "/sign-out", form, none, [303, 303, 303, 303, 401]),
     ];
     let mut seen = 0;
     for (method, path, kind, body, expected) in routes {
         // The read-only operator first: the others must have something left to change.
-        let tokens = [Some(TOKEN), Some(&*anna), Some(&*prometheus), None];
+        let tokens = [Some(TOKEN), Some(&*anna), Some(&*reseller), Some(&*prometheus), None];
         for (token, expected) in tokens.into_iter().zip(expected).rev() {
-            let policy = fs::read_to_string(site.served("ote/constituency.json")).unwrap();
+            let policies =
+                || ["ote", "other"].map(|it| fs::read(site.served(&format!("{it}/constituency.json"))).unwrap());
+            let before = policies();
             let denied = site.path("state/denied.json").exists();
             let found = status(&local, token, method, path, (kind, body));
             assert_eq!(found, expected, "{method} {path} {body} {token:?}");
             if expected >= 400 {
-                assert_eq!(fs::read_to_string(site.served("ote/constituency.json")).unwrap(), policy);
+                assert!(policies() == before, "{method} {path} {body} {token:?}");
                 assert_eq!(site.path("state/denied.json").exists(), denied);
             }
             seen += 1;
         }
     }
-    assert_eq!(seen, 33 * 4);
+    assert_eq!(seen, 43 * 5);
     let reader = local.with_token(&prometheus);
     let refused = reader.post("/api/deny", &everywhere.parse().unwrap());
     assert_eq!(refused.json()["error"], "operator prometheus is read-only, and cannot change anything");
@@ -432,6 +451,42 @@ fn operators_are_listed_without_tokens_and_names_are_checked() {
 }
 
 #[test]
+fn list_and_check_show_the_constituencies_of_an_operator() {
+    let site = site();
+    let added = operator(&site, &["add", "reseller", "--constituency", "ote,customer", "--read-only"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    assert!(
+        added.stdout.starts_with("reseller is a read-only operator of customer, ote within a second\n"),
+        "{added:?}"
+    );
+    assert!(added.stderr.contains("constituency customer not found"), "{added:?}");
+    let listed = good(&site, &["list"]);
+    assert!(listed.starts_with("reseller  reads only customer, ote, added 20"), "{listed}");
+    let as_json: Value = serde_json::from_str(&good(&site, &["list", "--json"])).unwrap();
+    assert_eq!(as_json["constituencies"], json!(["customer", "ote"]));
+    let checked = provost(&site.path("."), &["check"]).stdout;
+    assert!(checked.contains("operator reseller is for constituency customer, which does not exist"), "{checked}");
+    // A new token keeps the scope.
+    good(&site, &["rotate", "reseller"]);
+    assert!(good(&site, &["list"]).starts_with("reseller  reads only customer, ote, added 20"));
+    for names in ["", ",", "Ote", "ote,", "../ote", "ote ote", "*"] {
+        let ended = operator(&site, &["add", "other", "--constituency", names]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{names}: {ended:?}");
+    }
+    // A scope that cannot be read is not the whole server.
+    for scope in ["null", "[]", "\"ote\"", "[\"Ote\"]", "[\"*\"]"] {
+        let file = site.path("state/operators.json");
+        let text = fs::read_to_string(&file).unwrap();
+        let start = text.find("\"constituencies\": ").unwrap() + "\"constituencies\": ".len();
+        let end = start + text[start..].find(']').unwrap() + 1;
+        fs::write(&file, format!("{}{scope}{}", &text[..start], &text[end..])).unwrap();
+        let ended = operator(&site, &["list"]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{scope}: {ended:?}");
+        fs::write(&file, text).unwrap();
+    }
+}
+
+#[test]
 fn check_reports_a_listener_without_any_token() {
     let site = site();
     let checked = || provost(&site.path("."), &["check"]);
@@ -493,4 +548,248 @@ fn operator_is_not_added_where_no_server_reads_it() {
     assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
     assert!(ended.stderr.contains("name the configuration with --config"), "{ended:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// What an operator of `ote` must not see: the name, phones, notes and faults of another constituency, paths and problems of
+/// the server, and other operators.
+const OUTSIDE: [&str; 10] = [
+    "rival-customer",
+    VVX550,
+    STRANGER,
+    "a rival's note",
+    "rival.example",
+    "broken-folder",
+    "denied by anna",
+    "provost.json",
+    "anna",
+    "berta",
+];
+
+/// A site with the constituencies `ote` and `rival-customer`, and a broken one. Phones of each have come, and one waits at
+/// each. One of each is denied on the whole server.
+fn site_of_two_customers() -> (Site, Running) {
+    let mut site = site_with_token_file();
+    let policy =
+        json!({ "trust": ["factory"], "phones": { VVX550: "a rival's note" }, "description": "rival.example" });
+    site.constituency("rival-customer", &policy);
+    site.file("rival-customer/site.cfg", "<rival/>");
+    site.file("broken-folder/constituency.json", "{ \"frobnicate\": 1 }");
+    site.config["status"]["hosts"] = json!(["provost.example.com"]);
+    // A link of `ote` that leads to the other customer.
+    symlink("../rival-customer/site.cfg", site.served("ote/shared.cfg")).unwrap();
+    let server = site.start();
+    assert_ne!(server.client("ote", &FACTORY.device(VVX500)).get("/shared.cfg").unwrap().status, 200);
+    for (name, mac, status) in [
+        ("ote", VVX500, 200),
+        ("rival-customer", VVX550, 200),
+        ("ote", OTE_STRANGER, 403),
+        ("rival-customer", STRANGER, 403),
+    ] {
+        assert_eq!(server.client(name, &FACTORY.device(mac)).get("/site.cfg").unwrap().status, status);
+    }
+    (site, server)
+}
+
+/// A phone that waits at `ote`.
+const OTE_STRANGER: &str = "00005e0053dd";
+
+#[test]
+fn operator_with_a_scope_sees_and_changes_only_its_constituencies() {
+    let (site, server) = site_of_two_customers();
+    let anna = token(&site, &["add", "anna"]);
+    let reseller = token(&site, &["add", "reseller", "--constituency", "ote"]);
+    let reader = token(&site, &["add", "reader", "--constituency", "ote", "--read-only"]);
+    let local = Operators::of(&server).without_token();
+    let (anna, reseller, reader) = (local.with_token(&anna), local.with_token(&reseller), local.with_token(&reader));
+    gives_within_a_second(&reader, 200);
+    assert_eq!(anna.post("/api/deny", &json!({ "mac": VVX550, "note": "a rival's note" })).status, 200);
+    // The history is written beside the requests.
+    eventually("all phones", || (anna.json("/api/phones")["total"] == 4).then_some(()));
+    eventually("the own phones", || (reseller.json("/api/phones")["total"] == 2).then_some(()));
+    for (mac, constituency) in [(VVX500, "ote"), (STRANGER, "rival-customer")] {
+        let note = json!({ "mac": mac, "constituency": constituency, "note": "a new note" });
+        assert_eq!(anna.post("/api/allow", &note).json(), json!({ "changed": true }));
+    }
+    // An administrator sees where the link leads, and who changed what.
+    assert!(anna.get("/api/phones/ote/00005e00530c").body.contains("the symlink leads to rival-customer/site.cfg"));
+    assert_eq!(
+        anna.json("/api/audit")["entries"].as_array().unwrap().iter().filter(|it| it["who"] == "anna").count(),
+        3
+    );
+
+    let reads = [
+        "/",
+        "/?state=waiting&constituency=rival-customer",
+        "/?search=rival",
+        "/phones/ote/00005e00530c",
+        "/api/overview",
+        "/api/phones",
+        "/api/phones?limit=1000&sort=name",
+        "/api/phones?sort=name&reverse=1",
+        "/api/phones?sort=model",
+        "/api/phones?sort=last_seen",
+        "/api/phones?search=00005e0053",
+        "/api/phones?search=customer",
+        "/api/phones?search=a+rival%27s",
+        "/api/phones/ote/00005e00530c",
+        "/audit",
+        "/audit?constituency=ote",
+        "/audit?limit=1000",
+        "/api/audit",
+        "/api/audit?constituency=ote",
+        "/api/audit?limit=1000",
+        "/metrics",
+        "/readyz",
+    ];
+    let mut seen = 0;
+    for path in reads {
+        for client in [&reseller, &reader, &sign_in(&local, client_token(&reseller))] {
+            let answer = client.get(path);
+            assert_eq!(answer.status, 200, "{path}: {answer:?}");
+            for secret in OUTSIDE {
+                // The query is shown in the search field.
+                let shown = answer.body.matches(secret).count();
+                let asked = path.matches(secret).count();
+                assert!(shown == 0 || asked > 0, "{path} shows {secret}: {}", answer.body);
+            }
+            seen += 1;
+        }
+        let whole = anna.get(path);
+        assert_eq!(whole.status, 200, "{path}");
+    }
+    assert_eq!(seen, 22 * 3);
+    assert_eq!(reseller.json("/api/audit?constituency=rival-customer")["entries"], json!([]));
+    let own = reseller.json("/api/audit")["entries"].clone();
+    assert_eq!(
+        (own.as_array().unwrap().len(), &own[0]["who"], &own[0]["from"]),
+        (1, &json!("another operator"), &json!(null))
+    );
+    let overview = reseller.json("/api/overview");
+    assert_eq!(overview["constituencies"].as_array().unwrap().len(), 1);
+    assert_eq!((&overview["counts"]["well"], &overview["counts"]["waiting"]), (&json!(1), &json!(1)));
+    assert_eq!(overview["waiting"][0]["mac"], OTE_STRANGER);
+    assert_eq!(overview["troubles"], json!([]));
+    assert_eq!(anna.json("/api/overview")["constituencies"].as_array().unwrap().len(), 3);
+    let metrics = reseller.get("/metrics").body;
+    assert!(metrics.contains("provost_phones{constituency=\"ote\",state=\"well\"} 1"), "{metrics}");
+    assert!(metrics.contains("provost_requests_total{constituency=\"ote\""), "{metrics}");
+    assert!(!metrics.contains("provost_handshakes") && !metrics.contains("provost_connections"), "{metrics}");
+    // A scrape by such an operator removes no counter of others.
+    assert!(anna.get("/metrics").body.contains("provost_requests_total{constituency=\"rival-customer\""));
+
+    // The own phones can be allowed and denied.
+    let allowed = reseller.post("/api/allow", &json!({ "mac": OTE_STRANGER, "constituency": "ote" }));
+    assert_eq!((allowed.status, allowed.json()), (200, json!({ "changed": true })));
+    assert_eq!(server.client("ote", &FACTORY.device(OTE_STRANGER)).get("/site.cfg").unwrap().status, 200);
+    assert_eq!(reseller.post("/api/deny", &json!({ "mac": OTE_STRANGER, "constituency": "ote" })).status, 200);
+    let both = json!({ "macs": [OTE_STRANGER, VVX500], "constituency": "ote" });
+    assert_eq!(reseller.post("/api/allow", &both).json()["changed"], true);
+    assert_eq!(reader.post("/api/allow", &both).status, 403);
+    let own = reseller.json("/api/audit")["entries"].clone();
+    let own: Vec<_> = own.as_array().unwrap().iter().filter(|it| it["who"] == "reseller").collect();
+    assert!(own.len() == 3 && own.iter().all(|it| it["from"] == "127.0.0.1"), "{own:?}");
+    for wanted in [json!({ "mac": VVX500 }), json!({ "macs": [VVX500, OTE_STRANGER] })] {
+        let everywhere = reseller.post("/api/deny", &wanted);
+        assert_eq!(everywhere.status, 403, "{everywhere:?}");
+        assert!(everywhere.body.contains("only an administrator"), "{everywhere:?}");
+    }
+    assert!(!fs::read_to_string(site.path("state/denied.json")).unwrap().contains(VVX500));
+    // An own phone's denial on the whole server is shown, without its author.
+    assert_eq!(anna.post("/api/deny", &json!({ "mac": VVX500, "note": "lost" })).status, 200);
+    let denied = || reseller.json("/api/overview")["denied"].clone();
+    let own = json!([{ "mac": VVX500, "by": "an administrator", "note": "" }]);
+    eventually("the own phone's denial", || (denied()[0]["mac"] == VVX500).then_some(()));
+    let mut shown = denied();
+    shown[0].as_object_mut().unwrap().remove("at");
+    assert_eq!(shown, own);
+    for path in ["/", "/phones/ote/00005e00530c", "/api/phones", "/api/phones/ote/00005e00530c"] {
+        let body = reseller.get(path).body;
+        assert!(!body.contains("anna") && !body.contains("lost"), "{path}: {body}");
+    }
+    let lifted = reseller.post("/api/allow", &json!({ "mac": VVX500, "constituency": "ote" }));
+    assert_eq!(lifted.status, 409);
+    assert!(lifted.body.contains("only an administrator") && !lifted.body.contains("lost"), "{lifted:?}");
+}
+
+fn client_token(client: &Operators) -> &str {
+    client.token().unwrap()
+}
+
+#[test]
+fn what_is_out_of_scope_answers_like_what_does_not_exist() {
+    let (site, server) = site_of_two_customers();
+    let reseller = token(&site, &["add", "reseller", "--constituency", "ote"]);
+    let local = Operators::of(&server).without_token();
+    let reseller = local.with_token(&reseller);
+    gives_within_a_second(&reseller, 200);
+    // The history is written beside the requests.
+    eventually("the own phones", || (reseller.json("/api/phones")["total"] == 2).then_some(()));
+    let policy = || fs::read_to_string(site.served("rival-customer/constituency.json")).unwrap();
+    let before = policy();
+    let same = |path: &str, ask: &dyn Fn(&str) -> Answer| {
+        let (inside, absent) = (ask(path), ask(&path.replace("rival-customer", "absent-customer")));
+        assert_eq!(inside.status, absent.status, "{path}");
+        let without_time = |body: &str| {
+            let (before, rest) = body.split_once("datetime=\"").unwrap_or((body, ""));
+            format!("{before}{}", rest.len())
+        };
+        let found = inside.body.replace("rival-customer", "absent-customer");
+        assert_eq!(without_time(&found), without_time(&absent.body), "{path}");
+        assert!(!inside.body.contains("a rival's note") && inside.status != 500, "{path}: {inside:?}");
+    };
+    let mut seen = 0;
+    for path in [
+        "/phones/rival-customer/00005e0053c7",
+        "/phones/Rival-Customer/00005e0053c7",
+        "/phones/rival-customer./00005e0053c7",
+        "/phones/%72ival-customer/00005e0053c7",
+        "/phones/ote/../rival-customer/00005e0053c7",
+        "/phones/ote%2f..%2frival-customer/00005e0053c7",
+        "/phones//rival-customer/00005e0053c7",
+        "/phones/ote/00005e0053c7",
+        "/api/phones/rival-customer/00005e0053c7",
+        "/api/phones/RIVAL-CUSTOMER/00005e0053c7",
+        "/api/phones/rival-customer/00:00:5e:00:53:c7",
+        "/api/phones/ote/00005e0053c7",
+        "/api/phones/broken-folder/00005e0053c7",
+        "/api/phones?constituency=rival-customer",
+        "/api/phones?constituency=ote&constituency=rival-customer",
+        "/api/phones?constituency=rival-customer&constituency=ote",
+        "/api/phones?constituency=%72ival-customer&limit=1000",
+        "/api/phones?constituency=RIVAL-CUSTOMER",
+        "/api/phones?constituency=rival-customer&search=00005e0053c7&sort=name",
+        "/api/phones?constituency=rival-customer&state=waiting&offset=0",
+        "/api/audit?constituency=rival-customer",
+        "/api/audit?constituency=rival-customer&limit=1000",
+        "/audit?constituency=rival-customer",
+    ] {
+        same(path, &|path| reseller.get(path));
+        seen += 1;
+    }
+    for (path, body) in [
+        ("/api/allow", json!({ "mac": STRANGER, "constituency": "rival-customer" }).to_string()),
+        ("/api/allow", json!({ "mac": STRANGER, "constituency": "Rival-Customer" }).to_string()),
+        ("/api/allow", json!({ "mac": STRANGER, "constituency": "rival-customer." }).to_string()),
+        ("/api/allow", json!({ "mac": STRANGER, "constituency": "../rival-customer" }).to_string()),
+        ("/api/deny", json!({ "mac": VVX550, "constituency": "rival-customer" }).to_string()),
+        ("/api/allow", json!({ "macs": [STRANGER, VVX500], "constituency": "rival-customer" }).to_string()),
+        ("/api/deny", json!({ "macs": [VVX550, VVX500], "constituency": "rival-customer" }).to_string()),
+        (
+            "/api/allow",
+            format!("{{\"mac\":\"{STRANGER}\",\"constituency\":\"ote\",\"constituency\":\"rival-customer\"}}"),
+        ),
+    ] {
+        let post = |body: &str| reseller.with(&["-H", "Content-Type: application/json", "--data", body]).get(path);
+        same(&body, &post);
+        assert!(post(&body).status >= 400, "{body}");
+        seen += 1;
+    }
+    let form = |body: &str| reseller.with(&["--data", body]).get("/allow");
+    let body = format!("mac={STRANGER}&constituency=rival-customer");
+    same(&body, &form);
+    assert_eq!(form(&body).status, 409);
+    // Of two fields, the first counts, and it is the one that is checked.
+    assert_eq!(form(&format!("mac={STRANGER}&constituency=ote&constituency=rival-customer")).status, 303);
+    assert_eq!(form(&format!("mac={STRANGER}&constituency=rival-customer&constituency=ote")).status, 409);
+    assert_eq!((policy(), seen), (before, 31));
 }

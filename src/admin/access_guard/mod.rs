@@ -20,7 +20,7 @@ use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode};
 
-use super::operators::{Operator, Operators};
+use super::operators::{Operator, Operators, Scope};
 use super::settings::{Endpoint, StatusSettings};
 
 #[cfg(test)]
@@ -73,7 +73,8 @@ pub(super) enum RouteAccess {
     Public,
     /// The same for a health check, which may send any Host or none.
     Probe,
-    /// Operators only, and a read-only operator may only read.
+    /// Operators only. The response holds what is within the operator's scope, and so does a change. A read-only operator
+    /// may only read.
     Operators,
     /// Every operator, also to end the own session.
     Session,
@@ -94,6 +95,13 @@ pub(super) struct Principal {
     pub(super) operator: Option<Arc<Operator>>,
     /// The client may read operators' routes.
     pub(super) may_read: bool,
+}
+
+impl Principal {
+    /// What the client may see and change. Without an operator, all that a client on this machine may read.
+    pub(super) fn scope(&self) -> &Scope {
+        self.operator.as_ref().map_or(&Scope::All, |operator| &operator.scope)
+    }
 }
 
 /// The cookie of a session.

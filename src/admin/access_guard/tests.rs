@@ -298,7 +298,9 @@ fn reads_need_a_token_once_there_is_an_operator() {
 fn read_only_operator_reads_and_signs_out_and_changes_nothing() {
     let mut token = String::new();
     let operators = operators(true, |state| {
-        token = file::add(state, &"anna".parse().unwrap(), &Rights { read_only: true }, NOW, &|_| ()).unwrap();
+        token =
+            file::add(state, &"anna".parse().unwrap(), &Rights { read_only: true, ..Rights::default() }, NOW, &|_| ())
+                .unwrap();
     });
     let guard = guard("127.0.0.1:8444", &[]);
     let session = operators.begin_session(&guard.cookie(false).scope, token.as_bytes(), NOW).unwrap();

@@ -3,7 +3,7 @@
 //! The file is changed as a whole, under the lock of the state directory. An invalid file is never ignored, in part or as
 //! a whole: no operator that it names can sign in until it is repaired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TOKEN_FILE_NAME;
+use crate::constituency::ConstituencyName;
 use crate::files::FileStamp;
 use crate::identity::digest::passwords;
 use crate::settings::{self, SettingsError};
@@ -134,6 +135,9 @@ impl<'de> Deserialize<'de> for TokenHash {
 #[serde(deny_unknown_fields)]
 pub struct StoredOperator {
     pub token_sha256: TokenHash,
+    /// The constituencies that the operator sees and changes. Missing: the whole server.
+    #[serde(default, deserialize_with = "constituencies", skip_serializing_if = "Option::is_none")]
+    pub constituencies: Option<BTreeSet<ConstituencyName>>,
     /// Whether the operator may only read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
@@ -145,9 +149,20 @@ pub struct StoredOperator {
     pub rotated: Option<i64>,
 }
 
+/// Reads a list of constituencies. Null or an empty list is an error: neither may be taken for the whole server.
+fn constituencies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeSet<ConstituencyName>>, D::Error> {
+    let names = BTreeSet::deserialize(deserializer)?;
+    if names.is_empty() {
+        return Err(D::Error::custom("is empty; name a constituency, or remove the key for the whole server"));
+    }
+    Ok(Some(names))
+}
+
 /// The rights of a new operator.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
+    /// The constituencies that it sees and changes. `None`: the whole server.
+    pub constituencies: Option<BTreeSet<ConstituencyName>>,
     pub read_only: bool,
 }
 
@@ -241,6 +256,7 @@ pub fn add(
         }
         let operator = StoredOperator {
             token_sha256: TokenHash::of(token.as_bytes()),
+            constituencies: rights.constituencies.clone(),
             read_only: rights.read_only,
             created: Some(now),
             rotated: None,

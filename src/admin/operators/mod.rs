@@ -7,7 +7,7 @@
 //!
 //! If the file of the named operators cannot be used, none of them is an operator, and requests still need a token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub mod token_file;
 use file::{OperatorsFile, Reading, StoredOperators, TokenHash};
 use token_file::TokenError;
 
+use crate::constituency::ConstituencyName;
+
 /// How long a browser stays signed in, in seconds.
 pub const SESSION_S: i64 = 12 * 3600;
 /// The name of the operator whose token is in `token_file`.
@@ -31,8 +33,44 @@ pub const TOKEN_FILE_NAME: &str = "token_file";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     pub name: String,
+    pub scope: Scope,
     /// Whether it may change nothing.
     pub is_read_only: bool,
+}
+
+/// What an operator sees and changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The whole server: the scope of an administrator.
+    #[default]
+    All,
+    /// These constituencies and their phones.
+    Constituencies(BTreeSet<ConstituencyName>),
+}
+
+impl Scope {
+    /// Whether `name`, which is not always a valid name, is that of a constituency within the scope. Case counts.
+    #[must_use]
+    pub fn includes(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Constituencies(names) => names.contains(name),
+        }
+    }
+
+    /// The only constituencies that it includes; `None` if it includes all.
+    #[must_use]
+    pub fn constituencies(&self) -> Option<&BTreeSet<ConstituencyName>> {
+        match self {
+            Self::All => None,
+            Self::Constituencies(names) => Some(names),
+        }
+    }
+
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 /// All operators, and the key of their sessions.
@@ -108,7 +146,7 @@ impl Operators {
         let hash = TokenHash::of(&token_file::read(file)?);
         let is_new = self.administrator.load().as_ref().as_ref().is_none_or(|old| old.hash != hash);
         if is_new {
-            let operator = Operator { name: TOKEN_FILE_NAME.to_owned(), is_read_only: false };
+            let operator = Operator { name: TOKEN_FILE_NAME.to_owned(), scope: Scope::All, is_read_only: false };
             self.administrator.store(Arc::new(Some(self.credential(operator, hash))));
         }
         Ok(is_new)
@@ -190,7 +228,8 @@ impl Operators {
         let mut changes = OperatorChanges::default();
         let mut credentials = Vec::new();
         for (name, stored) in &stored.0 {
-            let operator = Operator { name: name.to_string(), is_read_only: stored.read_only };
+            let scope = stored.constituencies.clone().map_or(Scope::All, Scope::Constituencies);
+            let operator = Operator { name: name.to_string(), scope, is_read_only: stored.read_only };
             let credential = match old.remove(name.as_str()) {
                 Some(old) if *old.operator == operator && old.hash == stored.token_sha256 => old.clone(),
                 known => {

@@ -45,7 +45,7 @@ fn operator_is_stored_hashed_and_private() {
     assert!(matches!(remove(&state, &name("anna"), &quiet), Err(OperatorsError::NotFound(_))));
     assert!(matches!(rotate(&state, &name("anna"), NOW, &quiet), Err(OperatorsError::NotFound(_))));
     assert!(!state.exists(), "removing and rotating make nothing");
-    let first = add(&state, &name("anna"), &Rights { read_only: true }, NOW, &quiet).unwrap();
+    let first = add(&state, &name("anna"), &Rights { read_only: true, ..Rights::default() }, NOW, &quiet).unwrap();
     assert!(first.len() >= 26, "128 bits in Base32");
     let text = std::fs::read_to_string(state.join(FILE)).unwrap();
     assert!(!text.contains(&first) && text.contains("\"read_only\": true") && text.contains("2027-01-15T08:00:00Z"));

@@ -62,7 +62,8 @@ pub fn render(view: &View<'_>) -> String {
         (summary::section(overview))
         (approval::section(overview, view.operator))
         div class="side-by-side" {
-            (activity::section(&overview.activity, overview.now))
+            // It is counted for the whole server alone.
+            @if view.operator.is_none_or(|operator| operator.scope.is_all()) { (activity::section(&overview.activity, overview.now)) }
             (certificates::section(overview))
         }
         (constituencies::section(overview, view.sections))

@@ -1,6 +1,7 @@
 //! Whole pages.
 
 use super::*;
+use crate::admin::operators::Scope;
 use crate::admin::snapshot::{
     ActivityView, CertificateView, ConstituencyView, DenialView, DeniedPhone, NamedFiles, NetworkView, PhoneCounts,
     PhoneRequestView, PhoneSort, PhoneView, SectionQuery, SilentTogether, UnprovenView,
@@ -133,7 +134,7 @@ fn phones(text: &str) -> PhonePage {
 }
 
 fn operator(is_read_only: bool) -> Operator {
-    Operator { name: "anna".to_owned(), is_read_only }
+    Operator { name: "anna".to_owned(), scope: Scope::All, is_read_only }
 }
 
 fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {

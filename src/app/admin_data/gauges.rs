@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::LiveAdminData;
 use crate::admin::Snapshot;
+use crate::admin::operators::Scope;
 use crate::admin::snapshot::{CertificateView, ConstituencyView};
 use crate::certificate::ConditionLevel;
 use crate::constituency::TlsLevel;
-use crate::metrics::{GaugeValues, RenewalGauge, TlsGauges, ValidityGauge};
+use crate::metrics::{GaugeValues, MetricsDetail, RenewalGauge, TlsGauges, ValidityGauge};
 use crate::phone_history::HistoryReader;
 use crate::serve::connection_limits::ConnectionKind;
 
 impl LiveAdminData {
-    /// The values from `snapshot`, and those that only metrics have.
+    /// The values of all gauges: from `snapshot`, and from counters in memory.
     pub(super) fn gauges(&self, snapshot: &Snapshot) -> GaugeValues {
         let overview = &snapshot.overview;
         let server = self.server.upgrade();
@@ -20,7 +21,12 @@ impl LiveAdminData {
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut tls: BTreeMap<TlsGauges, usize> = BTreeMap::new();
-        let detail = self.config.status.as_ref().map(|status| status.metrics).unwrap_or_default();
+        let scope = &snapshot.scope;
+        let detail = match scope {
+            Scope::All => self.config.status.as_ref().map(|status| status.metrics).unwrap_or_default(),
+            // There are few, and a total would be of these.
+            Scope::Constituencies(_) => MetricsDetail::Constituencies,
+        };
         let name_of = |name: &str| detail.name_of(name).to_owned();
         let mut served: HashSet<&str> = HashSet::new();
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
@@ -48,6 +54,7 @@ impl LiveAdminData {
         GaugeValues {
             version: overview.version,
             detail,
+            is_part: !scope.is_all(),
             started: overview.started,
             is_ready: overview.not_ready.is_none(),
             connections: vec![
@@ -62,7 +69,7 @@ impl LiveAdminData {
             tls,
             certificates: Self::validities(snapshot),
             levels: Self::levels(snapshot),
-            renewals: self.renewals(),
+            renewals: self.renewals(scope),
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
             ledger_dropped_claims: self.health.dropped_claims(),
@@ -90,7 +97,7 @@ impl LiveAdminData {
         levels
     }
 
-    fn renewals(&self) -> Vec<RenewalGauge> {
+    fn renewals(&self, scope: &Scope) -> Vec<RenewalGauge> {
         let board = self.renewal.board.load();
         let Some(board) = board.as_ref() else { return Vec::new() };
         let renewal = |status: crate::acme::CertificateStatus| {
@@ -104,7 +111,10 @@ impl LiveAdminData {
                 action_required: status.action_required,
             }
         };
-        board.status().certificates.into_iter().map(renewal).collect()
+        let is_visible = |it: &crate::acme::CertificateStatus| {
+            it.constituency.as_ref().is_none_or(|name| scope.includes(name.as_str()))
+        };
+        board.status().certificates.into_iter().filter(is_visible).map(renewal).collect()
     }
 }
 

@@ -21,7 +21,8 @@ use super::denials::DenialsThread;
 use super::publisher::Publisher;
 use super::renewal_thread::RenewalHandle;
 use super::state_faults::StateFaults;
-use crate::admin::operators::Operators;
+use crate::admin::operators::{Operator, Operators, Scope};
+use crate::admin::scoped::ScopeFilter;
 use crate::admin::snapshot::{self, CertificateView, Overview, PhoneCounts, PhoneHistoryView, PhonePage, PhoneQuery};
 use crate::admin::{
     AdminChange, AdminData, AllNumbers, Author, ChangeRequest, Interface, Readiness, Snapshot, Version,
@@ -127,19 +128,20 @@ impl AdminData for LiveAdminData {
         hasher.finish()
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self, scope: &Scope) -> Snapshot {
         let now = clock::unix_seconds(clock::now());
         let mut problems = self.problems();
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
         let registry = site.as_ref().map(|site| site.registry());
         let history = HistoryReader::open(&self.state).and_then(|reader| match &reader {
-            Some(reader) => reader.at_one_moment(|| self.read(Some(reader), now)),
-            None => self.read(None, now),
+            Some(reader) => reader.at_one_moment(|| self.read(Some(reader), scope, now)),
+            None => self.read(None, scope, now),
         });
         let FromHistory { numbers, version, waiting, silent_together, claims } = history.unwrap_or_else(|error| {
             problems.push(error.to_string());
-            let numbers = registry.map(|registry| phones::numbers(registry, &[])).unwrap_or_default();
+            let mut numbers = registry.map(|registry| phones::numbers(registry, &[])).unwrap_or_default();
+            numbers.retain(|name, _| scope.includes(name.as_str()));
             FromHistory { numbers, ..FromHistory::default() }
         });
         let denied = self.denials.phones();
@@ -168,7 +170,8 @@ impl AdminData for LiveAdminData {
             problems,
             notify_failure: self.notify_health.failure(),
         };
-        Snapshot { overview, numbers, version }
+        let overview = overview.within(&ScopeFilter::new(scope, registry));
+        Snapshot { scope: scope.clone(), overview, numbers, version }
     }
 
     fn phones(&self, snapshot: &Snapshot, query: &PhoneQuery) -> Result<(PhonePage, bool), String> {
@@ -176,25 +179,30 @@ impl AdminData for LiveAdminData {
         // Without the history, the phones that the policies name are shown. The overview says why.
         let reader = HistoryReader::open(&self.state).ok().flatten();
         let page = |reader: Option<&HistoryReader>| {
-            let is_current = self.version(reader)? == snapshot.version;
-            let page = self.with_list(reader, &snapshot.numbers, now, |list| {
-                if is_current {
-                    return list.page(query);
+            let scope = &snapshot.scope;
+            let is_unchanged = self.version(reader)? == snapshot.version;
+            self.with_list(reader, scope, &snapshot.numbers, now, |list| {
+                if is_unchanged {
+                    return Ok((list.page(query)?, true));
                 }
                 let numbers = list.count()?;
-                PhoneList { numbers: &numbers, ..*list }.page(query)
-            })?;
-            Ok((page, is_current))
+                // What happens outside of a scope changes the version, and must not show in the age of a snapshot.
+                let is_current = !scope.is_all() && numbers == snapshot.numbers;
+                Ok((PhoneList { numbers: &numbers, ..*list }.page(query)?, is_current))
+            })
         };
         let page: Result<_, ReadError> = match &reader {
             Some(reader) => reader.at_one_moment(|| page(Some(reader))),
             None => page(None),
         };
-        page.map_err(|error| error.to_string())
+        let (mut page, is_current) = page.map_err(|error| error.to_string())?;
+        self.filter(&snapshot.scope, |filter| page.phones.iter_mut().for_each(|phone| filter.reduce_phone(phone)));
+        Ok((page, is_current))
     }
 
     fn history(
         &self,
+        scope: &Scope,
         constituency: &ConstituencyName,
         mac: MacAddress,
     ) -> Result<Option<(PhoneHistoryView, Version)>, String> {
@@ -202,14 +210,15 @@ impl AdminData for LiveAdminData {
         let found = HistoryReader::open(&self.state).and_then(|reader| {
             let key = (constituency.clone(), mac);
             let version = self.version(reader.as_ref())?;
-            let phone = self.with_list(reader.as_ref(), &AllNumbers::new(), now, |list| list.find(key))?;
+            let phone = self.with_list(reader.as_ref(), scope, &AllNumbers::new(), now, |list| list.find(key))?;
             let requests = reader.map_or(Ok(Vec::new()), |reader| reader.requests(mac))?;
             Ok(phone.map(|phone| (phone, requests, version)))
         });
         let found = found.map_err(|error| error.to_string())?;
         Ok(found.map(|(phone, requests, version)| {
             let own = requests.into_iter().rev().filter(|request| request.constituency == *constituency);
-            let history = phones::history(phone, own.map(phones::request).collect(), &self.config.constituencies);
+            let mut history = phones::history(phone, own.map(phones::request).collect(), &self.config.constituencies);
+            self.filter(scope, |filter| filter.reduce_history(&mut history));
             (history, version)
         }))
     }
@@ -233,22 +242,39 @@ impl AdminData for LiveAdminData {
         self.metrics.text(&self.gauges(snapshot), exposition).unwrap_or_default()
     }
 
-    fn audit(&self, constituency: Option<&ConstituencyName>, count: usize) -> Result<AuditReading, String> {
+    fn audit(
+        &self,
+        operator: Option<&Operator>,
+        constituency: Option<&ConstituencyName>,
+        count: usize,
+    ) -> Result<AuditReading, String> {
         let is_wanted = |entry: &AuditEntry| {
             constituency.is_none_or(|name| entry.constituency.as_ref().is_none_or(|own| own == name))
+                && operator.is_none_or(|operator| operator.sees(entry))
         };
-        audit::read_last(&self.state, count, &is_wanted)
-            .map_err(|error| format!("cannot read the audit log in {}: {error}", self.state.display()))
+        match audit::read_last(&self.state, count, &is_wanted) {
+            Ok(reading) => Ok(match operator {
+                Some(operator) => operator.restrict(reading),
+                None => reading,
+            }),
+            Err(error) => Err(format!("cannot read the audit log in {}: {error}", self.state.display())),
+        }
     }
 
     fn change(&self, wanted: &ChangeRequest) -> Result<Vec<MacAddress>, String> {
+        self.ensure_within_scope(wanted)?;
         let changed = match &wanted.change {
             AdminChange::Allow(name) => {
                 let denied = self.denials.phones();
                 let denied = wanted.macs.iter().filter_map(|mac| Some((mac, denied.get(mac)?.explained())));
+                let is_administrator = wanted.by.operator.scope.is_all();
                 let reasons: Vec<String> = denied
                     .map(|(mac, why)| {
-                        format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}")
+                        if is_administrator {
+                            format!("{mac} is denied everywhere {why}; to lift that, run provost undeny {mac}")
+                        } else {
+                            format!("{mac} is denied everywhere; only an administrator can lift that")
+                        }
                     })
                     .collect();
                 if !reasons.is_empty() {
@@ -269,14 +295,36 @@ impl AdminData for LiveAdminData {
 }
 
 impl LiveAdminData {
-    fn read(&self, reader: Option<&HistoryReader>, now: i64) -> Result<FromHistory, ReadError> {
+    /// Does `work` with what hides the outside of `scope`.
+    fn filter<T>(&self, scope: &Scope, work: impl FnOnce(&ScopeFilter<'_>) -> T) -> T {
+        let site = self.server.upgrade().map(|server| server.site.load_full());
+        work(&ScopeFilter::new(scope, site.as_ref().map(|site| site.registry())))
+    }
+
+    /// Refuses a change outside of the scope of its author, and answers as for a constituency that does not exist.
+    fn ensure_within_scope(&self, wanted: &ChangeRequest) -> Result<(), String> {
+        let scope = &wanted.by.operator.scope;
+        match &wanted.change {
+            AdminChange::Allow(name) | AdminChange::Deny(name) if !scope.includes(name.as_str()) => {
+                let path = self.config.constituencies.join(name.as_str());
+                Err(edit_file::EditError::Absent { name: name.clone(), path }.to_string())
+            }
+            AdminChange::DenyEverywhere if !scope.is_all() => {
+                Err("only an administrator may deny a phone on the whole server".to_owned())
+            }
+            AdminChange::Allow(_) | AdminChange::Deny(_) | AdminChange::DenyEverywhere => Ok(()),
+        }
+    }
+
+    fn read(&self, reader: Option<&HistoryReader>, scope: &Scope, now: i64) -> Result<FromHistory, ReadError> {
         // Before the numbers: a policy that changes meanwhile makes them outdated.
         let version = self.version(reader)?;
         let (numbers, waiting) =
-            self.with_list(reader, &AllNumbers::new(), now, |list| Ok((list.count()?, list.waiting()?)))?;
+            self.with_list(reader, scope, &AllNumbers::new(), now, |list| Ok((list.count()?, list.waiting()?)))?;
         let Some(reader) = reader else { return Ok(FromHistory { numbers, version, ..FromHistory::default() }) };
         let silent_together = self.silences.current(now, || phones::silences(reader, now, self.started))?;
-        Ok(FromHistory { numbers, version, waiting, silent_together, claims: reader.newest_claims(phones::SHOWN)? })
+        let claims = reader.newest_claims(scope.constituencies(), phones::SHOWN)?;
+        Ok(FromHistory { numbers, version, waiting, silent_together, claims })
     }
 
     /// The versions of what the numbers of phones derive from: the index and the policies.
@@ -290,13 +338,14 @@ impl LiveAdminData {
     fn with_list<T>(
         &self,
         reader: Option<&HistoryReader>,
+        scope: &Scope,
         numbers: &AllNumbers,
         now: i64,
         work: impl FnOnce(&PhoneList<'_>) -> T,
     ) -> T {
         match self.server.upgrade().map(|server| server.site.load_full()) {
-            Some(site) => work(&PhoneList { reader, registry: site.registry(), numbers, now }),
-            None => work(&PhoneList { reader, registry: &Registry::default(), numbers, now }),
+            Some(site) => work(&PhoneList { reader, scope, registry: site.registry(), numbers, now }),
+            None => work(&PhoneList { reader, scope, registry: &Registry::default(), numbers, now }),
         }
     }
 
@@ -517,7 +566,7 @@ fn entry(wanted: &ChangeRequest, action: AuditAction) -> AuditEntry {
         Interface::Page => AuditSource::Page,
         Interface::Api => AuditSource::Api,
     };
-    let actor = AuditActor { by, who: operator, claimed_user: None, from: Some(from), claimed_from };
+    let actor = AuditActor { by, who: operator.name.clone(), claimed_user: None, from: Some(from), claimed_from };
     AuditEntry::new(clock::unix_seconds(clock::now()), action, actor)
 }
 

@@ -5,8 +5,10 @@
 //! comes before it. Only a search looks at every phone.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use crate::admin::AllNumbers;
+use crate::admin::operators::Scope;
 use crate::admin::snapshot::{PhoneNumbers, PhonePage, PhoneQuery, PhoneSort, PhoneView};
 use crate::constituency::{Constituency, ConstituencyName, Listing, MacAddress, Registry};
 use crate::phone_history::summary::PhoneSummary;
@@ -17,6 +19,8 @@ const FEW: usize = 5_000;
 
 /// All phones at one moment.
 pub(super) struct PhoneList<'a> {
+    /// The constituencies whose phones these are.
+    pub(super) scope: &'a Scope,
     /// `None` if there is no history yet.
     pub(super) reader: Option<&'a HistoryReader>,
     pub(super) registry: &'a Registry,
@@ -31,6 +35,8 @@ struct Request<'a> {
     /// The states that are wanted; `None`: all.
     states: Option<Vec<PhoneState>>,
     search: Search,
+    /// The only constituencies whose phones are wanted; `None`: all.
+    within: Option<&'a BTreeSet<ConstituencyName>>,
 }
 
 /// Phones that were never seen.
@@ -62,13 +68,16 @@ impl PhoneList<'_> {
     /// The numbers of all phones.
     pub(super) fn count(&self) -> Result<AllNumbers, ReadError> {
         let counts = self.reader.map(HistoryReader::index_counts).transpose()?.unwrap_or_default();
-        Ok(super::phones::numbers(self.registry, &counts))
+        let mut numbers = super::phones::numbers(self.registry, &counts);
+        numbers.retain(|name, _| self.scope.includes(name.as_str()));
+        Ok(numbers)
     }
 
     /// The phones that match `query`.
     pub(super) fn page(&self, query: &PhoneQuery) -> Result<PhonePage, ReadError> {
         let states = query.state.map(|filter| PhoneState::ALL.into_iter().filter(|it| filter.takes(*it)).collect());
-        let request = Request { query, states, search: Search::new(&query.search) };
+        let request =
+            Request { query, states, search: Search::new(&query.search), within: self.scope.constituencies() };
         let (matching, keys) = if request.search.text.is_empty() {
             let matching = self.of_query(query).flat_map(|(_, numbers)| numbers.counts.by_state());
             let matching = matching.filter(|(state, _)| request.takes(*state)).map(|(_, count)| count).sum();
@@ -83,15 +92,20 @@ impl PhoneList<'_> {
 
     /// The phones that wait for approval, the newest first.
     pub(super) fn waiting(&self) -> Result<Vec<PhoneView>, ReadError> {
-        let filter = IndexFilter { states: Some(&[PhoneState::Waiting]), ..IndexFilter::default() };
+        let states: &[PhoneState] = &[PhoneState::Waiting];
+        let filter =
+            IndexFilter { states: Some(states), within: self.scope.constituencies(), ..IndexFilter::default() };
         let page =
             |reader: &HistoryReader| reader.index_page(&filter, IndexOrder::LastSeen, false, (0, super::phones::SHOWN));
         let keys = self.reader.map(page).transpose()?.unwrap_or_default();
         keys.into_iter().map(|key| self.view(key)).collect()
     }
 
-    /// A phone of which more is known than its name: it was seen, or a list names it.
+    /// A phone within the scope of which more is known than its name: it was seen, or a list names it.
     pub(super) fn find(&self, key: IndexKey) -> Result<Option<PhoneView>, ReadError> {
+        if !self.scope.includes(key.0.as_str()) {
+            return Ok(None);
+        }
         let summary = self.summary(&key)?;
         let listing = self.registry.by_folder(key.0.as_str()).and_then(|served| served.listing(key.1));
         let is_there = summary.seen.is_some() || listing.is_some();
@@ -374,6 +388,7 @@ impl Request<'_> {
     fn filter<'a>(&'a self, name: Option<&'a ConstituencyName>) -> IndexFilter<'a> {
         IndexFilter {
             constituency: name.map(ConstituencyName::as_str).or(self.query.constituency.as_deref()),
+            within: self.within,
             states: self.states.as_deref(),
             text: Some(self.search.text.as_str()).filter(|text| !text.is_empty()),
             digits: self.search.digits.as_deref(),
@@ -549,7 +564,13 @@ mod tests {
 
         fn page(&self, query: &str) -> PhonePage {
             let (reader, numbers) = (self.reader(), self.numbers());
-            let list = PhoneList { reader: Some(&reader), registry: &self.registry, numbers: &numbers, now: now() };
+            let list = PhoneList {
+                reader: Some(&reader),
+                scope: &Scope::All,
+                registry: &self.registry,
+                numbers: &numbers,
+                now: now(),
+            };
             list.page(&PhoneQuery::parse(query).unwrap()).unwrap()
         }
     }
@@ -680,7 +701,13 @@ mod tests {
         let bench = every_state();
         let of = |bench: &Bench, number| {
             let (reader, numbers) = (bench.reader(), bench.numbers());
-            let list = PhoneList { reader: Some(&reader), registry: &bench.registry, numbers: &numbers, now: now() };
+            let list = PhoneList {
+                reader: Some(&reader),
+                scope: &Scope::All,
+                registry: &bench.registry,
+                numbers: &numbers,
+                now: now(),
+            };
             list.find(("ote".parse().unwrap(), mac(number))).unwrap().map(|phone| phone.state)
         };
         assert_eq!(
@@ -738,7 +765,13 @@ mod tests {
                 [("home", json!({ "phones": listed(90_000..90_020) })), ("ote", json!({ "phones": listed(0..count) }))];
             let bench = Bench::new(&policies, &[], events);
             let (reader, numbers) = (bench.reader(), bench.numbers());
-            let list = PhoneList { reader: Some(&reader), registry: &bench.registry, numbers: &numbers, now: now() };
+            let list = PhoneList {
+                reader: Some(&reader),
+                scope: &Scope::All,
+                registry: &bench.registry,
+                numbers: &numbers,
+                now: now(),
+            };
             let measured = |work: &dyn Fn() -> usize| {
                 let before = (STEPS.get(), VISITED.get());
                 assert_ne!(work(), 0);
@@ -746,7 +779,8 @@ mod tests {
             };
             let overview = || {
                 let silences = phones::silences(&reader, now(), 0).unwrap().len();
-                let (claims, tls) = (reader.newest_claims(SHOWN).unwrap().len(), reader.tls_counts().unwrap().len());
+                let (claims, tls) =
+                    (reader.newest_claims(None, SHOWN).unwrap().len(), reader.tls_counts().unwrap().len());
                 list.count().unwrap().len() + list.waiting().unwrap().len() + silences + claims + tls
             };
             let mut all = vec![("overview".to_owned(), measured(&overview))];

@@ -8,7 +8,19 @@ use crate::config::Config;
 
 pub(super) fn check(config: &Config, findings: &mut Vec<Finding>) {
     let has_operators = match file::read(&config.state) {
-        Ok(operators) => !operators.0.is_empty(),
+        Ok(operators) => {
+            for (name, operator) in &operators.0 {
+                let names = operator.constituencies.iter().flatten();
+                for absent in names.filter(|name| !config.constituencies.join(name.as_str()).is_dir()) {
+                    let message = format!("operator {name} is for constituency {absent}, which does not exist");
+                    let found = Finding::new(FindingLevel::Warning, FILE, message);
+                    findings.push(found.with_remedy(format_args!(
+                        "make it (provost constituency add {absent}), or remove the operator and add it for another one"
+                    )));
+                }
+            }
+            !operators.0.is_empty()
+        }
         Err(error) => {
             // A user who cannot open the state directory cannot know whether there are any.
             let is_hidden =

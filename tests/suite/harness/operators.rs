@@ -62,6 +62,10 @@ impl Operators {
         self.token.is_some()
     }
 
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// The curl command for `path`, which prints the headers too.
     pub fn curl(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
