@@ -86,8 +86,8 @@ fn search(overview: &Overview, query: &PhoneQuery) -> Markup {
 
 fn found(page: &PhonePage, query: &PhoneQuery) -> Markup {
     let is_narrowed = !query.search.is_empty() || query.constituency.is_some() || query.state.is_some();
-    let first = query.offset + 1;
-    let last = query.offset + page.phones.len();
+    let first = query.offset.saturating_add(1);
+    let last = query.offset.saturating_add(page.phones.len());
     html! {
         @if page.matching == 0 { "No phone matches." }
         @else if page.phones.is_empty() { "This page is past the end of the list." }
@@ -160,13 +160,13 @@ fn row(phone: &PhoneView, now: i64) -> Markup {
 fn pages(page: &PhonePage, query: &PhoneQuery) -> Markup {
     let step = query.limit.max(1);
     let before = (query.offset > 0).then(|| query.offset.saturating_sub(step));
-    let after = Some(query.offset + page.phones.len()).filter(|next| *next < page.matching);
+    let after = Some(query.offset.saturating_add(page.phones.len())).filter(|next| *next < page.matching);
     let to = |offset: usize| to_list(&PhoneQuery { offset, ..query.clone() });
     html! {
         @if before.is_some() || after.is_some() {
             nav class="pages" aria-label="Pages" {
                 @if let Some(offset) = before { a rel="prev" href=(to(offset)) { "Previous" } } @else { span {} }
-                span { "Page " (figure(query.offset / step + 1)) " of " (figure(page.matching.div_ceil(step))) }
+                span { "Page " (figure((query.offset / step).saturating_add(1))) " of " (figure(page.matching.div_ceil(step))) }
                 @if let Some(offset) = after { a rel="next" href=(to(offset)) { "Next" } } @else { span {} }
             }
         }

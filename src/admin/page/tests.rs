@@ -447,6 +447,17 @@ fn long_list_is_paged_and_sorted_by_its_headings() {
     }
 }
 
+#[test]
+fn list_far_past_its_end_says_so() {
+    for limit in [1, 8] {
+        let query = PhoneQuery { limit, offset: usize::MAX, ..PhoneQuery::default() };
+        let mut phones = phones(HARMLESS);
+        phones.phones.clear();
+        let page = home(&overview(HARMLESS), &phones, &query, false);
+        assert!(page.contains("This page is past the end of the list."), "{limit}: {page}");
+    }
+}
+
 /// An overview of a large fleet: every list is long, and every tenth constituency has a problem.
 fn large_overview(constituencies: usize) -> Overview {
     let text = "Branch office, second floor, the room by the stairs";
