@@ -403,7 +403,7 @@ mod tests {
         let filter = ScopeFilter::new(&scope, Some(&registry));
         for (reason, is_shown) in [
             ("00005e00530d is not known to own", true),
-            ("rivalry is no file", true),
+            ("rivalry is not a file", true),
             ("Host \"rival.phones.example\" is not the constituency of this connection", false),
             ("the symlink leads to gone/site.cfg, and gone is not a served constituency", false),
         ] {
